@@ -1,0 +1,412 @@
+import { apart, boolean, type FloatArray, floats, integerFrom, type LabelArray, labels, numberFrom, options, rowsOf, size } from './check'
+import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
+import { handOver, outputArray, standIns } from './loss'
+import { arcface, encodeMargin, type Margin } from './margins'
+import { type ExecutionOptions, execution, executionOptions, type NativeHead, type NativeResult, native, succeeded } from './native'
+import { checkOptimizer, type Optimizer, sgd } from './optimizers'
+import { readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
+import { type TopKResult, topKArrays } from './topk'
+
+export interface MarginHeadOptions extends ExecutionOptions {
+  /** C, the number of classes. */
+  classes: number
+  /** D, the dimension of the embeddings. */
+  dim: number
+  /** Default `arcface()`. */
+  margin?: Margin
+  /** Whether the head has a bias [C], for `softmaxMargin()` only. Default false. */
+  bias?: boolean
+  /** `sgd({…})` or `adamW({…})`; default `sgd()`. */
+  optimizer?: Optimizer
+  /**
+   * Steps over which the margin grows from nothing to its full size, in a straight line. The cure where the loss stays
+   * near its first value and the accuracy near 0. SphereFace has its λ for that and takes no part. Default 0.
+   */
+  marginWarmupSteps?: number
+  /** ε from 0 to 1. Default 0. */
+  labelSmoothing?: number
+  /** The label of rows that take no part. Default −1. */
+  ignoreIndex?: number
+  /** Of the weights' first values, normally distributed with deviation 0.01: an integer from 0. Default 0. */
+  seed?: number
+  /** First values of the weights [C,D] in place of random ones. */
+  weights?: FloatArray
+}
+
+export interface StepOptions {
+  /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */
+  learningRate?: number
+  /** Whether to compute the embeddings' gradient (default true), or an array [B,D] to fill. */
+  gradInput?: boolean | Float32Array
+}
+
+/** What tells why training goes well or stalls: means over the rows that are not ignored. */
+export interface StepStatistics {
+  /** Share of the rows whose own class scores above every other, without any margin. */
+  accuracy: number
+  /** Mean cosine to the own class; null for `softmaxMargin()`, which has no cosines. */
+  meanTargetCosine: number | null
+  /** Mean of the largest cosine to another class; null for `softmaxMargin()`. */
+  meanLargestOtherCosine: number | null
+  /** Norm of the gradient of all class weights (and bias); 0 where nothing was updated. */
+  gradientNorm: number
+  /** Norm of `gradInput`; 0 where it was not asked for. */
+  gradInputNorm: number
+}
+
+export interface EvaluateResult {
+  /** Mean loss in nats over the rows that are not ignored. */
+  loss: number
+  /** Each row's loss [B]; 0 for ignored rows. */
+  losses: Float32Array
+  stats: StepStatistics
+}
+
+export interface StepResult extends EvaluateResult {
+  /** ∂loss/∂embeddings [B,D], at the weights before the update. */
+  gradInput?: Float32Array
+}
+
+interface Settings {
+  classes: number
+  dim: number
+  margin: Margin
+  optimizer: Optimizer
+  bias: boolean
+  marginWarmupSteps: number
+  labelSmoothing: number
+  ignoreIndex: number
+}
+
+const headOptions = [
+  ...['classes', 'dim', 'margin', 'bias', 'optimizer', 'marginWarmupSteps', 'labelSmoothing', 'ignoreIndex', 'seed'],
+  ...['weights', ...executionOptions],
+]
+const fileFormat = 'margin-softmax head 1'
+
+/** Native arrays of the optimizer's state by the names that they have in a file. */
+const stateNames = {
+  sgd: { weightState0: 'optimizer.momentum', biasState0: 'optimizer.biasMomentum' },
+  adamw: {
+    weightState0: 'optimizer.firstMoment',
+    weightState1: 'optimizer.secondMoment',
+    biasState0: 'optimizer.biasFirstMoment',
+    biasState1: 'optimizer.biasSecondMoment',
+  },
+}
+
+/**
+ * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
+ * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
+ */
+export class MarginHead {
+  readonly #native: NativeHead
+  readonly #settings: Settings
+  readonly #execution: ReturnType<typeof execution>
+  #pending = new Set<Promise<unknown>>()
+  #saving: Promise<void> | undefined
+  #disposed = false
+
+  private constructor(head: NativeHead, settings: Settings, run: ReturnType<typeof execution>) {
+    this.#native = head
+    this.#settings = settings
+    this.#execution = run
+  }
+
+  /** C. */
+  get classes(): number {
+    return this.#settings.classes
+  }
+  /** D. */
+  get dim(): number {
+    return this.#settings.dim
+  }
+  /** The margin at full size. */
+  get margin(): Margin {
+    return this.#settings.margin
+  }
+  get optimizer(): Optimizer {
+    return this.#settings.optimizer
+  }
+  /** Updates made so far. */
+  get iteration(): number {
+    return native().headIteration(this.#native)
+  }
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
+  /**
+   * A new head.
+   * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
+   */
+  static async create(given: MarginHeadOptions): Promise<MarginHead> {
+    const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
+    const settings = checkSettings(known)
+    const { seed = 0, weights } = known
+    integerFrom(seed, 'seed', 0)
+    const first = weights && floats(weights, 'weights', settings.classes * settings.dim)
+    const head = await MarginHead.#allocate(settings, execution(known), { iteration: 0, seed, random: !first })
+    if (first) native().headWrite(head.#native, 'weight', 0, first)
+    return head
+  }
+
+  /**
+   * One training step: loss, the embeddings' gradient, and the update of the weights.
+   * Steps run in the order of the calls, off the JavaScript thread; embeddings and labels are copied when it is called.
+   * A step that fails (not finite embeddings among the reasons) leaves weights, state and iteration as they were.
+   * @param embeddings [B,D]
+   * @param labels [B]
+   * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
+   */
+  async step(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): Promise<StepResult> {
+    return this.#work(embeddings, labels, given, true)
+  }
+
+  /** As `step`, done before it returns. @throws MarginSoftmaxError `ERR_BUSY` while asynchronous work of this head runs */
+  stepSync(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): StepResult {
+    return this.#workSync(embeddings, labels, given, true)
+  }
+
+  /** Loss and statistics of a batch without an update. */
+  async evaluate(embeddings: FloatArray, labels: LabelArray): Promise<EvaluateResult> {
+    return this.#work(embeddings, labels, { gradInput: false }, false)
+  }
+
+  /** As `evaluate`, done before it returns. */
+  evaluateSync(embeddings: FloatArray, labels: LabelArray): EvaluateResult {
+    return this.#workSync(embeddings, labels, { gradInput: false }, false)
+  }
+
+  /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
+  async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
+    const { request, outputs } = this.#topKRequest(embeddings, k)
+    while (this.#saving) await this.#saving
+    succeeded(await this.#track(native().headTopK(this.#native, { ...request, asynchronous: true })))
+    return outputs
+  }
+
+  /** As `topK`, done before it returns. */
+  topKSync(embeddings: FloatArray, k = 1): TopKResult {
+    const { request, outputs } = this.#topKRequest(embeddings, k)
+    this.#idle('topKSync')
+    succeeded(native().headTopK(this.#native, request) as NativeResult)
+    return outputs
+  }
+
+  /** A copy of the class weights [C,D], as they are once the steps called so far are done. */
+  weights(): Float32Array {
+    return this.#copy('weight', this.classes * this.dim)
+  }
+
+  /** A copy of the bias [C], or undefined without one. */
+  bias(): Float32Array | undefined {
+    return this.#settings.bias ? this.#copy('bias', this.classes) : undefined
+  }
+
+  /**
+   * Writes weights, optimizer state and settings to a safetensors file: training that is loaded from it goes on with the
+   * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all.
+   * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
+   */
+  async save(path: string): Promise<void> {
+    if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
+    this.#alive()
+    while (this.#saving) await this.#saving
+    const saving = this.#write(path)
+    this.#saving = saving.catch(() => {}).finally(() => {
+      this.#saving = undefined
+    })
+    return saving
+  }
+
+  /**
+   * A head from a file that `save` wrote. Threads, workspace and device may be given anew.
+   * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind
+   */
+  static async load(path: string, given?: ExecutionOptions): Promise<MarginHead> {
+    if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
+    const run = execution(options(given, 'options', executionOptions))
+    return readSafetensors(path, async (shapes, metadata) => {
+      if (metadata.format !== fileFormat) throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
+      const { iteration, ...saved } = JSON.parse(metadata.head)
+      const settings = checkSettings(saved)
+      integerFrom(iteration, 'iteration', 0)
+      for (const [name, shape] of Object.entries(expectedShapes(settings)))
+        if (shapes.get(name)?.join() !== shape.join()) throw new Error(`it has no ${name} of shape [${shape}]`)
+      const head = await MarginHead.#allocate(settings, run, { iteration, seed: 0, random: false })
+      const tensors = head.#tensors((name, offset, part) => native().headWrite(head.#native, name, offset, part))
+      return { tensors, result: head }
+    })
+  }
+
+  /** Gives the native memory back at once rather than when the garbage collector comes by. Later calls throw. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    native().headDispose(this.#native)
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  static async #allocate(
+    settings: Settings,
+    run: ReturnType<typeof execution>,
+    start: { iteration: number; seed: number; random: boolean }
+  ): Promise<MarginHead> {
+    const request = { ...settings, ...encodeMargin(settings.margin), ...start, threads: run.threads }
+    return new MarginHead(succeeded(await native().headCreate(request)).head, settings, run)
+  }
+
+  async #work(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
+    let { request, outputs } = this.#request(embeddings, labelsGiven, given, train)
+    if (this.#saving) request = { ...request, input: request.input.slice(), labels: request.labels.slice() }
+    while (this.#saving) await this.#saving
+    const own = standIns(outputs, given)
+    const running = native().headStep(this.#native, { ...request, ...own, asynchronous: true })
+    const result = succeeded(await this.#track(running), 'embeddings')
+    return this.#result(result, handOver(own, outputs))
+  }
+
+  #workSync(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
+    const { request, outputs } = this.#request(embeddings, labelsGiven, given, train)
+    this.#idle(train ? 'stepSync' : 'evaluateSync')
+    const result = succeeded(native().headStep(this.#native, request) as NativeResult, 'embeddings')
+    return this.#result(result, handOver(outputs, outputs))
+  }
+
+  #request(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
+    this.#alive()
+    const known = options(given, 'options', ['learningRate', 'gradInput'])
+    const input = floats(embeddings, 'embeddings')
+    const rows = rowsOf(input, 'embeddings', this.dim, 'dim')
+    const checked = labels(labelsGiven, 'labels', rows, this.classes, this.#settings.ignoreIndex)
+    const { learningRate = this.optimizer.learningRate } = known
+    const outputs = {
+      losses: new Float32Array(rows),
+      gradInput: outputArray(known.gradInput, 'gradInput', input.length, true),
+    }
+    if (outputs.gradInput) apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked })
+    const request = {
+      input,
+      labels: checked,
+      rows,
+      reduction: 0,
+      gradScale: 1,
+      learningRate: numberFrom(learningRate, 'learningRate', 0),
+      train,
+      ...this.#execution,
+      ...outputs,
+      asynchronous: false,
+    }
+    return { request, outputs }
+  }
+
+  #topKRequest(embeddings: FloatArray, k: number) {
+    this.#alive()
+    const input = floats(embeddings, 'embeddings').slice()
+    const rows = rowsOf(input, 'embeddings', this.dim, 'dim')
+    const outputs = topKArrays(rows, integerFrom(k, 'k', 1, this.classes))
+    const request = { input, rows, dim: this.dim, classes: this.classes, k, ...this.#execution, ...outputs, asynchronous: false }
+    return { request, outputs }
+  }
+
+  #result(result: NativeResult, outputs: { losses: Float32Array; gradInput?: Float32Array }): StepResult {
+    const cosines = this.margin.name !== 'softmax'
+    return {
+      loss: result.loss,
+      ...outputs,
+      stats: {
+        accuracy: result.accuracy,
+        meanTargetCosine: cosines ? result.targetCosine : null,
+        meanLargestOtherCosine: cosines ? result.largestOtherCosine : null,
+        gradientNorm: result.gradientNorm,
+        gradInputNorm: result.gradInputNorm,
+      },
+    }
+  }
+
+  #copy(name: string, length: number): Float32Array {
+    this.#idle(name === 'weight' ? 'weights' : name)
+    const copy = new Float32Array(length)
+    native().headRead(this.#native, name, 0, copy)
+    return copy
+  }
+
+  async #write(path: string): Promise<void> {
+    await Promise.allSettled(this.#pending)
+    this.#alive()
+    const tensors = this.#tensors((name, offset, part) => native().headRead(this.#native, name, offset, part))
+    const head = JSON.stringify({ ...this.#settings, iteration: this.iteration })
+    await writeSafetensors(path, tensors, { format: fileFormat, head })
+  }
+
+  /** The head's arrays under their names in a file; `move` copies between an array and a part of it. */
+  #tensors(move: (name: string, offset: number, part: Float32Array) => void): Record<string, StreamedTensor> {
+    const shapes = expectedShapes(this.#settings)
+    const files: Record<string, string> = { weight: 'weight', bias: 'bias', ...stateNames[this.optimizer.name] }
+    const tensors: Record<string, StreamedTensor> = {}
+    for (const [name, fileName] of Object.entries(files))
+      if (shapes[fileName])
+        tensors[fileName] = {
+          shape: shapes[fileName],
+          transfer: (offset, part) => {
+            this.#alive()
+            move(name, offset, part)
+          },
+        }
+    return tensors
+  }
+
+  #track<T>(running: T | Promise<T>): Promise<T> {
+    const promise = Promise.resolve(running)
+    this.#pending.add(promise)
+    const forget = () => this.#pending.delete(promise)
+    promise.then(forget, forget)
+    return promise
+  }
+
+  #alive(): void {
+    if (this.#disposed) throw new MarginSoftmaxError('ERR_DISPOSED', 'Expected a head in use but it was disposed of')
+  }
+
+  /** Synchronous work would overtake asynchronous work that is still to run. */
+  #idle(name: string): void {
+    this.#alive()
+    if (this.#pending.size || this.#saving)
+      throw new MarginSoftmaxError('ERR_BUSY', `Expected asynchronous work of this head to be awaited before ${name}`)
+  }
+}
+
+function checkSettings(given: MarginHeadOptions): Settings {
+  const classes = size(given.classes, 'classes')
+  const dim = size(given.dim, 'dim')
+  const { margin } = encodeMargin(given.margin ?? arcface())
+  const bias = given.bias === undefined ? false : boolean(given.bias, 'bias')
+  if (bias && margin.name !== 'softmax') throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
+  return {
+    classes,
+    dim,
+    margin,
+    bias,
+    optimizer: checkOptimizer(given.optimizer ?? sgd()),
+    marginWarmupSteps: integerFrom(given.marginWarmupSteps ?? 0, 'marginWarmupSteps', 0),
+    labelSmoothing: numberFrom(given.labelSmoothing ?? 0, 'labelSmoothing', 0, 1),
+    ignoreIndex: integerFrom(given.ignoreIndex ?? -1, 'ignoreIndex', -(2 ** 31), 2 ** 32),
+  }
+}
+
+/** The tensors of a head's file and their shapes. */
+function expectedShapes(settings: Settings): Record<string, number[]> {
+  const matrix = [settings.classes, settings.dim]
+  const row = [settings.classes]
+  const { optimizer, bias } = settings
+  const shapes: Record<string, number[]> = { weight: matrix }
+  if (bias) shapes.bias = row
+  if (optimizer.name === 'sgd' && optimizer.momentum === 0) return shapes
+  for (const [name, fileName] of Object.entries(stateNames[optimizer.name]))
+    if (bias || !name.startsWith('bias')) shapes[fileName] = name.startsWith('bias') ? row : matrix
+  return shapes
+}

@@ -1,0 +1,23 @@
+// The public names, on one screen.
+export type { FloatArray, LabelArray } from './check'
+export { MarginSoftmaxError } from './errors'
+export { type EvaluateResult, MarginHead, type MarginHeadOptions, type StepOptions, type StepResult, type StepStatistics } from './head'
+export { type Batch, type MarginLossOptions, type MarginLossResult, marginLoss, marginLossSync, type Reduction } from './loss'
+export {
+  type ArcFaceMargin,
+  arcface,
+  type CombinedMargin,
+  type CosFaceMargin,
+  combined,
+  cosface,
+  type Margin,
+  type NormFaceMargin,
+  normface,
+  type SoftmaxMargin,
+  type SphereFaceMargin,
+  softmaxMargin,
+  sphereface,
+} from './margins'
+export { type ExecutionOptions, instructionSets } from './native'
+export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
+export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'

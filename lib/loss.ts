@@ -1,0 +1,209 @@
+import {
+  apart,
+  type FloatArray,
+  floats,
+  floatsToFill,
+  integerFrom,
+  type LabelArray,
+  labels,
+  number,
+  numberFrom,
+  oneOf,
+  options,
+  rowsOf,
+  size,
+} from './check'
+import { MarginSoftmaxError, wrongType } from './errors'
+import { arcface, encodeMargin, type Margin } from './margins'
+import { execution, executionOptions, native, succeeded, type ExecutionOptions, type NativeResult } from './native'
+
+/** One batch. B rows of D numbers, C classes. */
+export interface Batch {
+  /** Embeddings [B,D], row after row. A Float64Array is rounded to single precision. */
+  input: FloatArray
+  /** Class weights [C,D]: row j is the centre of class j. */
+  weight: FloatArray
+  /** The class of each row [B], from 0 to C − 1, or `ignoreIndex`. */
+  labels: LabelArray
+  /** D. */
+  dim: number
+  /** [C], for `softmaxMargin()` only. */
+  bias?: FloatArray
+}
+
+export type Reduction = 'mean' | 'sum' | 'none'
+
+export interface MarginLossOptions extends ExecutionOptions {
+  /** Default `arcface()`. */
+  margin?: Margin
+  /** `'mean'` (default) and `'sum'` over the rows that are not ignored, or `'none'`. */
+  reduction?: Reduction
+  /** The label of rows that take no part. Default −1. */
+  ignoreIndex?: number
+  /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
+  labelSmoothing?: number
+  /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
+  gradOutput?: number | FloatArray
+  /** An array [B] to fill with the rows' losses. */
+  losses?: Float32Array
+  /** Whether to compute it (default true), or an array [B,D] to fill. `false` saves its share of the time. */
+  gradInput?: boolean | Float32Array
+  /** Whether to compute it (default true), or an array [C,D] to fill. */
+  gradWeight?: boolean | Float32Array
+  /** Whether to compute it (default: where there is a bias), or an array [C] to fill. */
+  gradBias?: boolean | Float32Array
+}
+
+export interface MarginLossResult {
+  /** The scalar that the gradients belong to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
+  loss: number
+  /** Each row's loss in nats [B]; 0 for ignored rows. */
+  losses: Float32Array
+  /** ∂loss/∂input [B,D]. */
+  gradInput?: Float32Array
+  /** ∂loss/∂weight [C,D]. */
+  gradWeight?: Float32Array
+  /** ∂loss/∂bias [C]. */
+  gradBias?: Float32Array
+}
+
+const batchNames = ['input', 'weight', 'labels', 'dim', 'bias']
+const outputNames = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
+const lossOptions = ['margin', 'reduction', 'ignoreIndex', 'labelSmoothing', 'gradOutput', ...outputNames, ...executionOptions]
+const reductions: readonly Reduction[] = ['mean', 'sum', 'none']
+
+type Outputs = Omit<MarginLossResult, 'loss'>
+
+/** An array to hold a result: the caller's own, a new one, or none. */
+export function outputArray(given: unknown, name: string, length: number, wanted: boolean): Float32Array | undefined {
+  if (given === false) return undefined
+  if (given === true) return new Float32Array(length)
+  if (given === undefined) return wanted ? new Float32Array(length) : undefined
+  if (!(given instanceof Float32Array)) throw wrongType('true, false or a Float32Array', name, given)
+  return floatsToFill(given, name, length)
+}
+
+/** The options of a batch's loss that a head and a stateless call have in common. */
+export function upstream(gradOutput: number | FloatArray | undefined, reduction: Reduction, rows: number) {
+  const perRow = reduction === 'none'
+  return {
+    reduction: reductions.indexOf(reduction),
+    gradScale: perRow || gradOutput === undefined ? 1 : number(gradOutput, 'gradOutput'),
+    gradOutput: perRow && gradOutput !== undefined ? floats(gradOutput, 'gradOutput', rows) : undefined,
+  }
+}
+
+function prepare(batch: Batch, given: MarginLossOptions | undefined) {
+  const known = options(given, 'options', lossOptions)
+  const { input, weight, labels: classOf, dim, bias } = checkBatch(batch)
+  const rows = rowsOf(input, 'input', dim, 'dim')
+  const classes = rowsOf(weight, 'weight', dim, 'dim')
+  const encoded = encodeMargin(known.margin ?? defaultMargin)
+  checkBias(bias, encoded.margin)
+  const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
+  const ignoreIndex = known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
+  const checkedLabels = labels(classOf, 'labels', rows, classes, ignoreIndex)
+  if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
+  const outputs: Outputs = {
+    losses: outputArray(known.losses ?? true, 'losses', rows, true) as Float32Array,
+    gradInput: outputArray(known.gradInput, 'gradInput', input.length, true),
+    gradWeight: outputArray(known.gradWeight, 'gradWeight', weight.length, true),
+    gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),
+  }
+  const inputs = { input, weight, labels: checkedLabels, bias: bias && floats(bias, 'bias', classes) }
+  const request = {
+    ...inputs,
+    ...encoded,
+    ...upstream(known.gradOutput, reduction, rows),
+    ...execution(known),
+    ...outputs,
+    rows,
+    classes,
+    dim,
+    labelSmoothing: known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1),
+    asynchronous: false,
+  }
+  checkOutputs(outputs, { ...inputs, gradOutput: request.gradOutput })
+  return { request, outputs }
+}
+
+const defaultMargin = arcface()
+
+function checkBatch(batch: Batch) {
+  const known = options(batch ?? null, 'batch', batchNames)
+  const dim = size(known.dim, 'dim')
+  return { input: floats(known.input, 'input'), weight: floats(known.weight, 'weight'), labels: known.labels, dim, bias: known.bias }
+}
+
+function checkBias(bias: unknown, margin: Margin): void {
+  if (bias !== undefined && margin.name !== 'softmax')
+    throw wrongType(`no bias with ${margin.name}, which works on cosines,`, 'bias', bias)
+}
+
+/** Outputs that the caller handed in may share memory neither with an input nor with each other. */
+function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView | undefined>): void {
+  const seen: Record<string, ArrayBufferView | undefined> = { ...inputs }
+  for (const name of outputNames) {
+    const output = outputs[name]
+    if (!output) continue
+    apart(output, name, seen)
+    seen[name] = output
+  }
+}
+
+/**
+ * Loss and gradients of one batch, from embeddings, class weights and labels, without ever holding the B×C logits.
+ * Computed in single precision, with the targets' terms in double; the same bits for any number of threads.
+ *
+ * The asynchronous form works on threads of its own and never blocks the event loop for the computation. It takes a copy
+ * of its inputs when it is called, so they may be changed, transferred or resized at once; arrays over a
+ * SharedArrayBuffer are not copied (leave them alone until the promise settles), which saves time for large weights.
+ *
+ * @returns the loss, the rows' losses, and the gradients that were asked for
+ * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
+ */
+export async function marginLoss(batch: Batch, options?: MarginLossOptions): Promise<MarginLossResult> {
+  const { request, outputs } = prepare(batch, options)
+  const own = standIns(outputs, options)
+  const { loss } = succeeded(await native().loss({ ...request, ...own, asynchronous: true }), 'input and weight')
+  return { loss, ...handOver(own, outputs) }
+}
+
+/** As `marginLoss`, computed before it returns, and in place on the caller's arrays: no copy of anything. */
+export function marginLossSync(batch: Batch, options?: MarginLossOptions): MarginLossResult {
+  const { request, outputs } = prepare(batch, options)
+  const { loss } = succeeded(native().loss(request) as NativeResult, 'input and weight')
+  return { loss, ...present(outputs) }
+}
+
+/**
+ * Arrays for asynchronous work to write into. Those that the caller handed in (`given`) could be transferred away
+ * meanwhile, unless they are shared: each gets a stand-in until the work is done.
+ */
+export function standIns<T extends object>(outputs: T, given: object | undefined): T {
+  const callers = new Set<unknown>(Object.values(given ?? {}))
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, array]) => [
+      name,
+      callers.has(array) && array && !(array.buffer instanceof SharedArrayBuffer) ? new Float32Array(array.length) : array,
+    ])
+  ) as T
+}
+
+/** Copies the stand-ins' contents into the caller's arrays and returns those. */
+export function handOver<T extends object>(own: T, outputs: T): T {
+  for (const name of Object.keys(outputs) as (keyof T)[]) {
+    const from = own[name] as Float32Array | undefined
+    const to = outputs[name] as Float32Array | undefined
+    if (!from || !to || from === to) continue
+    if (to.length !== from.length)
+      throw new MarginSoftmaxError('ERR_DETACHED', `Expected ${String(name)} to stay attached and of its length until the work was done`)
+    to.set(from)
+  }
+  return present(outputs)
+}
+
+/** Without the properties that were not asked for. */
+function present<T extends object>(outputs: T): T {
+  return Object.fromEntries(Object.entries(outputs).filter(([, value]) => value !== undefined)) as T
+}

@@ -1,0 +1,183 @@
+import { boolean, integerFrom, number, numberFrom, options, positiveNumber } from './check'
+import { wrongType, wrongValue } from './errors'
+import { native } from './native'
+
+/**
+ * A margin: what a loss does to the target's cosine before the softmax. A plain, serialisable value; make one with the
+ * factories below. θ is the angle between an embedding and its class's weights, ψ what takes the place of cos θ.
+ */
+export type Margin =
+  | SoftmaxMargin
+  | NormFaceMargin
+  | CosFaceMargin
+  | ArcFaceMargin
+  | CombinedMargin
+  | SphereFaceMargin
+
+export interface SoftmaxMargin {
+  readonly name: 'softmax'
+}
+export interface NormFaceMargin {
+  readonly name: 'normface'
+  readonly scale: number
+}
+export interface CosFaceMargin {
+  readonly name: 'cosface'
+  readonly scale: number
+  readonly margin: number
+}
+export interface ArcFaceMargin {
+  readonly name: 'arcface'
+  readonly scale: number
+  readonly margin: number
+  readonly easyMargin: boolean
+}
+export interface CombinedMargin {
+  readonly name: 'combined'
+  readonly scale: number
+  readonly m1: number
+  readonly m2: number
+  readonly m3: number
+}
+export interface SphereFaceMargin {
+  readonly name: 'sphereface'
+  readonly scale: number | 'norm'
+  readonly m: number
+  readonly base: number
+  readonly gamma: number
+  readonly power: number
+  readonly lambdaMin: number
+  readonly iteration: number
+}
+
+type Parameters<M extends Margin> = Partial<Omit<M, 'name'>>
+
+/** Softmax cross-entropy on raw dot products, with a bias where one is given: no normalisation, no margin. */
+export function softmaxMargin(): SoftmaxMargin {
+  return { name: 'softmax' }
+}
+
+/**
+ * NormFace, "modified softmax": scaled cosines (Wang et al. 2017, arXiv:1704.06369). ψ = cos θ.
+ * @param parameters `scale` > 0, default 30
+ */
+export function normface(parameters?: Parameters<NormFaceMargin>): NormFaceMargin {
+  const { scale = 30 } = options(parameters, 'normface', ['scale'])
+  return { name: 'normface', scale: positiveNumber(scale, 'scale') }
+}
+
+/**
+ * CosFace, AM-softmax (Wang et al. 2018, arXiv:1801.09414). ψ = cos θ − margin.
+ * @param parameters `scale` > 0, default 64; `margin`, default 0.35
+ */
+export function cosface(parameters?: Parameters<CosFaceMargin>): CosFaceMargin {
+  const { scale = 64, margin = 0.35 } = options(parameters, 'cosface', ['scale', 'margin'])
+  return { name: 'cosface', scale: positiveNumber(scale, 'scale'), margin: number(margin, 'margin') }
+}
+
+/**
+ * ArcFace (Deng et al. 2019, arXiv:1801.07698). ψ = cos(θ + margin) while that falls with θ, then the line
+ * cos θ − margin·sin(margin); with `easyMargin` cos(θ + margin) only where cos θ > 0, else cos θ.
+ * @param parameters `scale` > 0, default 64; `margin` in radians from 0 to π, default 0.5; `easyMargin`, default false
+ */
+export function arcface(parameters?: Parameters<ArcFaceMargin>): ArcFaceMargin {
+  const known = ['scale', 'margin', 'easyMargin']
+  const { scale = 64, margin = 0.5, easyMargin = false } = options(parameters, 'arcface', known)
+  return {
+    name: 'arcface',
+    scale: positiveNumber(scale, 'scale'),
+    margin: numberFrom(margin, 'margin', 0, Math.PI),
+    easyMargin: boolean(easyMargin, 'easyMargin'),
+  }
+}
+
+/**
+ * The combined margin of the ArcFace paper. ψ = cos(m1·θ + m2) − m3.
+ * @param parameters `scale` > 0, default 64; `m1` ≥ 0, default 1; `m2` in radians, default 0.3; `m3`, default 0.2
+ */
+export function combined(parameters?: Parameters<CombinedMargin>): CombinedMargin {
+  const { scale = 64, m1 = 1, m2 = 0.3, m3 = 0.2 } = options(parameters, 'combined', ['scale', 'm1', 'm2', 'm3'])
+  return {
+    name: 'combined',
+    scale: positiveNumber(scale, 'scale'),
+    m1: numberFrom(m1, 'm1', 0),
+    m2: number(m2, 'm2'),
+    m3: number(m3, 'm3'),
+  }
+}
+
+/**
+ * SphereFace, A-softmax (Liu et al. 2017, arXiv:1704.08063). ψ = cos θ + ((−1)^k·cos(mθ) − 2k − cos θ)/(1 + λ) with
+ * k = ⌊mθ/π⌋, and λ = max(lambdaMin, base·(1 + gamma·iteration)^(−power)): the margin grows as λ falls.
+ * A `MarginHead` counts the iteration itself, from the one given here on.
+ * @param parameters `m` from 0 to 5, default 4; `scale` > 0 or `'norm'` (the embedding's own norm), default `'norm'`;
+ *   `lambda` ≥ 0 fixes λ, otherwise `base` 1000, `gamma` 0.12, `power` 1, `lambdaMin` 5 and `iteration` 0 give it
+ */
+export function sphereface(parameters?: Parameters<SphereFaceMargin> & { lambda?: number }): SphereFaceMargin {
+  const annealing = ['base', 'gamma', 'power', 'lambdaMin', 'iteration']
+  const given = options(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])
+  const { m = 4, scale = 'norm', lambda, iteration = 0 } = given
+  const { base = 1000, gamma = 0.12, power = 1, lambdaMin = 5 } = given
+  if (lambda !== undefined) {
+    for (const name of annealing)
+      if (name in given) throw wrongValue(`only one of lambda and ${name}`, 'sphereface', name)
+    numberFrom(lambda, 'lambda', 0)
+  }
+  return {
+    name: 'sphereface',
+    scale: scale === 'norm' ? scale : positiveNumber(scale, 'scale'),
+    m: integerFrom(m, 'm', 0, 5),
+    base: lambda ?? numberFrom(base, 'base', 0),
+    gamma: lambda === undefined ? numberFrom(gamma, 'gamma', 0) : 0,
+    power: numberFrom(power, 'power', 0),
+    lambdaMin: lambda ?? numberFrom(lambdaMin, 'lambdaMin', 0),
+    iteration: integerFrom(iteration, 'iteration', 0),
+  }
+}
+
+/** Makes each margin from its parameters: the TypeScript side of the list in native/margin.h, in the same order. */
+const factories = {
+  softmax: softmaxMargin,
+  normface,
+  cosface,
+  arcface,
+  combined,
+  sphereface,
+} as const
+
+/** The names of all margins. */
+export const marginNames = Object.keys(factories) as Margin['name'][]
+
+/** A margin checked and in the form that native code takes: its kind and its parameters in the order of native/margin.h. */
+export function encodeMargin(value: unknown): { margin: Margin; marginKind: number; marginParameters: Float64Array } {
+  const margin = checkMargin(value)
+  const cached = encodings.get(margin)
+  if (cached) return cached
+  const known = native().margins()
+  const marginKind = known.findIndex(({ name }) => name === margin.name)
+  const encoded = { margin, marginKind, marginParameters: new Float64Array(0) }
+  const values: Record<string, unknown> = { ...margin }
+  encoded.marginParameters = Float64Array.from(known[marginKind].parameters, (parameter) => {
+    const number = values[parameter]
+    return number === 'norm' ? 0 : Number(number)
+  })
+  encodings.set(margin, encoded)
+  return encoded
+}
+
+const encodings = new WeakMap<Margin, { margin: Margin; marginKind: number; marginParameters: Float64Array }>()
+const checkedMargins = new WeakMap<object, { source: string; margin: Margin }>()
+
+/** Puts a margin, perhaps one read from JSON or written by hand, through its factory. */
+export function checkMargin(value: unknown): Margin {
+  if (typeof value !== 'object' || value === null) throw wrongType('a margin such as arcface()', 'margin', value)
+  const source = JSON.stringify(value)
+  const before = checkedMargins.get(value)
+  if (before?.source === source) return before.margin
+  const { name, ...parameters } = value as Margin
+  if (!Object.hasOwn(factories, name)) throw wrongValue(marginNames.join(' or '), 'margin.name', name)
+  const make = factories[name] as (parameters: object) => Margin
+  const margin = Object.freeze(make(parameters))
+  checkedMargins.set(value, { source, margin })
+  return margin
+}

@@ -1,0 +1,230 @@
+import type { FloatArray, LabelArray } from './check'
+import { apart, floats, floatsToFill, integerFrom, labels, numberFrom, oneOf, options, size } from './check'
+import { wrongType, wrongValue } from './errors'
+import { outputArray, type Reduction, reductions, upstream } from './loss'
+import { type ExecutionOptions, execution, native, succeeded } from './native'
+
+/** How a probability function is to run, and where its result goes. */
+export interface ElementwiseOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
+  /** An array to fill with the result and to return. */
+  out?: Float32Array
+}
+
+/** As `ElementwiseOptions`, for functions over the last axis of [rows, classes]. */
+export interface RowOptions extends ElementwiseOptions {
+  /** Length of a row. Default: the whole array is one row. */
+  classes?: number
+}
+
+const elementwiseOptions = ['out', 'threads', 'instructionSet'] as const
+const rowOptions = ['classes', ...elementwiseOptions] as const
+/** In the order of `Measure` in native/probability.h. */
+const measures = ['informationContent', 'entropy', 'klDivergence', 'crossEntropy', 'softmax', 'logSoftmax'] as const
+
+/** Rows in an array of [rows, classes]; there may be none. */
+function rowsIn(array: Float32Array, name: string, classes: number): number {
+  if (array.length % classes) throw wrongValue(`a multiple of classes ${classes} elements`, name, array)
+  return array.length / classes
+}
+
+/** Like `apart`, but the very array that is named may be overwritten: each element is read before it is written. */
+function apartOrSame(output: Float32Array, name: string, input: Float32Array, inputName: string): void {
+  if (output !== input) apart(output, name, { [inputName]: input })
+}
+
+function measure(name: (typeof measures)[number], p: Float32Array, out: Float32Array, how: RowOptions, q?: Float32Array) {
+  const { classes = Math.max(p.length, 1) } = how
+  succeeded(native().measure({ ...execution(how), measure: measures.indexOf(name), classes, p, q, out }))
+  return out
+}
+
+function elementwise(name: (typeof measures)[number], input: Float32Array, inputName: string, how: RowOptions) {
+  const out = how.out === undefined ? new Float32Array(input.length) : floatsToFill(how.out, 'out', input.length)
+  apartOrSame(out, 'out', input, inputName)
+  return measure(name, input, out, how)
+}
+
+function perRow(name: (typeof measures)[number], given: RowOptions | undefined, first: FloatArray, second?: FloatArray) {
+  const known = options(given, 'options', rowOptions)
+  const p = floats(first, 'p')
+  const q = second && floats(second, 'q', p.length)
+  const classes = known.classes === undefined ? Math.max(p.length, 1) : size(known.classes, 'classes')
+  const rows = rowsIn(p, 'p', classes)
+  const out = known.out === undefined ? new Float32Array(rows) : floatsToFill(known.out, 'out', rows)
+  apart(out, 'out', { p, q })
+  return measure(name, p, out, { ...known, classes }, q)
+}
+
+function normalized(name: 'softmax' | 'logSoftmax', given: RowOptions | undefined, input: FloatArray) {
+  const known = options(given, 'options', rowOptions)
+  const logits = floats(input, 'logits')
+  if (known.classes !== undefined) rowsIn(logits, 'logits', size(known.classes, 'classes'))
+  return elementwise(name, logits, 'logits', known)
+}
+
+/**
+ * Information content −log p of every element, in nats. I(0) = +∞; of a negative number NaN.
+ *
+ * @param p probabilities of any shape; a Float64Array is rounded to single precision
+ * @param options `out` may be p itself
+ * @returns as many elements as p
+ * @throws TypeError, RangeError
+ */
+export function informationContent(p: FloatArray, options_?: ElementwiseOptions): Float32Array {
+  const known = options(options_, 'options', elementwiseOptions)
+  return elementwise('informationContent', floats(p, 'p'), 'p', known)
+}
+
+/**
+ * Entropy H(p) = −Σ p log p of every row, in nats; 0·log 0 = 0. Rows are not checked to add up to 1.
+ *
+ * @param p [rows, classes]; a Float64Array is rounded to single precision
+ * @returns [rows]
+ * @throws TypeError, RangeError
+ */
+export function entropy(p: FloatArray, options?: RowOptions): Float32Array {
+  return perRow('entropy', options, p)
+}
+
+/**
+ * Kullback–Leibler divergence D(p‖q) = Σ p log(p/q) of every row, in nats: +∞ where q = 0 < p, and nothing is added where
+ * p = 0. Computed in double precision, because the terms cancel where q is near p.
+ *
+ * @param p [rows, classes]; a Float64Array is rounded to single precision
+ * @param q [rows, classes]
+ * @returns [rows]
+ * @throws TypeError, RangeError
+ */
+export function klDivergence(p: FloatArray, q: FloatArray, options?: RowOptions): Float32Array {
+  return perRow('klDivergence', options, p, floats(q, 'q'))
+}
+
+/**
+ * Cross-entropy H(p, q) = −Σ p log q of every row of two distributions, in nats: +∞ where q = 0 < p, and nothing is added
+ * where p = 0. For a loss from logits see `crossEntropyLoss`.
+ *
+ * @param p [rows, classes]; a Float64Array is rounded to single precision
+ * @param q [rows, classes]
+ * @returns [rows]
+ * @throws TypeError, RangeError
+ */
+export function crossEntropy(p: FloatArray, q: FloatArray, options?: RowOptions): Float32Array {
+  return perRow('crossEntropy', options, p, floats(q, 'q'))
+}
+
+/**
+ * Softmax of every row, with the row's maximum taken out first, so that no logit is too large; probabilities below the
+ * range of single precision become denormal numbers, then 0. A logit of −∞ gives 0; a row that holds NaN or +∞, or
+ * nothing but −∞, gives NaN.
+ *
+ * @param logits [rows, classes]; a Float64Array is rounded to single precision
+ * @param options `out` may be logits itself
+ * @returns [rows, classes]
+ * @throws TypeError, RangeError
+ */
+export function softmax(logits: FloatArray, options?: RowOptions): Float32Array {
+  return normalized('softmax', options, logits)
+}
+
+/** Logarithm of `softmax`, computed without it: log probabilities that softmax would round to 0 stay what they are. */
+export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Array {
+  return normalized('logSoftmax', options, logits)
+}
+
+export interface CrossEntropyLossOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
+  /** C. Default: as many logits as there are for each label; with probabilities the whole array is one row. */
+  classes?: number
+  /** `'mean'` (default): with labels Σ loss_i / Σ weight of the labels, over the rows that are not ignored; with
+   * probabilities Σ loss_i / B. Or `'sum'`, or `'none'`. */
+  reduction?: Reduction
+  /** The label of rows that take no part, for labels only. Default −1. */
+  ignoreIndex?: number
+  /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
+  labelSmoothing?: number
+  /** How much each class's share of a target counts [C], finite and not negative. Default all 1. */
+  classWeights?: FloatArray
+  /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
+  gradOutput?: number | FloatArray
+  /** Whether to compute the gradient (default true), or an array [B,C] to fill, which may be logits itself. */
+  gradLogits?: boolean | Float32Array
+  /** An array [B] to fill with the rows' losses. */
+  losses?: Float32Array
+}
+
+export interface CrossEntropyLossResult {
+  /** The scalar that the gradient belongs to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
+  loss: number
+  /** Each row's loss in nats [B]; 0 for ignored rows. */
+  losses: Float32Array
+  /** ∂loss/∂logits [B,C]. */
+  gradLogits?: Float32Array
+}
+
+const crossEntropyOptions = [
+  'classes',
+  'reduction',
+  'ignoreIndex',
+  'labelSmoothing',
+  'classWeights',
+  'gradOutput',
+  'gradLogits',
+  'losses',
+  'threads',
+  'instructionSet',
+] as const
+
+/**
+ * Cross-entropy loss of given logits, with its gradient:
+ * loss_i = −Σ_j weight_j · t_ij · log softmax(logits_i)_j, where t_i is the label's class or the row of probabilities,
+ * smoothed. A class with t = 0 adds nothing, whatever its logit. A mean over no weight at all is 0, with gradient 0.
+ * Synchronous; a batch's logits are read once from memory.
+ *
+ * @param logits [B,C]; a Float64Array is rounded to single precision
+ * @param target labels [B], each from 0 to C − 1 or `ignoreIndex`; or probabilities [B,C] as a Float32Array or
+ *   Float64Array (not checked to add up to 1)
+ * @returns the loss, the rows' losses, and the gradient if wanted
+ * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
+ */
+export function crossEntropyLoss(
+  logits: FloatArray,
+  target: LabelArray | FloatArray,
+  given?: CrossEntropyLossOptions
+): CrossEntropyLossResult {
+  const known = options(given, 'options', crossEntropyOptions)
+  const input = floats(logits, 'logits')
+  const probabilities = target instanceof Float32Array || target instanceof Float64Array
+  if (!Array.isArray(target) && !ArrayBuffer.isView(target))
+    throw wrongType('labels or a Float32Array of probabilities', 'target', target)
+  const usualClasses = probabilities ? input.length : input.length / target.length
+  const classes = size(known.classes ?? (input.length === 0 ? 1 : usualClasses), 'classes')
+  const rows = rowsIn(input, 'logits', classes)
+  if (probabilities && known.ignoreIndex !== undefined)
+    throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
+  const ignoreIndex = known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
+  const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
+  const inputs = {
+    labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),
+    targets: probabilities ? floats(target, 'target', input.length) : undefined,
+    classWeights: weightsOf(known.classWeights, classes),
+  }
+  const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
+  const losses = known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows)
+  const gradLogits = outputArray(known.gradLogits, 'gradLogits', input.length, true)
+  apart(losses, 'losses', { ...inputs, gradOutput, logits: input })
+  if (gradLogits) {
+    apart(gradLogits, 'gradLogits', { ...inputs, gradOutput, losses })
+    apartOrSame(gradLogits, 'gradLogits', input, 'logits')
+  }
+  const labelSmoothing = known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1)
+  const request = { ...execution(known), ...inputs, ...scalars, gradOutput, logits: input, classes, labelSmoothing, losses, gradLogits }
+  const { loss } = succeeded(native().crossEntropyLoss(request))
+  return gradLogits ? { loss, losses, gradLogits } : { loss, losses }
+}
+
+function weightsOf(given: FloatArray | undefined, classes: number): Float32Array | undefined {
+  if (given === undefined) return undefined
+  const weights = floats(given, 'classWeights', classes)
+  const wrong = weights.findIndex((weight) => !(weight >= 0 && weight < Infinity))
+  if (wrong >= 0) throw wrongValue('a finite number of at least 0', `classWeights[${wrong}]`, weights[wrong])
+  return weights
+}

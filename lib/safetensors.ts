@@ -1,0 +1,168 @@
+import { randomUUID } from 'node:crypto'
+import { open, rename, rm, type FileHandle } from 'node:fs/promises'
+import { MarginSoftmaxError } from './errors'
+
+/** A tensor on its way to or from a file: single precision, and its elements come and go in parts. */
+export interface StreamedTensor {
+  shape: number[]
+  /** Copies elements from `offset` on into or out of `part`. */
+  transfer(offset: number, part: Float32Array): void
+}
+
+interface Entry {
+  dtype: string
+  shape: number[]
+  data_offsets: [number, number]
+}
+
+interface Header {
+  metadata: Record<string, string>
+  entries: Map<string, Entry>
+  /** Where in the file the tensors begin, and where they end. */
+  start: number
+  end: number
+}
+
+const partLength = 2 ** 22 // floats: 16 MiB in memory at a time, whatever the size of the tensors
+const largestHeader = 100e6 // bytes, the limit of the format's reference implementation
+
+/**
+ * Writes a safetensors file: next to `path` first, then renamed, so that a file of this name is always a whole one.
+ * @throws MarginSoftmaxError `ERR_FILE`
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: Record<string, StreamedTensor>,
+  metadata: Record<string, string>
+): Promise<void> {
+  const temporary = `${path}.${randomUUID()}.tmp`
+  let file: FileHandle | undefined
+  try {
+    file = await open(temporary, 'wx')
+    await file.write(headerBytes(tensors, metadata))
+    for (const tensor of Object.values(tensors))
+      await forParts(elementsOf(tensor.shape), async (offset, part) => {
+        tensor.transfer(offset, part)
+        await writeAll(file as FileHandle, part)
+      })
+    await file.sync()
+    await file.close()
+    file = undefined
+    await rename(temporary, path)
+  } catch (cause) {
+    await file?.close().catch(() => {})
+    await rm(temporary, { force: true }).catch(() => {})
+    throw fileError(`Expected to write ${path} but: ${(cause as Error).message}`, cause)
+  }
+}
+
+/**
+ * Reads a safetensors file's header, lets `place` say where its tensors go (and check that they are what it wants), and
+ * streams them there. `place` throws to refuse the file.
+ * @throws MarginSoftmaxError `ERR_FILE`
+ */
+export async function readSafetensors<T>(
+  path: string,
+  place: (
+    shapes: Map<string, number[]>,
+    metadata: Record<string, string>
+  ) => Promise<{ tensors: Record<string, StreamedTensor>; result: T }>
+): Promise<T> {
+  let file: FileHandle | undefined
+  try {
+    file = await open(path, 'r')
+    const header = await readHeader(file)
+    const { tensors, result } = await place(
+      new Map([...header.entries].map(([name, { shape }]) => [name, shape])),
+      header.metadata
+    )
+    for (const [name, tensor] of Object.entries(tensors)) {
+      const start = header.start + (header.entries.get(name) as Entry).data_offsets[0]
+      await forParts(elementsOf(tensor.shape), async (offset, part) => {
+        await readAll(file as FileHandle, part, start + offset * 4)
+        tensor.transfer(offset, part)
+      })
+    }
+    return result
+  } catch (cause) {
+    if (cause instanceof MarginSoftmaxError && cause.code !== 'ERR_FILE') throw cause
+    throw fileError(`Expected a whole safetensors file of a head in ${path} but: ${(cause as Error).message}`, cause)
+  } finally {
+    await file?.close()
+  }
+}
+
+function fileError(message: string, cause: unknown): MarginSoftmaxError {
+  return new MarginSoftmaxError('ERR_FILE', message, { cause })
+}
+
+function elementsOf(shape: number[]): number {
+  return shape.reduce((product, length) => product * length, 1)
+}
+
+function headerBytes(tensors: Record<string, StreamedTensor>, metadata: Record<string, string>): Uint8Array {
+  const header: Record<string, unknown> = { __metadata__: metadata }
+  let end = 0
+  for (const [name, { shape }] of Object.entries(tensors)) {
+    const begin = end
+    end += elementsOf(shape) * 4
+    header[name] = { dtype: 'F32', shape, data_offsets: [begin, end] }
+  }
+  const json = Buffer.from(JSON.stringify(header))
+  const padding = (8 - (json.length % 8)) % 8 // tensors begin at a multiple of 8 bytes
+  const bytes = Buffer.alloc(8 + json.length + padding, ' ')
+  bytes.writeBigUInt64LE(BigInt(json.length + padding))
+  json.copy(bytes, 8)
+  return bytes
+}
+
+async function readHeader(file: FileHandle): Promise<Header> {
+  const { size } = await file.stat()
+  if (size < 8) throw new Error(`it has only ${size} bytes`)
+  const prefix = Buffer.alloc(8)
+  await readAll(file, prefix, 0)
+  const length = Number(prefix.readBigUInt64LE())
+  if (length > largestHeader || 8 + length > size) throw new Error('its header is longer than it may be')
+  const json = Buffer.alloc(length)
+  await readAll(file, json, 8)
+  const parsed: unknown = JSON.parse(json.toString('utf8'))
+  if (typeof parsed !== 'object' || parsed === null) throw new Error('its header is not an object')
+  const { __metadata__: metadata = {}, ...entries } = parsed as Record<string, never> & { __metadata__?: never }
+  const header: Header = { metadata, entries: new Map(Object.entries(entries)), start: 8 + length, end: size }
+  for (const [name, entry] of header.entries) checkEntry(name, entry, size - header.start)
+  return header
+}
+
+function checkEntry(name: string, entry: Entry, bytes: number): void {
+  const { dtype, shape, data_offsets: offsets } = entry ?? {}
+  if (dtype !== 'F32') throw new Error(`its tensor ${name} is ${dtype}, not F32`)
+  const integers = Array.isArray(shape) && Array.isArray(offsets) && offsets.length === 2
+  if (!integers || ![...shape, ...offsets].every((n) => Number.isSafeInteger(n) && n >= 0))
+    throw new Error(`its tensor ${name} has no proper shape and offsets`)
+  if (offsets[1] - offsets[0] !== elementsOf(shape) * 4 || offsets[1] > bytes)
+    throw new Error(`its tensor ${name} does not fit into it: the file is cut short or damaged`)
+}
+
+async function forParts(length: number, body: (offset: number, part: Float32Array) => Promise<void>): Promise<void> {
+  const buffer = new Float32Array(Math.min(length, partLength))
+  for (let offset = 0; offset < length; offset += partLength)
+    await body(offset, buffer.subarray(0, Math.min(partLength, length - offset)))
+}
+
+function bytesOf(array: Float32Array | Uint8Array): Uint8Array {
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
+}
+
+async function writeAll(file: FileHandle, array: Float32Array): Promise<void> {
+  const bytes = bytesOf(array)
+  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten
+}
+
+async function readAll(file: FileHandle, array: Float32Array | Uint8Array, position: number): Promise<void> {
+  const bytes = bytesOf(array)
+  for (let done = 0; done < bytes.length; ) {
+    const { bytesRead } = await file.read(bytes, done, bytes.length - done, position + done)
+    if (bytesRead === 0) throw new Error('it ends too early')
+    done += bytesRead
+  }
+}

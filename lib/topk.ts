@@ -1,0 +1,79 @@
+import { type FloatArray, floats, integerFrom, options, rowsOf, size } from './check'
+import { arcface, encodeMargin, type Margin } from './margins'
+import { type ExecutionOptions, execution, executionOptions, native, succeeded, type NativeResult } from './native'
+import { wrongType } from './errors'
+
+/** Rows to be compared with all classes. */
+export interface TopKBatch {
+  /** Embeddings [B,D]. */
+  input: FloatArray
+  /** Class weights [C,D]. */
+  weight: FloatArray
+  /** D. */
+  dim: number
+  /** [C], for `softmaxMargin()` only. */
+  bias?: FloatArray
+}
+
+export interface TopKOptions extends ExecutionOptions {
+  /** How many classes per row, from 1 to C. Default 1. */
+  k?: number
+  /** Scores are cosines, or for `softmaxMargin()` raw dot products plus bias. Margins take no part. Default `arcface()`. */
+  margin?: Margin
+}
+
+export interface TopKResult {
+  /** Classes, best first [B,k]; equal scores in class order. −1 where fewer than k scores are numbers. */
+  indices: Int32Array
+  /** Their scores [B,k]. */
+  scores: Float32Array
+}
+
+function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
+  const known = options(given, 'options', ['k', 'margin', ...executionOptions])
+  const { input: rowsGiven, weight: classesGiven, dim: dimGiven, bias } = options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias'])
+  const dim = size(dimGiven, 'dim')
+  const input = floats(rowsGiven, 'input')
+  const weight = floats(classesGiven, 'weight')
+  const rows = rowsOf(input, 'input', dim, 'dim')
+  const classes = rowsOf(weight, 'weight', dim, 'dim')
+  const encoded = encodeMargin(known.margin ?? arcface())
+  if (bias !== undefined && encoded.margin.name !== 'softmax') throw wrongType('no bias with cosines', 'bias', bias)
+  const k = known.k === undefined ? 1 : integerFrom(known.k, 'k', 1, classes)
+  const outputs = topKArrays(rows, k)
+  const request = {
+    input,
+    weight,
+    bias: bias && floats(bias, 'bias', classes),
+    dim,
+    rows,
+    classes,
+    k,
+    ...encoded,
+    ...execution(known),
+    ...outputs,
+    asynchronous: false,
+  }
+  return { request, outputs }
+}
+
+export function topKArrays(rows: number, k: number): TopKResult {
+  return { indices: new Int32Array(rows * k), scores: new Float32Array(rows * k) }
+}
+
+/**
+ * The k classes that score best for each row, without a B×C result: for accuracy and for retrieval.
+ * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
+ */
+export async function topK(batch: TopKBatch, options?: TopKOptions): Promise<TopKResult> {
+  const { request, outputs } = prepare(batch, options)
+  succeeded(await native().topK({ ...request, asynchronous: true }))
+  return outputs
+}
+
+/** As `topK`, computed before it returns. */
+export function topKSync(batch: TopKBatch, options?: TopKOptions): TopKResult {
+  const { request, outputs } = prepare(batch, options)
+  succeeded(native().topK(request) as NativeResult)
+  return outputs
+}

@@ -1,0 +1,181 @@
+// MarginHead's native half: an opaque handle, and functions on it.
+#include <algorithm>
+#include <cstring>
+
+#include "binding.h"
+#include "head.h"
+
+namespace margin_softmax::binding {
+namespace {
+
+using Handle = std::shared_ptr<Head>;
+
+constexpr napi_type_tag headTag = {0x6d617267696e2d73ull, 0x6f66746d61782d68ull};
+
+const Handle& headOf(Napi::Value value) {
+  if (!value.IsExternal() || !value.As<Napi::External<Handle>>().CheckTypeTag(&headTag))
+    throw Napi::TypeError::New(value.Env(), "Expected a native head");
+  return *value.As<Napi::External<Handle>>().Data();
+}
+
+Optimizer readOptimizer(Napi::Object request) {
+  const auto number = [&](const char* name) { return request.Get(name).As<Napi::Number>().DoubleValue(); };
+  Optimizer optimizer;
+  optimizer.learningRate = number("learningRate");
+  optimizer.weightDecay = number("weightDecay");
+  if (request.Get("name").As<Napi::String>().Utf8Value() == "adamw") {
+    optimizer.kind = OptimizerKind::adamW;
+    optimizer.beta1 = number("beta1");
+    optimizer.beta2 = number("beta2");
+    optimizer.epsilon = number("epsilon");
+  } else {
+    optimizer.momentum = number("momentum");
+    optimizer.nesterov = request.Get("nesterov").ToBoolean();
+  }
+  return optimizer;
+}
+
+struct CreateJob : Job {
+  Handle head;
+  bool random = false;
+  uint64_t seed = 0;
+  int threads = 1;
+  Status run() override {
+    if (Status status = head->allocate(); !status) return status;
+    if (random) head->initialize(seed, threads);
+    return {};
+  }
+  void fill(Napi::Object result) const override {
+    Napi::Env env = result.Env();
+    const int64_t bytes = head->bytes();
+    auto handle = Napi::External<Handle>::New(env, new Handle(head), [bytes](Napi::Env finalizing, Handle* owned) {
+      Napi::MemoryManagement::AdjustExternalMemory(finalizing, -bytes);
+      delete owned;
+    });
+    handle.TypeTag(&headTag);
+    Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
+    result["head"] = handle;
+  }
+};
+
+Napi::Value create(const Napi::CallbackInfo& info) {
+  Napi::Object request = info[0].As<Napi::Object>();
+  HeadSettings settings;
+  settings.classes = request.Get("classes").As<Napi::Number>().Int64Value();
+  settings.dim = request.Get("dim").As<Napi::Number>().Int64Value();
+  if (settings.classes < 1 || settings.dim < 1 || settings.classes > INT32_MAX || settings.dim > INT32_MAX)
+    throw Napi::RangeError::New(info.Env(), "Expected sizes for classes and dim");
+  settings.margin = readMargin(request);
+  settings.optimizer = readOptimizer(request.Get("optimizer").As<Napi::Object>());
+  settings.bias = request.Get("bias").ToBoolean();
+  settings.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
+  settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
+  auto job = std::make_unique<CreateJob>();
+  job->asynchronous = true;
+  job->head = std::make_shared<Head>(settings);
+  job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
+  job->random = request.Get("random").ToBoolean();
+  job->seed = static_cast<uint64_t>(request.Get("seed").As<Napi::Number>().Int64Value());
+  job->threads = request.Get("threads").As<Napi::Number>().Int32Value();
+  return perform(info.Env(), std::move(job));
+}
+
+struct StepJob : Job {
+  Handle head;
+  Problem problem;
+  Statistics statistics;
+  bool train = false;
+  double learningRate = 0;
+  std::string instructionSet;
+  int64_t iteration = 0;
+  Status run() override {
+    const Status status = head->run(problem, train, learningRate);
+    iteration = head->iteration();
+    return status;
+  }
+  void fill(Napi::Object result) const override {
+    fillLoss(result, problem, statistics);
+    result["iteration"] = static_cast<double>(iteration);
+  }
+};
+
+Napi::Value step(const Napi::CallbackInfo& info) {
+  Napi::Object request = info[1].As<Napi::Object>();
+  auto job = std::make_unique<StepJob>();
+  job->asynchronous = request.Get("asynchronous").ToBoolean();
+  job->head = headOf(info[0]);
+  Problem& problem = job->problem;
+  problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
+  problem.dim = job->head->settings().dim;
+  problem.classes = job->head->settings().classes;
+  readBatch(request, *job, problem);
+  problem.statistics = &job->statistics;
+  problem.execution = readExecution(request, *job, job->instructionSet);
+  job->train = request.Get("train").ToBoolean();
+  job->learningRate = request.Get("learningRate").As<Napi::Number>().DoubleValue();
+  return perform(info.Env(), std::move(job));
+}
+
+struct HeadTopKJob : Job {
+  Handle head;
+  TopKProblem problem;
+  std::string instructionSet;
+  Status run() override { return head->topK(problem); }
+  void fill(Napi::Object) const override {}
+};
+
+Napi::Value topK(const Napi::CallbackInfo& info) {
+  Napi::Object request = info[1].As<Napi::Object>();
+  auto job = std::make_unique<HeadTopKJob>();
+  job->asynchronous = request.Get("asynchronous").ToBoolean();
+  job->head = headOf(info[0]);
+  readTopK(request, *job, job->problem, job->instructionSet);
+  const HeadSettings& settings = job->head->settings();
+  if (job->problem.dim != settings.dim || job->problem.classes != settings.classes)
+    throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
+  return perform(info.Env(), std::move(job));
+}
+
+// copy(head, name, offset, array, direction): part of a resident array to (read) or from (write) a Float32Array.
+// Returns the whole array's length, 0 where the head has no such array.
+Napi::Value copy(const Napi::CallbackInfo& info, bool read) {
+  Head& head = *headOf(info[0]);
+  const std::lock_guard<std::mutex> lock(head.mutex());
+  int64_t length = 0;
+  float* data = head.array(info[1].As<Napi::String>().Utf8Value().c_str(), length);
+  if (!data) return Napi::Number::New(info.Env(), 0);
+  if (info[3].IsUndefined()) return Napi::Number::New(info.Env(), static_cast<double>(length));
+  const int64_t offset = info[2].As<Napi::Number>().Int64Value();
+  const Span<float> part = elements<float>(info[3], "part");
+  const int64_t count = static_cast<int64_t>(part.length);
+  if (offset < 0 || count > length || offset > length - count)
+    throw Napi::RangeError::New(info.Env(), "Expected a part of the array");
+  if (count) {
+    if (read) std::memcpy(part.data, data + offset, part.length * sizeof(float));
+    else std::memcpy(data + offset, part.data, part.length * sizeof(float));
+  }
+  return Napi::Number::New(info.Env(), static_cast<double>(length));
+}
+
+Napi::Value readPart(const Napi::CallbackInfo& info) { return copy(info, true); }
+Napi::Value writePart(const Napi::CallbackInfo& info) { return copy(info, false); }
+
+void dispose(const Napi::CallbackInfo& info) { headOf(info[0])->dispose(); }
+
+Napi::Value iteration(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(headOf(info[0])->iteration()));
+}
+
+}  // namespace
+
+void exportHead(Napi::Env env, Napi::Object exports) {
+  exports["headCreate"] = Napi::Function::New(env, create);
+  exports["headStep"] = Napi::Function::New(env, step);
+  exports["headTopK"] = Napi::Function::New(env, topK);
+  exports["headRead"] = Napi::Function::New(env, readPart);
+  exports["headWrite"] = Napi::Function::New(env, writePart);
+  exports["headDispose"] = Napi::Function::New(env, dispose);
+  exports["headIteration"] = Napi::Function::New(env, iteration);
+}
+
+}  // namespace margin_softmax::binding

@@ -1,0 +1,119 @@
+// marginLoss and topK: JavaScript request → Problem → result.
+#include "binding.h"
+#include "executor.h"
+
+namespace margin_softmax::binding {
+namespace {
+
+int64_t size(Napi::Object request, const char* name) {
+  const int64_t value = request.Get(name).As<Napi::Number>().Int64Value();
+  if (value < 1 || value > INT32_MAX) throw Napi::RangeError::New(request.Env(), std::string("Expected a size for ") + name);
+  return value;
+}
+
+}  // namespace
+
+// Labels are indices into the weights: the one value that memory safety depends on.
+const int32_t* readLabels(Job& job, Napi::Value value, int64_t rows, int64_t classes) {
+  const int32_t* labels = job.input<int32_t>(value, "labels", static_cast<size_t>(rows));
+  for (int64_t i = 0; i < rows; i++)
+    if (labels[i] < -1 || labels[i] >= classes) throw Napi::RangeError::New(value.Env(), "Expected labels below classes");
+  return labels;
+}
+
+void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics) {
+  result["loss"] = problem.loss;
+  if (!problem.statistics) return;
+  result["accuracy"] = statistics.accuracy;
+  result["targetCosine"] = statistics.targetCosine;
+  result["largestOtherCosine"] = statistics.largestOtherCosine;
+  result["gradientNorm"] = std::sqrt(statistics.gradientSquares);
+  result["gradInputNorm"] = std::sqrt(statistics.inputGradientSquares);
+}
+
+void readBatch(Napi::Object request, Job& job, Problem& problem) {
+  const size_t rows = static_cast<size_t>(problem.rows), dim = static_cast<size_t>(problem.dim);
+  problem.input = job.input<float>(request.Get("input"), "input", rows * dim);
+  problem.labels = readLabels(job, request.Get("labels"), problem.rows, problem.classes);
+  if (!request.Get("gradOutput").IsUndefined())
+    problem.gradOutput = job.input<float>(request.Get("gradOutput"), "gradOutput", rows);
+  problem.reduction = static_cast<Reduction>(request.Get("reduction").As<Napi::Number>().Int32Value());
+  problem.gradScale = request.Get("gradScale").As<Napi::Number>().DoubleValue();
+  problem.losses = job.output<float>(request.Get("losses"), "losses", rows);
+  problem.gradInput = job.output<float>(request.Get("gradInput"), "gradInput", rows * dim);
+  if (!problem.losses) throw Napi::TypeError::New(request.Env(), "Expected an array for losses");
+}
+
+namespace {
+
+struct LossJob : Job {
+  Problem problem;
+  Statistics statistics;
+  std::string instructionSet;
+  Status run() override { return cpuExecutor.loss(problem); }
+  void fill(Napi::Object result) const override { fillLoss(result, problem, statistics); }
+};
+
+Napi::Value loss(const Napi::CallbackInfo& info) {
+  Napi::Object request = info[0].As<Napi::Object>();
+  auto job = std::make_unique<LossJob>();
+  job->asynchronous = request.Get("asynchronous").ToBoolean();
+  Problem& problem = job->problem;
+  problem.rows = size(request, "rows");
+  problem.dim = size(request, "dim");
+  problem.classes = size(request, "classes");
+  const size_t classes = static_cast<size_t>(problem.classes), weights = classes * static_cast<size_t>(problem.dim);
+  // Only an update writes weights or bias, and there is none here.
+  problem.weight = const_cast<float*>(job->input<float>(request.Get("weight"), "weight", weights));
+  if (!request.Get("bias").IsUndefined())
+    problem.bias = const_cast<float*>(job->input<float>(request.Get("bias"), "bias", classes));
+  readBatch(request, *job, problem);
+  problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
+  problem.gradWeight = job->output<float>(request.Get("gradWeight"), "gradWeight", weights);
+  problem.gradBias = job->output<float>(request.Get("gradBias"), "gradBias", classes);
+  if (problem.gradBias && !problem.bias) throw Napi::TypeError::New(info.Env(), "Expected a bias for gradBias");
+  problem.margin = readMargin(request);
+  problem.execution = readExecution(request, *job, job->instructionSet);
+  return perform(info.Env(), std::move(job));
+}
+
+struct TopKJob : Job {
+  TopKProblem problem;
+  std::string instructionSet;
+  Status run() override { return cpuExecutor.topK(problem); }
+  void fill(Napi::Object) const override {}
+};
+
+Napi::Value topK(const Napi::CallbackInfo& info) {
+  Napi::Object request = info[0].As<Napi::Object>();
+  auto job = std::make_unique<TopKJob>();
+  job->asynchronous = request.Get("asynchronous").ToBoolean();
+  readTopK(request, *job, job->problem, job->instructionSet);
+  const size_t classes = static_cast<size_t>(job->problem.classes);
+  job->problem.weight = job->input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job->problem.dim));
+  if (!request.Get("bias").IsUndefined()) job->problem.bias = job->input<float>(request.Get("bias"), "bias", classes);
+  job->problem.normalized = isNormalized(readMargin(request));
+  return perform(info.Env(), std::move(job));
+}
+
+}  // namespace
+
+void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string& instructionSet) {
+  problem.rows = size(request, "rows");
+  problem.dim = size(request, "dim");
+  problem.classes = size(request, "classes");
+  problem.k = size(request, "k");
+  if (problem.k > problem.classes) throw Napi::RangeError::New(request.Env(), "Expected at most as many as classes for k");
+  const size_t rows = static_cast<size_t>(problem.rows), k = static_cast<size_t>(problem.k);
+  problem.input = job.input<float>(request.Get("input"), "input", rows * static_cast<size_t>(problem.dim));
+  problem.indices = job.output<int32_t>(request.Get("indices"), "indices", rows * k);
+  problem.scores = job.output<float>(request.Get("scores"), "scores", rows * k);
+  problem.execution = readExecution(request, job, instructionSet);
+}
+
+void exportLoss(Napi::Env env, Napi::Object exports) {
+  exports["loss"] = Napi::Function::New(env, loss);
+  exports["topK"] = Napi::Function::New(env, topK);
+}
+
+}  // namespace margin_softmax::binding

@@ -1,0 +1,36 @@
+// A large block of zeroed memory: taken from the system directly, in huge pages where it has them, given back at once.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+namespace margin_softmax {
+
+class Block {
+ public:
+  Block() = default;
+  // Null data where the system refuses.
+  explicit Block(int64_t bytes);
+  ~Block();
+  Block(Block&& other) noexcept { *this = std::move(other); }
+  Block& operator=(Block&& other) noexcept {
+    Block old;
+    old.swap(*this);
+    swap(other);
+    return *this;
+  }
+
+  template <class T>
+  T* as() const { return static_cast<T*>(data_); }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void swap(Block& other) {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace margin_softmax

@@ -1,0 +1,169 @@
+// The backward half of a step: see step.h.
+#include <cstring>
+
+#include "step.h"
+
+namespace margin_softmax::cpu {
+namespace {
+
+// Outputs above this size leave the caches before anyone reads them: written past the caches (5 to 10 % at B = 64).
+constexpr int64_t streamedBytes = int64_t{16} << 20;
+
+// Single precision squares an inverse norm safely within this range.
+bool isOrdinary(float inverseNorm) { return inverseNorm > 1e-15f && inverseNorm < 1e15f; }
+
+}  // namespace
+
+void Step::backward(int64_t slot, int thread) {
+  const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
+  const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
+  const int64_t firstTile = plan_.firstTile(classSlot), lastTile = plan_.firstTile(classSlot + 1);
+  const int64_t dim = plan_.dim;
+  const ThreadScratch scratch = scratchOf(thread);
+  const bool whole = plan_.rowSlots == 1;
+  const float smoothing = static_cast<float>(problem_.labelSmoothing / static_cast<double>(plan_.classes));
+  for (int64_t tile = firstTile; tile < lastTile && !cancelled(); tile++) {
+    const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
+    float* classGradient =
+        whole ? scratch.classGradient : partialWeight_ + (rowSlot * plan_.classes + firstClass) * paddedDim_;
+    float* biasGradient = partialBias_ + rowSlot * plan_.classes + firstClass;
+    for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
+      const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
+      float* gradient = scratch.tile;
+      const float* logits = keptTile(tile, chunk);
+      if (!logits) {
+        computeTile(tile, chunk, gradient);
+        logits = gradient;
+      }
+      kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first, smoothing,
+                             classScale_ + firstClass, gradient);
+      forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
+        *tileElement(gradient, row - first, label - firstClass) = 0;
+      });
+      if (wantsWeight())
+        kernels_.weightGradient(gradient, plan_.tileClasses, classes, panels, value_ + first * lanes_, paddedRows_, dimPanels_,
+                                classGradient, chunk > firstChunk);
+      if (wantsWeight() && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
+      if (problem_.gradInput)
+        kernels_.inputGradient(problem_.weight + firstClass * dim, dim, classes, gradient, plan_.tileClasses, panels,
+                               partialInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
+    }
+    if (whole && wantsWeight()) finishClasses(tile, classGradient);
+  }
+}
+
+// Σ_i gradient[j][i]·g_i, 16 rows at a time: the same order on every instruction set.
+void Step::addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
+                           float* out) const {
+  for (int64_t j = 0; j < classes; j++) {
+    float sum = accumulate ? out[j] : 0;
+    for (int64_t p = 0; p < panels; p++)
+      for (int64_t l = 0; l < lanes_; l += 16)
+        sum += kernels_.dot(gradient + (p * plan_.tileClasses + j) * lanes_ + l, rowGradients_ + firstRow + p * lanes_ + l, 16);
+    out[j] = sum;
+  }
+}
+
+// Adds the row slots' partial sums in order.
+void Step::reduceClasses(int64_t tile) {
+  const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
+  float* sum = partialWeight_ + firstClass * paddedDim_;
+  for (int64_t slot = 1; slot < plan_.rowSlots; slot++) {
+    kernels_.accumulate(sum, sum + slot * plan_.classes * paddedDim_, classes * paddedDim_);
+    if (problem_.bias)
+      kernels_.accumulate(partialBias_ + firstClass, partialBias_ + slot * plan_.classes + firstClass, classes);
+  }
+  finishClasses(tile, sum);
+}
+
+// gradients[classes][paddedDim] = Σ over the other rows → projected, joined by the targets' share, written or spent.
+void Step::finishClasses(int64_t tile, float* gradients) {
+  const int64_t dim = plan_.dim, firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
+  const int32_t* labels = problem_.labels + firstRow_;
+  const int32_t* target = firstTarget(firstClass);
+  const int32_t* const end = order_ + plan_.rows;
+  const bool direct = problem_.gradWeight && firstRow_ == 0;
+  const bool stream = direct && !problem_.statistics && plan_.classes * dim * 4 > streamedBytes;
+  double squares = 0;
+  for (int64_t j = firstClass; j < firstClass + classes; j++) {
+    float* sum = gradients + (j - firstClass) * paddedDim_;
+    const float* w = problem_.weight + j * dim;
+    float* out = direct ? problem_.gradWeight + j * dim : sum;
+    const bool hasTargets = target != end && labels[*target] == j;
+    if (normalized_ && isOrdinary(classScale_[j])) {
+      const float scale = classScale_[j];
+      kernels_.addScaled(out, sum, -(kernels_.dot(w, sum, dim) * scale) * scale, w, dim, stream && !hasTargets);
+    } else if (normalized_) {
+      const double scale = classScale_[j];
+      kernels_.combine(out, false, 1, sum, -(kernels_.dotDouble(w, sum, dim) * scale) * scale, w, dim);
+    } else if (out != sum) {
+      std::memcpy(out, sum, dim * sizeof(float));
+    }
+    float biasGradient = problem_.bias ? partialBias_[j] : 0;
+    for (; target != end && labels[*target] == j; target++) {
+      const RowState& state = states_[*target];
+      const float* x = problem_.input + (firstRow_ + *target) * dim;
+      const double share = state.gradient * state.scale * state.error * state.slope * state.targetInverseNorm;
+      if (normalized_)
+        kernels_.combine(out, true, share * state.inverseNorm, x, -share * state.cosine * state.targetInverseNorm, w, dim);
+      else
+        kernels_.combine(out, true, share, x, 0, x, dim);
+      biasGradient += static_cast<float>(state.gradient * state.error);
+    }
+    if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
+    if (problem_.update) {
+      update(j * dim, problem_.weight, problem_.update->weightState, out, dim);
+      if (problem_.bias) update(j, problem_.bias, problem_.update->biasState, &biasGradient, 1);
+    }
+    if (problem_.gradWeight && !direct) kernels_.accumulate(problem_.gradWeight + j * dim, out, dim);
+    if (problem_.gradBias) problem_.gradBias[j] = biasGradient + (firstRow_ ? problem_.gradBias[j] : 0);
+  }
+  slotSquares_[tile] = squares;
+}
+
+// One row's update; `at` is where the row begins in the parameter and in its state.
+void Step::update(int64_t at, float* parameter, float* const* state, const float* gradient, int64_t n) const {
+  const Optimizer& o = problem_.update->optimizer;
+  float* first = state[0] ? state[0] + at : nullptr;
+  if (o.kind == OptimizerKind::sgd) {
+    const SgdStep step{static_cast<float>(o.learningRate), static_cast<float>(o.momentum), static_cast<float>(o.weightDecay),
+                       o.nesterov};
+    kernels_.sgd(parameter + at, first, gradient, n, step);
+  } else {
+    const double t = static_cast<double>(problem_.update->step);
+    const AdamWStep step{static_cast<float>(o.learningRate), static_cast<float>(o.beta1),
+                         static_cast<float>(o.beta2),        static_cast<float>(o.epsilon),
+                         static_cast<float>(o.weightDecay),  static_cast<float>(1 - std::pow(o.beta1, t)),
+                         static_cast<float>(std::sqrt(1 - std::pow(o.beta2, t)))};
+    kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, step);
+  }
+}
+
+// Adds the class slots' partial gradInput of a panel's rows in order, projects, and joins the target's share.
+void Step::finishRows(int64_t panel, int thread) {
+  const int64_t dim = plan_.dim;
+  rowSquares_[panel] = 0;
+  if (panel * lanes_ >= plan_.rows) return;
+  float* sum = partialInput_ + panel * lanes_ * dim;
+  for (int64_t slot = 1; slot < plan_.classSlots; slot++)
+    kernels_.accumulate(sum, sum + slot * paddedRows_ * dim, dim * lanes_);
+  float* v = scratchOf(thread).row;
+  const int64_t last = std::min(plan_.rows, (panel + 1) * lanes_);
+  for (int64_t i = panel * lanes_; i < last; i++) {
+    const RowState& state = states_[i];
+    if (state.label < 0) continue;
+    for (int64_t d = 0; d < dim; d++) v[d] = sum[d * lanes_ + i % lanes_];
+    const float* x = problem_.input + (firstRow_ + i) * dim;
+    float* out = problem_.gradInput + (firstRow_ + i) * dim;
+    if (normalized_) {
+      const double scale = state.gradient * state.scale * state.inverseNorm;
+      const double along = kernels_.dotDouble(v, x, dim) * state.inverseNorm * state.inverseNorm;
+      kernels_.combine(out, true, scale, v, along * ((radial_ ? state.gradient : 0) - scale), x, dim);
+    } else {
+      kernels_.combine(out, true, state.gradient, v, 0, v, dim);
+    }
+    if (problem_.statistics) rowSquares_[panel] += kernels_.dot(out, out, dim);
+  }
+}
+
+}  // namespace margin_softmax::cpu

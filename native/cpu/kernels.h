@@ -1,0 +1,73 @@
+// The table of inner loops, one per instruction set; everything else of the CPU executor is compiled once.
+// A table is data: adding an instruction set is a new kernels_<name>.cc and a line in kernels.cc.
+#pragma once
+#include <stdint.h>
+
+namespace margin_softmax::cpu {
+
+// Panels: L = `lanes` batch rows side by side, so that a class's logits for L rows are contiguous.
+//   query  [panel][D][L]        embeddings, scaled so that a dot product with weight·scale is a logit
+//   tile   [panel][tileStride][L]   logits, later gradients, of up to tileStride classes
+//   value  [dimPanel][rows][L]  embeddings times the row's gradient factor, L dimensions side by side
+struct Kernels {
+  const char* name;
+  int lanes;        // L; divides 32
+  int vectorBytes;  // of the machine's vectors, for reporting
+
+  // Sums of products; single precision over 16 virtual lanes, and double precision.
+  float (*dot)(const float* a, const float* b, long n);
+  double (*dotDouble)(const float* a, const float* b, long n);
+
+  // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · query[p][d][l]  (+ bias[j] where bias is given)
+  void (*logits)(const float* weight, long dim, long classes, const float* query, long panels, const float* scale,
+                 const float* bias, float* tile, long tileStride);
+  // Online log-sum-exp: maximum[p][l] and sum[p][l] (of e^(z − maximum)) take in a tile's classes.
+  void (*logSumExp)(const float* tile, long tileStride, long classes, long panels, float* maximum, float* sum);
+  // Per-lane sums and maxima over the tile's classes: out[p][l].
+  void (*tileSum)(const float* tile, long tileStride, long classes, long panels, float* out);
+  void (*tileMaximum)(const float* tile, long tileStride, long classes, long panels, float* out);
+  // gradient[p][j][l] = (e^(tile − maximum[p][l])·factor[p][l] − smoothing) · scale[j]; gradient may be tile itself
+  void (*probabilities)(const float* tile, long tileStride, long classes, long panels, const float* maximum,
+                        const float* factor, float smoothing, const float* scale, float* gradient);
+  // out[j][dimPanels·L] (+)= Σ_i gradient[j][i] · value[i]
+  void (*weightGradient)(const float* gradient, long tileStride, long classes, long panels, const float* value,
+                         long valueRows, long dimPanels, float* out, bool accumulate);
+  // out[p][D][L] (+)= Σ_j weight[j][d] · gradient[p][j][l]
+  void (*inputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride, long panels,
+                        float* out, bool accumulate);
+
+  // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
+  void (*addScaled)(float* out, const float* a, float factor, const float* b, long n, bool stream);
+  void (*accumulate)(float* sum, const float* term, long n);
+  // out = base·out + alpha·a + beta·b in double precision, rounded once; base is 0 or 1
+  void (*combine)(float* out, bool keep, double alpha, const float* a, double beta, const float* b, long n);
+
+  // Optimizer updates of one row, as PyTorch's documentation of SGD and AdamW defines them (see optimizer.h).
+  void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const struct SgdStep& step);
+  void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n, const struct AdamWStep& step);
+
+  // Fused multiply-adds a second on one core: 2·16·rounds·L operations, for the benchmark's peak.
+  float (*multiplyAdds)(long rounds);
+
+  const struct ProbabilityKernels* probability;  // probability_kernels.h
+};
+
+struct SgdStep {
+  float learningRate, momentum, weightDecay;
+  bool nesterov;
+};
+struct AdamWStep {
+  float learningRate, beta1, beta2, epsilon, weightDecay;
+  float correction1, correction2Root;  // 1 − β1^t and √(1 − β2^t)
+};
+
+// Every table compiled in, best first; and those that this processor can run.
+struct KernelList {
+  const Kernels* const* tables;
+  int count;
+};
+KernelList availableKernels();
+// The named table, or the best one for a null name; null where this machine has none of that name.
+const Kernels* findKernels(const char* name);
+
+}  // namespace margin_softmax::cpu

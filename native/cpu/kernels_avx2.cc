@@ -1,0 +1,9 @@
+#define VECTOR_BYTES 32
+#define BLOCK_ROWS 6
+#define BLOCK_VECTORS 2
+#include "kernels_impl.h"
+
+namespace margin_softmax::cpu {
+extern const Kernels avx2Kernels;
+const Kernels avx2Kernels = makeKernels("avx2");
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,261 @@
+// The inner loops, written once. Each kernels_<instruction set>.cc compiles them under its own flags.
+//
+// One microkernel serves all three matrix products: a block of BLOCK_ROWS × BLOCK_VECTORS accumulators in registers,
+// rows broadcast from memory in place, vectors streamed from a packed panel. Every output element is one chain of
+// fused multiply-adds in k order, whatever the block or the vector width: hence equal bits on every instruction set.
+#pragma once
+#include "kernels.h"
+#include "probability_impl.h"
+#include "simd.h"
+
+namespace {
+
+using margin_softmax::cpu::AdamWStep;
+using margin_softmax::cpu::Kernels;
+using margin_softmax::cpu::SgdStep;
+
+constexpr int blockRows = BLOCK_ROWS;
+constexpr int blockVectors = BLOCK_VECTORS;
+constexpr int panelLanes = blockVectors * lanes;
+static_assert(32 % panelLanes == 0, "row chunks are multiples of 32 rows");
+
+// Where a product's operands lie. A[r][k] = rows[r·rowStride + k·stepStride], and a panel row of B at vectors + k·panelLanes.
+// The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
+struct Operands {
+  const float* rows;
+  long rowStride, stepStride, rowOuterStride;
+  const float* vectors;
+  long vectorOuterStride;
+  long outerSteps, steps;
+};
+
+// out[r][v] = rowScale[r]·Σ + rowOffset[r], or += Σ
+template <int Rows, bool Accumulate, bool Scaled>
+static __attribute__((noinline)) void multiply(const Operands& o, float* out, long outStride, const float* rowScale,
+                                               const float* bias) {
+  Vector sum[Rows][blockVectors];
+  UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] = (Vector){};
+  const long rowStride = o.rowStride, stepStride = o.stepStride, steps = o.steps;
+  for (long outer = 0; outer < o.outerSteps; outer++) {
+    const float* rows = o.rows + outer * o.rowOuterStride;
+    const float* vectors = o.vectors + outer * o.vectorOuterStride;
+    for (long k = 0; k < steps; k++) {
+      Vector b[blockVectors];
+      UNROLL for (int v = 0; v < blockVectors; v++) b[v] = load(vectors + v * lanes);
+      UNROLL for (int r = 0; r < Rows; r++) {
+        const Vector a = broadcast(rows[r * rowStride]);
+        UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] += a * b[v];
+      }
+      rows += stepStride;
+      vectors += panelLanes;
+    }
+  }
+  UNROLL for (int r = 0; r < Rows; r++) {
+    UNROLL for (int v = 0; v < blockVectors; v++) {
+      Vector x = sum[r][v];
+      if (Scaled) x *= broadcast(rowScale[r]);
+      if (Scaled && bias) x += broadcast(bias[r]);
+      if (Accumulate) x += load(out + r * outStride + v * lanes);
+      store(out + r * outStride + v * lanes, x);
+    }
+  }
+}
+
+// The last rows of a product: as many as are left, below Rows.
+template <int Rows, bool Accumulate, bool Scaled>
+static void multiplyRest(long rest, const Operands& o, float* out, long outStride, const float* rowScale, const float* bias) {
+  if constexpr (Rows > 0) {
+    if (rest == Rows) multiply<Rows, Accumulate, Scaled>(o, out, outStride, rowScale, bias);
+    else multiplyRest<Rows - 1, Accumulate, Scaled>(rest, o, out, outStride, rowScale, bias);
+  }
+}
+
+// All rows of a product, `blockStride` floats of A apart.
+template <bool Accumulate, bool Scaled>
+INLINE void multiplyAll(long rows, Operands o, float* out, long outStride, const float* rowScale, const float* bias) {
+  long r = 0;
+  for (; r + blockRows <= rows; r += blockRows) {
+    multiply<blockRows, Accumulate, Scaled>(o, out, outStride, rowScale, bias);
+    o.rows += blockRows * o.rowStride;
+    out += blockRows * outStride;
+    if (Scaled) rowScale += blockRows;
+    if (Scaled && bias) bias += blockRows;
+  }
+  if (r < rows) multiplyRest<blockRows - 1, Accumulate, Scaled>(rows - r, o, out, outStride, rowScale, bias);
+}
+
+static void logits(const float* weight, long dim, long classes, const float* query, long panels, const float* scale,
+                   const float* bias, float* tile, long tileStride) {
+  for (long p = 0; p < panels; p++) {
+    const Operands o{weight, dim, 1, 0, query + p * dim * panelLanes, 0, 1, dim};
+    multiplyAll<false, true>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias);
+  }
+}
+
+static void weightGradient(const float* gradient, long tileStride, long classes, long panels, const float* value,
+                           long valueRows, long dimPanels, float* out, bool accumulate) {
+  const long outStride = dimPanels * panelLanes;
+  for (long d = 0; d < dimPanels; d++) {
+    const Operands o{gradient, panelLanes, 1, tileStride * panelLanes, value + d * valueRows * panelLanes,
+                     (long)panelLanes * panelLanes, panels, panelLanes};
+    if (accumulate) multiplyAll<true, false>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
+    else multiplyAll<false, false>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
+  }
+}
+
+static void inputGradient(const float* weight, long dim, long classes, const float* gradient, long tileStride, long panels,
+                          float* out, bool accumulate) {
+  for (long p = 0; p < panels; p++) {
+    const Operands o{weight, 1, dim, 0, gradient + p * tileStride * panelLanes, 0, 1, classes};
+    float* panelOut = out + p * dim * panelLanes;
+    if (accumulate) multiplyAll<true, false>(dim, o, panelOut, panelLanes, nullptr, nullptr);
+    else multiplyAll<false, false>(dim, o, panelOut, panelLanes, nullptr, nullptr);
+  }
+}
+
+// Visits every vector column of a tile: body(first element of the column's lanes, index of its lanes in a [panel][L] array).
+template <class Body>
+INLINE void forColumns(const float* tile, long tileStride, long panels, const Body& body) {
+  for (long p = 0; p < panels; p++)
+    for (int v = 0; v < panelLanes; v += lanes) body(tile + p * tileStride * panelLanes + v, p * panelLanes + v);
+}
+
+INLINE Vector columnMaximum(const float* column, long classes) {
+  Vector even = load(column), odd = even;
+  long j = 1;
+  for (; j + 2 <= classes; j += 2) {
+    even = maximum(even, load(column + j * panelLanes));
+    odd = maximum(odd, load(column + (j + 1) * panelLanes));
+  }
+  if (j < classes) even = maximum(even, load(column + j * panelLanes));
+  return maximum(even, odd);
+}
+
+static void logSumExp(const float* tile, long tileStride, long classes, long panels, float* maxima, float* sums) {
+  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+    const Vector before = load(maxima + at);
+    const Vector now = maximum(columnMaximum(column, classes), before);
+    Vector even = {}, odd = {};
+    long j = 0;
+    for (; j + 2 <= classes; j += 2) {
+      even += expVector(load(column + j * panelLanes) - now);
+      odd += expVector(load(column + (j + 1) * panelLanes) - now);
+    }
+    if (j < classes) even += expVector(load(column + j * panelLanes) - now);
+    store(sums + at, load(sums + at) * expVector(before - now) + (even + odd));
+    store(maxima + at, now);
+  });
+}
+
+static void tileSum(const float* tile, long tileStride, long classes, long panels, float* out) {
+  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+    Vector sum = {};
+    for (long j = 0; j < classes; j++) sum += load(column + j * panelLanes);
+    store(out + at, sum);
+  });
+}
+
+static void tileMaximum(const float* tile, long tileStride, long classes, long panels, float* out) {
+  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+    store(out + at, columnMaximum(column, classes));
+  });
+}
+
+static void probabilities(const float* tile, long tileStride, long classes, long panels, const float* maxima,
+                          const float* factors, float smoothing, const float* scale, float* gradient) {
+  const long toGradient = gradient - tile;
+  const Vector less = broadcast(smoothing);
+  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+    const Vector most = load(maxima + at), factor = load(factors + at);
+    float* out = const_cast<float*>(column) + toGradient;
+    for (long j = 0; j < classes; j++) {
+      const Vector p = expVector(load(column + j * panelLanes) - most);
+      store(out + j * panelLanes, (p * factor - less) * broadcast(scale[j]));
+    }
+  });
+}
+
+static double dotDouble(const float* a, const float* b, long n) {
+  double sum[8] = {};
+  long i = 0;
+  for (; i + 8 <= n; i += 8) UNROLL for (int l = 0; l < 8; l++) sum[l] += (double)a[i + l] * b[i + l];
+  for (; i < n; i++) sum[i & 7] += (double)a[i] * b[i];
+  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+static void addScaled(float* out, const float* a, float factor, const float* b, long n, bool stream) {
+  const Vector f = broadcast(factor);
+  long i = 0;
+  if (stream && (uintptr_t)out % VECTOR_BYTES == 0)
+    for (; i + lanes <= n; i += lanes) storeStream(out + i, load(b + i) * f + load(a + i));
+  for (; i + lanes <= n; i += lanes) store(out + i, load(b + i) * f + load(a + i));
+  for (; i < n; i++) out[i] = fused(factor, b[i], a[i]);
+}
+
+static void accumulate(float* sum, const float* term, long n) {
+  long i = 0;
+  for (; i + lanes <= n; i += lanes) store(sum + i, load(sum + i) + load(term + i));
+  for (; i < n; i++) sum[i] += term[i];
+}
+
+static void combine(float* out, bool keep, double alpha, const float* a, double beta, const float* b, long n) {
+  if (keep)
+    for (long i = 0; i < n; i++) out[i] = (float)fused(beta, (double)b[i], fused(alpha, (double)a[i], (double)out[i]));
+  else
+    for (long i = 0; i < n; i++) out[i] = (float)fused(beta, (double)b[i], alpha * a[i]);
+}
+
+// The updates are written per element; the compiler vectorises them, and each element's arithmetic is its own,
+// so the width changes no bit.
+static void sgd(float* weight, float* momentum, const float* gradient, long n, const SgdStep& step) {
+  const float rate = step.learningRate, decay = step.weightDecay, mu = step.momentum;
+  if (!momentum) {
+    for (long i = 0; i < n; i++) {
+      const float g = fused(decay, weight[i], gradient[i]);
+      weight[i] = fused(-rate, g, weight[i]);
+    }
+    return;
+  }
+  const bool nesterov = step.nesterov;
+  for (long i = 0; i < n; i++) {
+    const float g = fused(decay, weight[i], gradient[i]);
+    const float velocity = fused(mu, momentum[i], g);
+    momentum[i] = velocity;
+    weight[i] = fused(-rate, nesterov ? fused(mu, velocity, g) : velocity, weight[i]);
+  }
+}
+
+static void adamW(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& step) {
+  const float rate = step.learningRate / step.correction1, root = 1.0f / step.correction2Root;
+  const float keep = 1.0f - step.learningRate * step.weightDecay;
+  const float beta1 = step.beta1, beta2 = step.beta2, epsilon = step.epsilon;
+  for (long i = 0; i < n; i++) {
+    const float g = gradient[i];
+    const float m = fused(beta1, first[i], (1.0f - beta1) * g);
+    const float v = fused(beta2, second[i], ((1.0f - beta2) * g) * g);
+    first[i] = m;
+    second[i] = v;
+    weight[i] = fused(weight[i], keep, -rate * m / fused(__builtin_sqrtf(v), root, epsilon));
+  }
+}
+
+static float multiplyAdds(long rounds) {
+  Vector sum[12];
+  UNROLL for (int r = 0; r < 12; r++) sum[r] = broadcast((float)r);
+  const Vector a = broadcast(0.999f), b = broadcast(0.001f);
+  for (long k = 0; k < rounds; k++) {
+    UNROLL for (int r = 0; r < 12; r++) sum[r] = sum[r] * a + b;
+    asm volatile("" ::: "memory");
+  }
+  Vector total = {};
+  UNROLL for (int r = 0; r < 12; r++) total += sum[r];
+  return total[0];
+}
+
+constexpr Kernels makeKernels(const char* name) {
+  return Kernels{name,           panelLanes,    VECTOR_BYTES, dot,        dotDouble, logits, logSumExp, tileSum,
+                 tileMaximum,    probabilities, weightGradient, inputGradient, addScaled, accumulate, combine, sgd,
+                 adamW,          multiplyAdds,   &probabilityKernels};
+}
+
+}  // namespace

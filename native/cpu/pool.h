@@ -1,0 +1,42 @@
+// The process's persistent threads. A job is cut into items; threads (the caller is one) claim items until none is left.
+// Nothing waits for a thread that has not woken up yet: late threads join whatever phase runs, so a job of microseconds
+// costs no wake-up latency. Which thread computes an item changes no bit, because an item owns what it writes.
+#pragma once
+#include <cstdint>
+
+namespace margin_softmax::cpu {
+
+class Pool {
+ public:
+  static constexpr int maxThreads = 1023;
+  static constexpr int64_t maxItems = (1 << 20) - 1;
+
+  // The pool is never destroyed: its threads sleep on it until the process ends.
+  static Pool& instance();
+
+  // Calls body(item, thread) once for every item in [0, items), thread < threads. One caller at a time: see `Turn`.
+  template <class Body>
+  void forEach(int threads, int64_t items, const Body& body) {
+    run(threads, items, [](const void* b, int64_t item, int thread) { (*static_cast<const Body*>(b))(item, thread); }, &body);
+  }
+
+ private:
+  using Call = void (*)(const void* body, int64_t item, int thread);
+  void run(int threads, int64_t items, Call call, const void* body);
+  void ensure(int threads);
+  void work(int thread);
+  struct State;
+  State* state_;
+  Pool();
+};
+
+// Holding a Turn gives the pool and the cached workspace to one job; jobs of other JavaScript threads wait for theirs.
+class Turn {
+ public:
+  Turn();
+  ~Turn();
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+};
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,296 @@
+#include "step.h"
+
+#include <algorithm>
+#include <cfloat>
+#include <cstring>
+
+#include "../softmax.h"
+
+namespace margin_softmax::cpu {
+
+// A left-out logit: below every other, and finite, so that differences to it stay numbers.
+constexpr float leftOut = -FLT_MAX;
+
+Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient)
+    : problem_(problem),
+      kernels_(kernels),
+      plan_(rows, problem.dim, problem.classes),
+      lanes_(kernels.lanes),
+      firstRow_(firstRow),
+      paddedRows_(roundUp(rows, 32)),
+      dimPanels_(divideUp(problem.dim, kernels.lanes)),
+      paddedDim_(dimPanels_ * kernels.lanes),
+      normalized_(isNormalized(problem.margin)),
+      radial_(scalesWithNorm(problem.margin)),
+      rowGradient_(rowGradient) {}
+
+Status Step::run() {
+  if (Status status = allocate(); !status) return status;
+  sortByLabel();
+  forEach(paddedRows_ / 16, [&](int64_t block, int) { prepareRows(block); });
+  if (plan_.rowSlots > 1) forEach(plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
+  forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
+  forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int) {
+    for (int64_t row = block * 8; row < block * 8 + 8; row++) reduceRow(row);
+  });
+  if (Status status = collect(); !status) return status;
+  if (wantsGradient()) {
+    forEach(plan_.slots(), [&](int64_t slot, int thread) { backward(slot, thread); });
+    if (plan_.rowSlots > 1 && wantsWeight())
+      forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
+    if (problem_.gradInput) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
+    if (problem_.statistics) {
+      for (int64_t t = 0; wantsWeight() && t < plan_.classTiles; t++) problem_.statistics->gradientSquares += slotSquares_[t];
+      for (int64_t p = 0; problem_.gradInput && p < paddedRows_ / lanes_; p++)
+        problem_.statistics->inputGradientSquares += rowSquares_[p];
+    }
+  }
+  if (cancelled()) return {Failure::cancelled, "The work was abandoned", -1};
+  return {};
+}
+
+void Step::layOut(Layout& layout) {
+  const int64_t n = paddedRows_, dim = plan_.dim, classes = plan_.classes;
+  const bool weight = wantsWeight(), gradient = wantsGradient();
+  states_ = layout.take<RowState>(n);
+  order_ = layout.take<int32_t>(n);
+  query_ = layout.take<float>(n * dim);
+  value_ = layout.take<float>(weight ? n * paddedDim_ : 0);
+  classScale_ = layout.take<float>(classes);
+  maxima_ = layout.take<float>(plan_.classSlots * n);
+  sums_ = layout.take<float>(plan_.classSlots * n);
+  logitSums_ = layout.take<double>(problem_.labelSmoothing != 0 ? plan_.classSlots * n : 0);
+  rowMaximum_ = layout.take<float>(n);
+  rowFactor_ = layout.take<float>(n);
+  rowGradients_ = layout.take<float>(n);
+  partialInput_ = layout.take<float>(problem_.gradInput ? plan_.classSlots * n * dim : 0);
+  const bool partial = weight && plan_.rowSlots > 1;
+  partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
+  partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
+  slotSquares_ = layout.take<double>(plan_.classTiles);
+  rowSquares_ = layout.take<double>(n / lanes_);
+  const int64_t tileFloats = roundUp(plan_.tileClasses * plan_.chunkRows, 16);
+  scratchStride_ = tileFloats + roundUp(plan_.tileClasses * paddedDim_, 16) + roundUp(paddedDim_, 16) + 64;
+  scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
+  // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
+  const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
+  keptTiles_ = std::clamp<int64_t>(left / (tileFloats * 4), 0, plan_.classTiles * plan_.rowChunks);
+  kept_ = layout.take<float>(keptTiles_ * tileFloats);
+}
+
+Status Step::allocate() {
+  Layout measure(nullptr);
+  layOut(measure);
+  void* block = workspace(measure.bytes());
+  if (!block) return Status::outOfMemory("the workspace", measure.bytes());
+  Layout place(block);
+  layOut(place);
+  return {};
+}
+
+Step::ThreadScratch Step::scratchOf(int thread) const {
+  float* base = scratch_ + thread * scratchStride_;
+  const int64_t tileFloats = roundUp(plan_.tileClasses * plan_.chunkRows, 16);
+  float* gradient = base + tileFloats;
+  return {base, gradient, gradient + roundUp(plan_.tileClasses * paddedDim_, 16)};
+}
+
+float* Step::keptTile(int64_t tile, int64_t chunk) const {
+  const int64_t index = tile * plan_.rowChunks + chunk;
+  return index < keptTiles_ ? kept_ + index * roundUp(plan_.tileClasses * plan_.chunkRows, 16) : nullptr;
+}
+
+float* Step::tileElement(float* tile, int64_t rowInChunk, int64_t classInTile) const {
+  return tile + ((rowInChunk / lanes_) * plan_.tileClasses + classInTile) * lanes_ + rowInChunk % lanes_;
+}
+
+void Step::sortByLabel() {
+  const int32_t* labels = problem_.labels + firstRow_;
+  for (int64_t i = 0; i < plan_.rows; i++) order_[i] = static_cast<int32_t>(i);
+  std::sort(order_, order_ + plan_.rows,
+            [labels](int32_t a, int32_t b) { return labels[a] != labels[b] ? labels[a] < labels[b] : a < b; });
+}
+
+// The first row, in `order_`, of this label or a larger one.
+const int32_t* Step::firstTarget(int64_t label) const {
+  const int32_t* labels = problem_.labels + firstRow_;
+  return std::lower_bound(order_, order_ + plan_.rows, label,
+                          [labels](int32_t row, int64_t wanted) { return labels[row] < wanted; });
+}
+
+void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes, float* query) {
+  float* out = query + (first / lanes) * dim * lanes + first % lanes;
+  float factor[16];
+  for (int64_t i = 0; i < 16; i++) factor[i] = i < count ? static_cast<float>(factors[i]) : 0;
+  for (int64_t d = 0; d < dim; d++)
+    for (int64_t i = 0; i < 16; i++) out[d * lanes + i] = factor[i] == 0 ? 0 : rows[i * dim + d] * factor[i];
+}
+
+void Step::prepareRows(int64_t block) {
+  const int64_t dim = plan_.dim, first = block * 16;
+  const int64_t count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
+  const float* rows = problem_.input + (firstRow_ + first) * dim;
+  double queryFactors[16], valueFactors[16] = {};
+  for (int64_t i = 0; i < count; i++) {
+    RowState& state = states_[first + i];
+    const float* x = rows + i * dim;
+    state = RowState{};
+    state.label = problem_.labels[firstRow_ + first + i];
+    queryFactors[i] = 0;
+    if (state.label < 0) continue;
+    const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
+    state.inverseNorm = state.scale = state.targetInverseNorm = 1;
+    state.cosine = kernels_.dotDouble(x, w, dim);
+    if (normalized_) {
+      const double squares = kernels_.dotDouble(x, x, dim);
+      state.inverseNorm = inverseNorm(squares);
+      state.targetInverseNorm = inverseNorm(kernels_.dotDouble(w, w, dim));
+      state.scale = scaleOf(problem_.margin, state.inverseNorm == 0 ? 0 : std::sqrt(squares));
+      state.cosine *= state.inverseNorm * state.targetInverseNorm;
+    } else if (problem_.bias) {
+      state.cosine += problem_.bias[state.label];
+    }
+    const MarginValue value = evaluateMargin(problem_.margin, state.cosine);
+    state.psi = value.psi;
+    state.slope = value.slope;
+    state.target = state.scale * value.psi;
+    state.gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
+    queryFactors[i] = state.scale * state.inverseNorm;
+    valueFactors[i] = state.gradient * queryFactors[i];
+  }
+  packQuery(rows, dim, first, count, queryFactors, lanes_, query_);
+  if (!wantsWeight()) return;
+  for (int64_t i = 0; i < 16; i++) {
+    const float factor = static_cast<float>(valueFactors[i]);
+    for (int64_t panel = 0; panel < dimPanels_; panel++) {
+      float* out = value_ + (panel * paddedRows_ + first + i) * lanes_;
+      const int64_t from = panel * lanes_, present = factor == 0 ? 0 : std::min<int64_t>(lanes_, dim - from);
+      for (int64_t l = 0; l < present; l++) out[l] = rows[i * dim + from + l] * factor;
+      for (int64_t l = present; l < lanes_; l++) out[l] = 0;
+    }
+  }
+}
+
+// ŵ_j = scale · w_j for the classes of a tile.
+void Step::scaleClasses(int64_t tile) {
+  const int64_t first = tile * plan_.tileClasses;
+  for (int64_t j = first; j < first + plan_.tileSize(tile); j++)
+    classScale_[j] = normalized_ ? inverseNorm(kernels_, problem_.weight + j * plan_.dim, plan_.dim) : 1.0f;
+}
+
+void Step::computeTile(int64_t tile, int64_t chunk, float* out) const {
+  const int64_t firstClass = tile * plan_.tileClasses;
+  kernels_.logits(problem_.weight + firstClass * plan_.dim, plan_.dim, plan_.tileSize(tile),
+                  query_ + chunk * plan_.chunkRows * plan_.dim, panelsOf(chunk), classScale_ + firstClass,
+                  problem_.bias ? problem_.bias + firstClass : nullptr, out, plan_.tileClasses);
+}
+
+void Step::forward(int64_t slot, int thread) {
+  const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
+  const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
+  const bool smoothing = problem_.labelSmoothing != 0;
+  float* maxima = maxima_ + classSlot * paddedRows_;
+  float* sums = sums_ + classSlot * paddedRows_;
+  double* logitSums = logitSums_ + (smoothing ? classSlot * paddedRows_ : 0);
+  const int64_t firstRow = firstChunk * plan_.chunkRows;
+  const int64_t lastRow = std::min(lastChunk * plan_.chunkRows, paddedRows_);
+  for (int64_t i = firstRow; i < lastRow; i++) {
+    maxima[i] = leftOut;
+    sums[i] = 0;
+    if (smoothing) logitSums[i] = 0;
+  }
+  const ThreadScratch scratch = scratchOf(thread);
+  for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
+    if (plan_.rowSlots == 1) scaleClasses(tile);
+    const int64_t classes = plan_.tileSize(tile), firstClass = tile * plan_.tileClasses;
+    for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
+      const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
+      float* kept = keptTile(tile, chunk);
+      float* logits = kept ? kept : scratch.tile;
+      computeTile(tile, chunk, logits);
+      if (smoothing) {
+        float tileSums[512];  // of the chunk's rows, 512 at most
+        kernels_.tileSum(logits, plan_.tileClasses, classes, panels, tileSums);
+        for (int64_t i = 0; i < panels * lanes_; i++) logitSums[first + i] += tileSums[i];
+      }
+      forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
+        float* logit = tileElement(logits, row - first, label - firstClass);
+        if (smoothing) logitSums[row] -= *logit;
+        *logit = leftOut;
+      });
+      kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, maxima + first, sums + first);
+    }
+  }
+}
+
+void Step::reduceRow(int64_t row) {
+  float maximum = leftOut;
+  for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
+    const float m = maxima_[slot * paddedRows_ + row];
+    if (!(m <= maximum)) maximum = m;  // NaN stays
+  }
+  rowMaximum_[row] = maximum;
+  rowFactor_[row] = rowGradients_[row] = 0;
+  if (row >= plan_.rows) return;
+  RowState& state = states_[row];
+  const int64_t dim = plan_.dim, global = firstRow_ + row;
+  float* gradInput = problem_.gradInput ? problem_.gradInput + global * dim : nullptr;
+  if (state.label < 0) {
+    if (gradInput) std::memset(gradInput, 0, dim * sizeof(float));
+    problem_.losses[global] = 0;
+    return;
+  }
+  double sum = 0, logitSum = 0;
+  for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
+    const int64_t at = slot * paddedRows_ + row;
+    sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
+    if (problem_.labelSmoothing != 0) logitSum += logitSums_[at];
+  }
+  const double others = maximum == leftOut ? -HUGE_VAL : maximum + std::log(sum);
+  const RowSoftmax softmax =
+      rowSoftmax(state.target, others, logitSum, problem_.labelSmoothing, static_cast<double>(plan_.classes));
+  state.loss = softmax.loss;
+  state.error = softmax.targetError;
+  state.largestOther = maximum;
+  problem_.losses[global] = static_cast<float>(softmax.loss);
+  rowFactor_[row] = static_cast<float>(std::exp(maximum - softmax.logSumExp));
+  rowGradients_[row] = static_cast<float>(state.gradient);
+  if (!gradInput) return;
+  // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
+  const float* x = problem_.input + global * dim;
+  const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
+  const double share = state.gradient * state.scale * state.error * state.slope;
+  if (normalized_) {
+    const double along = -share * state.cosine + (radial_ ? state.gradient * state.error * state.psi / state.inverseNorm : 0);
+    kernels_.combine(gradInput, false, share * state.targetInverseNorm * state.inverseNorm, w,
+                     state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm, x, dim);
+  } else {
+    kernels_.combine(gradInput, false, share, w, 0, w, dim);
+  }
+}
+
+Status Step::collect() {
+  Statistics total;
+  int64_t valid = 0;
+  for (int64_t i = 0; i < plan_.rows; i++) {
+    const RowState& state = states_[i];
+    if (state.label < 0) continue;
+    if (problem_.update && !std::isfinite(state.loss))
+      return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
+    lossSum_ += problem_.reduction == Reduction::none ? state.gradient * state.loss : state.loss;
+    valid++;
+    const double scale = normalized_ && state.scale != 0 ? state.scale : 1;
+    const double other = state.largestOther == leftOut ? -1 : state.largestOther / scale;
+    total.accuracy += state.cosine > other;
+    total.targetCosine += state.cosine;
+    total.largestOtherCosine += other;
+  }
+  if (problem_.statistics) {
+    problem_.statistics->accuracy += total.accuracy;
+    problem_.statistics->targetCosine += total.targetCosine;
+    problem_.statistics->largestOtherCosine += total.largestOtherCosine;
+  }
+  return {};
+}
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,114 @@
+// One step of the fused algorithm on one batch: the phases, and the scratch that they share.
+//
+//   prepare    rows: norms, target cosines and margins in double precision; embeddings packed in panels
+//   forward    slots: tiles of logits without the targets → running (maximum, sum) per row
+//   reduce     rows: loss, probabilities' factors, and the target's share of gradInput, all in double precision
+//   backward   slots: tiles again (kept or recomputed) → probabilities → both matrix products; a finished class's
+//              gradient is projected, joined by its targets' share, and written out or spent on the update
+//   finish     rows: partial gradInput added in slot order, projected, joined to the target's share
+//
+// The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
+// precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
+#pragma once
+#include <atomic>
+
+#include "executor.h"
+
+namespace margin_softmax::cpu {
+
+// What is known of a batch row, in double precision.
+struct RowState {
+  double inverseNorm, scale;           // 1/‖x‖ and s_i; 1 and 1 for raw scores
+  double targetInverseNorm;            // 1/‖w_y‖
+  double cosine, psi, slope, target;   // of the target; target = z_y
+  double gradient;                     // g_i: the upstream gradient of the row's loss
+  double error;                        // P_y − t_y
+  double loss, largestOther;           // the largest other logit
+  int32_t label;
+};
+
+class Step {
+ public:
+  // A pass over rows [firstRow, firstRow + rows) of the problem; gradients of later passes add to those of earlier ones.
+  Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient);
+
+  Status run();
+  double lossSum() const { return lossSum_; }
+
+ private:
+  struct ThreadScratch {
+    float *tile, *classGradient, *row;
+  };
+
+  Status allocate();
+  void layOut(Layout& layout);
+  void sortByLabel();
+  void prepareRows(int64_t block);
+  void scaleClasses(int64_t tile);
+  void forward(int64_t slot, int thread);
+  void reduceRow(int64_t row);
+  void backward(int64_t slot, int thread);
+  void addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
+                       float* out) const;
+  void finishClasses(int64_t tile, float* gradients);
+  void reduceClasses(int64_t tile);
+  void update(int64_t at, float* parameter, float* const* state, const float* gradient, int64_t n) const;
+  void finishRows(int64_t panel, int thread);
+  Status collect();
+
+  void computeTile(int64_t tile, int64_t chunk, float* out) const;
+  float* keptTile(int64_t tile, int64_t chunk) const;
+  template <class Body>
+  void forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const;
+  const int32_t* firstTarget(int64_t label) const;
+  float* tileElement(float* tile, int64_t row, int64_t classInTile) const;
+  int64_t panelsOf(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }
+  bool wantsWeight() const { return problem_.gradWeight || problem_.gradBias || problem_.update; }
+  bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
+  bool cancelled() const { return problem_.execution.cancelled && *problem_.execution.cancelled; }
+  template <class Body>
+  void forEach(int64_t items, const Body& body) {
+    Pool::instance().forEach(problem_.execution.threads, items, [&](int64_t item, int thread) {
+      if (!cancelled()) body(item, thread);
+    });
+  }
+
+  Problem& problem_;
+  const Kernels& kernels_;
+  const Plan plan_;
+  const int lanes_;
+  const int64_t firstRow_, paddedRows_, dimPanels_, paddedDim_;
+  const bool normalized_, radial_;
+  const double rowGradient_;  // upstream gradient of each row, before gradOutput
+  double lossSum_ = 0;
+
+  // Scratch, laid out in the workspace; N = paddedRows_.
+  RowState* states_;       // [N]
+  int32_t* order_;         // [rows] rows by label, then by row
+  float *query_, *value_;  // [panel][D][L], [dimPanel][N][L]
+  float* classScale_;      // [C] 1/‖w_j‖, or 1
+  float *maxima_, *sums_;  // [classSlots][N]
+  double* logitSums_;      // [classSlots][N], only with label smoothing
+  float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
+  float* partialInput_;    // [classSlots][panel][D][L]
+  float* partialWeight_;   // [rowSlots][C][paddedDim], only with several row slots
+  float* partialBias_;     // [rowSlots][C]
+  double* slotSquares_;    // [classTiles] ‖gradient of the tile's classes‖²
+  double* rowSquares_;     // [panel]
+  float* scratch_;         // ThreadScratch per thread
+  float* kept_;            // [keptTiles] tiles
+  int64_t keptTiles_ = 0, scratchStride_ = 0;
+
+  ThreadScratch scratchOf(int thread) const;
+};
+
+// Calls body(row, class) for the rows of [firstRow, firstRow + rows) whose label is in [firstClass, firstClass + classes),
+// in the order of class, then row.
+template <class Body>
+void Step::forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const {
+  const int32_t* labels = problem_.labels + firstRow_;
+  for (const int32_t* at = firstTarget(firstClass); at != order_ + plan_.rows && labels[*at] < firstClass + classes; at++)
+    if (*at >= firstRow && *at < firstRow + rows) body(*at, labels[*at]);
+}
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,148 @@
+// The k best classes of each row, with the loss's own tiles: no B×C result exists.
+//
+// Each slot (a run of class tiles × a chunk of rows) keeps the k best of its classes per row; the slots' lists are merged
+// at the end. Better means a higher score, and among equal scores the lower class, whatever the order of the slots.
+#include <algorithm>
+#include <cmath>
+#include <new>
+
+#include "executor.h"
+
+namespace margin_softmax::cpu {
+namespace {
+
+struct Candidate {
+  float score;
+  int32_t index;
+};
+
+bool better(const Candidate& a, const Candidate& b) { return a.score != b.score ? a.score > b.score : a.index < b.index; }
+
+constexpr Candidate none{-HUGE_VALF, INT32_MAX};
+
+class TopK {
+ public:
+  TopK(TopKProblem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows)
+      : problem_(problem),
+        kernels_(kernels),
+        plan_(rows, problem.dim, problem.classes),
+        lanes_(kernels.lanes),
+        firstRow_(firstRow),
+        paddedRows_(roundUp(rows, 32)),
+        // As many class slots as the lists leave room for.
+        classSlots_(std::clamp<int64_t>(fixedBytes / 2 / (paddedRows_ * problem.k * 8), 1, plan_.classSlots)) {}
+
+  Status run() {
+    Layout measure(nullptr);
+    layOut(measure);
+    void* block = workspace(measure.bytes());
+    if (!block) return Status::outOfMemory("the workspace", measure.bytes());
+    Layout place(block);
+    layOut(place);
+    Pool& pool = Pool::instance();
+    const int threads = problem_.execution.threads;
+    pool.forEach(threads, paddedRows_ / 16, [&](int64_t item, int) { prepareRows(item); });
+    pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
+    pool.forEach(threads, classSlots_ * plan_.rowChunks, [&](int64_t slot, int thread) { search(slot, thread); });
+    pool.forEach(threads, plan_.rows, [&](int64_t row, int) { merge(row); });
+    const std::atomic<bool>* cancelled = problem_.execution.cancelled;
+    return cancelled && *cancelled ? Status{Failure::cancelled, "The work was abandoned"} : Status{};
+  }
+
+ private:
+  void layOut(Layout& layout) {
+    query_ = layout.take<float>(paddedRows_ * plan_.dim);
+    classScale_ = layout.take<float>(plan_.classes);
+    lists_ = layout.take<Candidate>(classSlots_ * paddedRows_ * problem_.k);
+    tileFloats_ = plan_.tileClasses * plan_.chunkRows;
+    tiles_ = layout.take<float>(roundUp(tileFloats_, 16) * problem_.execution.threads);
+  }
+
+  void prepareRows(int64_t block) {
+    const int64_t first = block * 16, count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
+    const float* rows = problem_.input + (firstRow_ + first) * plan_.dim;
+    double factors[16];
+    for (int64_t i = 0; i < count; i++) {
+      const float* x = rows + i * plan_.dim;
+      factors[i] = problem_.normalized ? inverseNorm(kernels_.dotDouble(x, x, plan_.dim)) : 1;
+    }
+    packQuery(rows, plan_.dim, first, count, factors, lanes_, query_);
+  }
+
+  void scaleClasses(int64_t tile) {
+    const int64_t first = tile * plan_.tileClasses;
+    for (int64_t j = first; j < first + plan_.tileSize(tile); j++)
+      classScale_[j] = problem_.normalized ? inverseNorm(kernels_, problem_.weight + j * plan_.dim, plan_.dim) : 1.0f;
+  }
+
+  void search(int64_t slot, int thread) {
+    const int64_t classSlot = slot / plan_.rowChunks, chunk = slot % plan_.rowChunks;
+    const int64_t first = chunk * plan_.chunkRows, rows = plan_.chunkSize(chunk), panels = divideUp(rows, lanes_);
+    float* tile = tiles_ + thread * roundUp(tileFloats_, 16);
+    float best[512];  // of a tile, per row of the chunk
+    Candidate* lists = lists_ + (classSlot * paddedRows_ + first) * problem_.k;
+    std::fill(lists, lists + rows * problem_.k, none);
+    for (int64_t t = plan_.classTiles * classSlot / classSlots_; t < plan_.classTiles * (classSlot + 1) / classSlots_; t++) {
+      if (problem_.execution.cancelled && *problem_.execution.cancelled) return;
+      const int64_t firstClass = t * plan_.tileClasses, classes = plan_.tileSize(t);
+      kernels_.logits(problem_.weight + firstClass * plan_.dim, plan_.dim, classes, query_ + first * plan_.dim, panels,
+                      classScale_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile, plan_.tileClasses);
+      kernels_.tileMaximum(tile, plan_.tileClasses, classes, panels, best);
+      for (int64_t i = 0; i < rows; i++) {
+        Candidate* list = lists + i * problem_.k;  // a heap whose top is the worst
+        if (best[i] < list[0].score) continue;
+        const float* column = tile + (i / lanes_) * plan_.tileClasses * lanes_ + i % lanes_;
+        for (int64_t j = 0; j < classes; j++) {
+          const Candidate candidate{column[j * lanes_], static_cast<int32_t>(firstClass + j)};
+          if (!better(candidate, list[0])) continue;
+          std::pop_heap(list, list + problem_.k, better);
+          list[problem_.k - 1] = candidate;
+          std::push_heap(list, list + problem_.k, better);
+        }
+      }
+    }
+  }
+
+  void merge(int64_t row) {
+    Candidate* list = lists_ + row * problem_.k;
+    for (int64_t slot = 1; slot < classSlots_; slot++) {
+      const Candidate* other = lists_ + (slot * paddedRows_ + row) * problem_.k;
+      for (int64_t i = 0; i < problem_.k; i++) {
+        if (!better(other[i], list[0])) continue;
+        std::pop_heap(list, list + problem_.k, better);
+        list[problem_.k - 1] = other[i];
+        std::push_heap(list, list + problem_.k, better);
+      }
+    }
+    std::sort_heap(list, list + problem_.k, better);
+    for (int64_t i = 0; i < problem_.k; i++) {
+      problem_.indices[(firstRow_ + row) * problem_.k + i] = list[i].index == INT32_MAX ? -1 : list[i].index;
+      problem_.scores[(firstRow_ + row) * problem_.k + i] = list[i].score;
+    }
+  }
+
+  TopKProblem& problem_;
+  const Kernels& kernels_;
+  const Plan plan_;
+  const int lanes_;
+  const int64_t firstRow_, paddedRows_, classSlots_;
+  int64_t tileFloats_ = 0;
+  float *query_, *classScale_, *tiles_;
+  Candidate* lists_;  // [classSlots][N][k]
+};
+
+}  // namespace
+
+Status topK(TopKProblem& problem) {
+  const Kernels* kernels = findKernels(problem.execution.instructionSet);
+  if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
+  // A pass's rows are fewer for long lists, so that the lists stay within the workspace.
+  const int64_t byLists = std::max<int64_t>(64, fixedBytes / 4 / (problem.k * 8) / 64 * 64);
+  const int64_t most = std::min(Plan::rowsAtOnce(problem.dim), byLists);
+  const Turn turn;
+  for (int64_t first = 0; first < problem.rows; first += most)
+    if (Status status = TopK(problem, *kernels, first, std::min(most, problem.rows - first)).run(); !status) return status;
+  return {};
+}
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,16 @@
+#include "workspace.h"
+
+#include "../block.h"
+
+namespace margin_softmax::cpu {
+
+void* workspace(int64_t bytes) {
+  static Block* block = new Block;  // never destroyed: a thread may still work in it while the process ends
+  if (bytes > block->bytes() || !block->as<void>()) {
+    *block = Block();  // the old one goes first, so that both are never held at once
+    *block = Block(bytes);
+  }
+  return block->as<void>();
+}
+
+}  // namespace margin_softmax::cpu

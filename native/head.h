@@ -1,0 +1,53 @@
+// Class weights and their optimizer state, resident in native memory, and the training step on them.
+#pragma once
+#include <algorithm>
+#include <mutex>
+
+#include "block.h"
+#include "executor.h"
+
+namespace margin_softmax {
+
+struct HeadSettings {
+  int64_t classes = 0, dim = 0;
+  Margin margin;
+  Optimizer optimizer;
+  bool bias = false;
+  double labelSmoothing = 0;
+  int64_t warmupSteps = 0;  // over which the margin grows from its neutral value
+};
+
+class Head {
+ public:
+  explicit Head(const HeadSettings& settings) : settings_(settings) {}
+
+  // Takes the memory: zeros everywhere.
+  Status allocate();
+  // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread count.
+  void initialize(uint64_t seed, int threads);
+  // Gives the memory back once no work uses it; later work fails.
+  void dispose();
+
+  // Fills in weights, margin and (for training) the update of `problem`, and runs it. A failure changes nothing.
+  Status run(Problem& problem, bool train, double learningRate);
+  Status topK(TopKProblem& problem);
+
+  // The named array (weight, bias, and the optimizer's states) or null; `length` in floats.
+  float* array(const char* name, int64_t& length);
+  int64_t bytes() const;
+  int64_t iteration() const { return iteration_; }
+  void setIteration(int64_t iteration) { iteration_ = iteration; }
+  const HeadSettings& settings() const { return settings_; }
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  Margin marginNow() const;
+
+  HeadSettings settings_;
+  int64_t iteration_ = 0;  // updates made
+  bool disposed_ = false;
+  Block weight_, bias_, weightState_[2], biasState_[2];
+  std::mutex mutex_;  // held while anything reads or writes the arrays
+};
+
+}  // namespace margin_softmax

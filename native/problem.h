@@ -1,0 +1,63 @@
+// The work of one call, as the binding hands it to an executor. Sizes are checked; arrays have the lengths stated here.
+#pragma once
+#include <atomic>
+#include <cstdint>
+
+#include "margin.h"
+#include "optimizer.h"
+
+namespace margin_softmax {
+
+enum class Reduction { mean, sum, none };
+
+struct Statistics {
+  double accuracy = 0;              // share of the rows whose target scores above every other class, without margin
+  double targetCosine = 0;          // mean over rows
+  double largestOtherCosine = 0;    // mean over rows of the largest cosine to another class
+  double gradientSquares = 0;       // ‖gradWeight‖² (+ ‖gradBias‖²)
+  double inputGradientSquares = 0;  // ‖gradInput‖²
+};
+
+// How to run, for any work.
+struct Execution {
+  int threads = 1;
+  int64_t workspaceBytes = 0;            // for tiles kept between the passes; the rest is computed again
+  const char* instructionSet = nullptr;  // null: the best one here
+  const std::atomic<bool>* cancelled = nullptr;       // set from another thread to abandon the work
+};
+
+struct Problem {
+  int64_t rows = 0, dim = 0, classes = 0;  // B, D, C
+  const float* input = nullptr;            // [B,D]
+  float* weight = nullptr;                 // [C,D]; written only by an update
+  float* bias = nullptr;                   // [C] or null; softmax only
+  const int32_t* labels = nullptr;         // [B], −1 = ignored
+  const float* gradOutput = nullptr;       // [B] or null (all 1); read for Reduction::none
+  double gradScale = 1;                    // upstream gradient of a mean or a sum
+  Margin margin;
+  Reduction reduction = Reduction::mean;
+  double labelSmoothing = 0;
+
+  double loss = 0;              // out
+  float* losses = nullptr;      // [B]
+  float* gradInput = nullptr;   // [B,D] or null: not wanted
+  float* gradWeight = nullptr;  // [C,D] or null
+  float* gradBias = nullptr;    // [C] or null
+  Statistics* statistics = nullptr;
+  Update* update = nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
+  Execution execution;
+};
+
+// The k best classes of each row: by cosine, or by raw score for a margin that does not normalise.
+struct TopKProblem {
+  int64_t rows = 0, dim = 0, classes = 0, k = 0;
+  const float* input = nullptr;   // [B,D]
+  const float* weight = nullptr;  // [C,D]
+  const float* bias = nullptr;    // [C] or null
+  bool normalized = true;
+  int32_t* indices = nullptr;  // [B,k], best first; equal scores in class order
+  float* scores = nullptr;     // [B,k]
+  Execution execution;
+};
+
+}  // namespace margin_softmax
