@@ -9,11 +9,16 @@ export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | r
 const largestSize = 2 ** 31 - 1
 
 /** The properties of an options object; a name that is not in `known` is a mistake, most often a typing mistake. */
-export function options<T extends object>(value: T | undefined, name: string, known: readonly string[]): Partial<T> {
+export function options<T extends object>(
+  value: T | undefined,
+  name: string,
+  known: readonly string[]
+): Partial<T> {
   if (value === undefined) return {}
   if (typeof value !== 'object' || value === null) throw wrongType('an object', name, value)
   for (const key of Object.keys(value))
-    if (!known.includes(key)) throw wrongType(`only ${known.join(', ')}`, name, key)
+    if (!known.includes(key))
+      throw wrongType(known.length ? `only ${known.join(', ')}` : 'no parameters', name, key)
   return value
 }
 
@@ -26,7 +31,11 @@ export function number(value: unknown, name: string): number {
 export function numberFrom(value: unknown, name: string, least: number, most = Infinity): number {
   const checked = number(value, name)
   if (checked < least || checked > most)
-    throw wrongValue(most === Infinity ? `a number of at least ${least}` : `a number from ${least} to ${most}`, name, value)
+    throw wrongValue(
+      most === Infinity ? `a number of at least ${least}` : `a number from ${least} to ${most}`,
+      name,
+      value
+    )
   return checked
 }
 
@@ -36,11 +45,18 @@ export function positiveNumber(value: unknown, name: string): number {
   return checked
 }
 
-export function integerFrom(value: unknown, name: string, least: number, most = Number.MAX_SAFE_INTEGER): number {
+export function integerFrom(
+  value: unknown,
+  name: string,
+  least: number,
+  most = Number.MAX_SAFE_INTEGER
+): number {
   if (typeof value !== 'number') throw wrongType('an integer', name, value)
   if (!Number.isInteger(value) || value < least || value > most)
     throw wrongValue(
-      most === Number.MAX_SAFE_INTEGER ? `an integer of at least ${least}` : `an integer from ${least} to ${most}`,
+      most === Number.MAX_SAFE_INTEGER
+        ? `an integer of at least ${least}`
+        : `an integer from ${least} to ${most}`,
       name,
       value
     )
@@ -87,12 +103,19 @@ export function floatsToFill(value: unknown, name: string, length: number): Floa
 /** Rows of a matrix given as one array: its length divided by `columns`, which must come out even and positive. */
 export function rowsOf(array: Float32Array, name: string, columns: number, columnsName: string): number {
   const rows = array.length / columns
-  if (!Number.isInteger(rows) || rows < 1) throw wrongValue(`a positive multiple of ${columnsName} ${columns} elements`, name, array)
+  if (!Number.isInteger(rows) || rows < 1)
+    throw wrongValue(`a positive multiple of ${columnsName} ${columns} elements`, name, array)
   return rows
 }
 
 /** Labels as 32-bit integers, with −1 for the ignored rows. */
-export function labels(value: unknown, name: string, rows: number, classes: number, ignoreIndex: number): Int32Array {
+export function labels(
+  value: unknown,
+  name: string,
+  rows: number,
+  classes: number,
+  ignoreIndex: number
+): Int32Array {
   if (
     !(
       value instanceof Int32Array ||
@@ -113,7 +136,11 @@ export function labels(value: unknown, name: string, rows: number, classes: numb
     }
     if (typeof label !== 'number' || !Number.isInteger(label) || label < 0 || label >= classes) {
       const wrong = typeof label === 'number' ? wrongValue : wrongType
-      throw wrong(`an integer from 0 to ${classes - 1} or the ignoreIndex ${ignoreIndex}`, `${name}[${i}]`, label)
+      throw wrong(
+        `an integer from 0 to ${classes - 1} or the ignoreIndex ${ignoreIndex}`,
+        `${name}[${i}]`,
+        label
+      )
     }
     if (checked !== value) checked[i] = label
   }
@@ -121,10 +148,17 @@ export function labels(value: unknown, name: string, rows: number, classes: numb
 }
 
 /** Refuses an output that shares memory with an input: it would be overwritten while it is still read. */
-export function apart(output: Float32Array, name: string, others: Record<string, ArrayBufferView | undefined>): void {
+export function apart(
+  output: Float32Array,
+  name: string,
+  others: Record<string, ArrayBufferView | undefined>
+): void {
   for (const [otherName, other] of Object.entries(others)) {
     if (!other || other.buffer !== output.buffer) continue
-    if (output.byteOffset < other.byteOffset + other.byteLength && other.byteOffset < output.byteOffset + output.byteLength)
+    if (
+      output.byteOffset < other.byteOffset + other.byteLength &&
+      other.byteOffset < output.byteOffset + output.byteLength
+    )
       throw wrongValue(`memory apart from ${otherName}`, name, output)
   }
 }

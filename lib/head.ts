@@ -1,8 +1,28 @@
-import { apart, boolean, type FloatArray, floats, integerFrom, type LabelArray, labels, numberFrom, options, rowsOf, size } from './check'
+import {
+  apart,
+  boolean,
+  type FloatArray,
+  floats,
+  integerFrom,
+  type LabelArray,
+  labels,
+  numberFrom,
+  options,
+  rowsOf,
+  size,
+} from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { handOver, outputArray, standIns } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
-import { type ExecutionOptions, execution, executionOptions, type NativeHead, type NativeResult, native, succeeded } from './native'
+import {
+  type ExecutionOptions,
+  execution,
+  executionOptions,
+  type NativeHead,
+  type NativeResult,
+  native,
+  succeeded,
+} from './native'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
 import { readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 import { type TopKResult, topKArrays } from './topk'
@@ -79,9 +99,21 @@ interface Settings {
 }
 
 const headOptions = [
-  ...['classes', 'dim', 'margin', 'bias', 'optimizer', 'marginWarmupSteps', 'labelSmoothing', 'ignoreIndex', 'seed'],
+  ...[
+    'classes',
+    'dim',
+    'margin',
+    'bias',
+    'optimizer',
+    'marginWarmupSteps',
+    'labelSmoothing',
+    'ignoreIndex',
+    'seed',
+  ],
   ...['weights', ...executionOptions],
 ]
+/** No machine maps more than this many bytes. */
+const addressable = 2n ** 47n
 const fileFormat = 'margin-softmax head 1'
 
 /** Native arrays of the optimizer's state by the names that they have in a file. */
@@ -146,7 +178,11 @@ export class MarginHead {
     const { seed = 0, weights } = known
     integerFrom(seed, 'seed', 0)
     const first = weights && floats(weights, 'weights', settings.classes * settings.dim)
-    const head = await MarginHead.#allocate(settings, execution(known), { iteration: 0, seed, random: !first })
+    const head = await MarginHead.#allocate(settings, execution(known), {
+      iteration: 0,
+      seed,
+      random: !first,
+    })
     if (first) native().headWrite(head.#native, 'weight', 0, first)
     return head
   }
@@ -214,9 +250,11 @@ export class MarginHead {
     this.#alive()
     while (this.#saving) await this.#saving
     const saving = this.#write(path)
-    this.#saving = saving.catch(() => {}).finally(() => {
-      this.#saving = undefined
-    })
+    this.#saving = saving
+      .catch(() => {})
+      .finally(() => {
+        this.#saving = undefined
+      })
     return saving
   }
 
@@ -228,14 +266,18 @@ export class MarginHead {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
     const run = execution(options(given, 'options', executionOptions))
     return readSafetensors(path, async (shapes, metadata) => {
-      if (metadata.format !== fileFormat) throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
+      if (metadata.format !== fileFormat)
+        throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
       const { iteration, ...saved } = JSON.parse(metadata.head)
       const settings = checkSettings(saved)
       integerFrom(iteration, 'iteration', 0)
       for (const [name, shape] of Object.entries(expectedShapes(settings)))
-        if (shapes.get(name)?.join() !== shape.join()) throw new Error(`it has no ${name} of shape [${shape}]`)
+        if (shapes.get(name)?.join() !== shape.join())
+          throw new Error(`it has no ${name} of shape [${shape}]`)
       const head = await MarginHead.#allocate(settings, run, { iteration, seed: 0, random: false })
-      const tensors = head.#tensors((name, offset, part) => native().headWrite(head.#native, name, offset, part))
+      const tensors = head.#tensors((name, offset, part) =>
+        native().headWrite(head.#native, name, offset, part)
+      )
       return { tensors, result: head }
     })
   }
@@ -256,11 +298,25 @@ export class MarginHead {
     run: ReturnType<typeof execution>,
     start: { iteration: number; seed: number; random: boolean }
   ): Promise<MarginHead> {
+    const bytes = Object.values(expectedShapes(settings)).reduce(
+      (sum, shape) => sum + shape.reduce((product, length) => product * BigInt(length), 4n),
+      0n
+    )
+    if (bytes > addressable)
+      throw new MarginSoftmaxError(
+        'ERR_OUT_OF_MEMORY',
+        `Expected ${bytes} bytes of memory for the head but the system refused them`
+      )
     const request = { ...settings, ...encodeMargin(settings.margin), ...start, threads: run.threads }
     return new MarginHead(succeeded(await native().headCreate(request)).head, settings, run)
   }
 
-  async #work(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
+  async #work(
+    embeddings: FloatArray,
+    labelsGiven: LabelArray,
+    given: StepOptions | undefined,
+    train: boolean
+  ) {
     let { request, outputs } = this.#request(embeddings, labelsGiven, given, train)
     if (this.#saving) request = { ...request, input: request.input.slice(), labels: request.labels.slice() }
     while (this.#saving) await this.#saving
@@ -309,7 +365,16 @@ export class MarginHead {
     const input = floats(embeddings, 'embeddings').slice()
     const rows = rowsOf(input, 'embeddings', this.dim, 'dim')
     const outputs = topKArrays(rows, integerFrom(k, 'k', 1, this.classes))
-    const request = { input, rows, dim: this.dim, classes: this.classes, k, ...this.#execution, ...outputs, asynchronous: false }
+    const request = {
+      input,
+      rows,
+      dim: this.dim,
+      classes: this.classes,
+      k,
+      ...this.#execution,
+      ...outputs,
+      asynchronous: false,
+    }
     return { request, outputs }
   }
 
@@ -346,7 +411,11 @@ export class MarginHead {
   /** The head's arrays under their names in a file; `move` copies between an array and a part of it. */
   #tensors(move: (name: string, offset: number, part: Float32Array) => void): Record<string, StreamedTensor> {
     const shapes = expectedShapes(this.#settings)
-    const files: Record<string, string> = { weight: 'weight', bias: 'bias', ...stateNames[this.optimizer.name] }
+    const files: Record<string, string> = {
+      weight: 'weight',
+      bias: 'bias',
+      ...stateNames[this.optimizer.name],
+    }
     const tensors: Record<string, StreamedTensor> = {}
     for (const [name, fileName] of Object.entries(files))
       if (shapes[fileName])
@@ -369,32 +438,42 @@ export class MarginHead {
   }
 
   #alive(): void {
-    if (this.#disposed) throw new MarginSoftmaxError('ERR_DISPOSED', 'Expected a head in use but it was disposed of')
+    if (this.#disposed)
+      throw new MarginSoftmaxError('ERR_DISPOSED', 'Expected a head in use but it was disposed of')
   }
 
   /** Synchronous work would overtake asynchronous work that is still to run. */
   #idle(name: string): void {
     this.#alive()
     if (this.#pending.size || this.#saving)
-      throw new MarginSoftmaxError('ERR_BUSY', `Expected asynchronous work of this head to be awaited before ${name}`)
+      throw new MarginSoftmaxError(
+        'ERR_BUSY',
+        `Expected asynchronous work of this head to be awaited before ${name}`
+      )
   }
+}
+
+/** A default for what was not given; null is a mistake, to be named as one. */
+function orElse<T>(given: T | undefined, otherwise: T): T {
+  return given === undefined ? otherwise : given
 }
 
 function checkSettings(given: MarginHeadOptions): Settings {
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
-  const { margin } = encodeMargin(given.margin ?? arcface())
+  const { margin } = encodeMargin(given.margin === undefined ? arcface() : given.margin)
   const bias = given.bias === undefined ? false : boolean(given.bias, 'bias')
-  if (bias && margin.name !== 'softmax') throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
+  if (bias && margin.name !== 'softmax')
+    throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
   return {
     classes,
     dim,
     margin,
     bias,
-    optimizer: checkOptimizer(given.optimizer ?? sgd()),
-    marginWarmupSteps: integerFrom(given.marginWarmupSteps ?? 0, 'marginWarmupSteps', 0),
-    labelSmoothing: numberFrom(given.labelSmoothing ?? 0, 'labelSmoothing', 0, 1),
-    ignoreIndex: integerFrom(given.ignoreIndex ?? -1, 'ignoreIndex', -(2 ** 31), 2 ** 32),
+    optimizer: checkOptimizer(given.optimizer === undefined ? sgd() : given.optimizer),
+    marginWarmupSteps: integerFrom(orElse(given.marginWarmupSteps, 0), 'marginWarmupSteps', 0),
+    labelSmoothing: numberFrom(orElse(given.labelSmoothing, 0), 'labelSmoothing', 0, 1),
+    ignoreIndex: integerFrom(orElse(given.ignoreIndex, -1), 'ignoreIndex', -(2 ** 31), 2 ** 32),
   }
 }
 

@@ -1,8 +1,22 @@
 // The public names, on one screen.
 export type { FloatArray, LabelArray } from './check'
 export { MarginSoftmaxError } from './errors'
-export { type EvaluateResult, MarginHead, type MarginHeadOptions, type StepOptions, type StepResult, type StepStatistics } from './head'
-export { type Batch, type MarginLossOptions, type MarginLossResult, marginLoss, marginLossSync, type Reduction } from './loss'
+export {
+  type EvaluateResult,
+  MarginHead,
+  type MarginHeadOptions,
+  type StepOptions,
+  type StepResult,
+  type StepStatistics,
+} from './head'
+export {
+  type Batch,
+  type MarginLossOptions,
+  type MarginLossResult,
+  marginLoss,
+  marginLossSync,
+  type Reduction,
+} from './loss'
 export {
   type ArcFaceMargin,
   arcface,

@@ -15,7 +15,14 @@ import {
 } from './check'
 import { MarginSoftmaxError, wrongType } from './errors'
 import { arcface, encodeMargin, type Margin } from './margins'
-import { execution, executionOptions, native, succeeded, type ExecutionOptions, type NativeResult } from './native'
+import {
+  type ExecutionOptions,
+  execution,
+  executionOptions,
+  type NativeResult,
+  native,
+  succeeded,
+} from './native'
 
 /** One batch. B rows of D numbers, C classes. */
 export interface Batch {
@@ -69,13 +76,26 @@ export interface MarginLossResult {
 
 const batchNames = ['input', 'weight', 'labels', 'dim', 'bias']
 const outputNames = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
-const lossOptions = ['margin', 'reduction', 'ignoreIndex', 'labelSmoothing', 'gradOutput', ...outputNames, ...executionOptions]
-const reductions: readonly Reduction[] = ['mean', 'sum', 'none']
+const lossOptions = [
+  'margin',
+  'reduction',
+  'ignoreIndex',
+  'labelSmoothing',
+  'gradOutput',
+  ...outputNames,
+  ...executionOptions,
+]
+export const reductions: readonly Reduction[] = ['mean', 'sum', 'none']
 
 type Outputs = Omit<MarginLossResult, 'loss'>
 
 /** An array to hold a result: the caller's own, a new one, or none. */
-export function outputArray(given: unknown, name: string, length: number, wanted: boolean): Float32Array | undefined {
+export function outputArray(
+  given: unknown,
+  name: string,
+  length: number,
+  wanted: boolean
+): Float32Array | undefined {
   if (given === false) return undefined
   if (given === true) return new Float32Array(length)
   if (given === undefined) return wanted ? new Float32Array(length) : undefined
@@ -98,14 +118,15 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   const { input, weight, labels: classOf, dim, bias } = checkBatch(batch)
   const rows = rowsOf(input, 'input', dim, 'dim')
   const classes = rowsOf(weight, 'weight', dim, 'dim')
-  const encoded = encodeMargin(known.margin ?? defaultMargin)
+  const encoded = encodeMargin(known.margin === undefined ? defaultMargin : known.margin)
   checkBias(bias, encoded.margin)
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
-  const ignoreIndex = known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
+  const ignoreIndex =
+    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
   const checkedLabels = labels(classOf, 'labels', rows, classes, ignoreIndex)
   if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
   const outputs: Outputs = {
-    losses: outputArray(known.losses ?? true, 'losses', rows, true) as Float32Array,
+    losses: known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows),
     gradInput: outputArray(known.gradInput, 'gradInput', input.length, true),
     gradWeight: outputArray(known.gradWeight, 'gradWeight', weight.length, true),
     gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),
@@ -120,7 +141,8 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
     rows,
     classes,
     dim,
-    labelSmoothing: known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1),
+    labelSmoothing:
+      known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1),
     asynchronous: false,
   }
   checkOutputs(outputs, { ...inputs, gradOutput: request.gradOutput })
@@ -132,7 +154,13 @@ const defaultMargin = arcface()
 function checkBatch(batch: Batch) {
   const known = options(batch ?? null, 'batch', batchNames)
   const dim = size(known.dim, 'dim')
-  return { input: floats(known.input, 'input'), weight: floats(known.weight, 'weight'), labels: known.labels, dim, bias: known.bias }
+  return {
+    input: floats(known.input, 'input'),
+    weight: floats(known.weight, 'weight'),
+    labels: known.labels,
+    dim,
+    bias: known.bias,
+  }
 }
 
 function checkBias(bias: unknown, margin: Margin): void {
@@ -165,7 +193,10 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
 export async function marginLoss(batch: Batch, options?: MarginLossOptions): Promise<MarginLossResult> {
   const { request, outputs } = prepare(batch, options)
   const own = standIns(outputs, options)
-  const { loss } = succeeded(await native().loss({ ...request, ...own, asynchronous: true }), 'input and weight')
+  const { loss } = succeeded(
+    await native().loss({ ...request, ...own, asynchronous: true }),
+    'input and weight'
+  )
   return { loss, ...handOver(own, outputs) }
 }
 
@@ -185,7 +216,9 @@ export function standIns<T extends object>(outputs: T, given: object | undefined
   return Object.fromEntries(
     Object.entries(outputs).map(([name, array]) => [
       name,
-      callers.has(array) && array && !(array.buffer instanceof SharedArrayBuffer) ? new Float32Array(array.length) : array,
+      callers.has(array) && array && !(array.buffer instanceof SharedArrayBuffer)
+        ? new Float32Array(array.length)
+        : array,
     ])
   ) as T
 }
@@ -197,7 +230,10 @@ export function handOver<T extends object>(own: T, outputs: T): T {
     const to = outputs[name] as Float32Array | undefined
     if (!from || !to || from === to) continue
     if (to.length !== from.length)
-      throw new MarginSoftmaxError('ERR_DETACHED', `Expected ${String(name)} to stay attached and of its length until the work was done`)
+      throw new MarginSoftmaxError(
+        'ERR_DETACHED',
+        `Expected ${String(name)} to stay attached and of its length until the work was done`
+      )
     to.set(from)
   }
   return present(outputs)

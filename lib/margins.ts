@@ -1,4 +1,4 @@
-import { boolean, integerFrom, number, numberFrom, options, positiveNumber } from './check'
+import { boolean, integerFrom, number, numberFrom, oneOf, options, positiveNumber } from './check'
 import { wrongType, wrongValue } from './errors'
 import { native } from './native'
 
@@ -53,7 +53,8 @@ export interface SphereFaceMargin {
 type Parameters<M extends Margin> = Partial<Omit<M, 'name'>>
 
 /** Softmax cross-entropy on raw dot products, with a bias where one is given: no normalisation, no margin. */
-export function softmaxMargin(): SoftmaxMargin {
+export function softmaxMargin(parameters?: Parameters<SoftmaxMargin>): SoftmaxMargin {
+  options(parameters, 'softmaxMargin', [])
   return { name: 'softmax' }
 }
 
@@ -96,7 +97,12 @@ export function arcface(parameters?: Parameters<ArcFaceMargin>): ArcFaceMargin {
  * @param parameters `scale` > 0, default 64; `m1` ≥ 0, default 1; `m2` in radians, default 0.3; `m3`, default 0.2
  */
 export function combined(parameters?: Parameters<CombinedMargin>): CombinedMargin {
-  const { scale = 64, m1 = 1, m2 = 0.3, m3 = 0.2 } = options(parameters, 'combined', ['scale', 'm1', 'm2', 'm3'])
+  const {
+    scale = 64,
+    m1 = 1,
+    m2 = 0.3,
+    m3 = 0.2,
+  } = options(parameters, 'combined', ['scale', 'm1', 'm2', 'm3'])
   return {
     name: 'combined',
     scale: positiveNumber(scale, 'scale'),
@@ -113,14 +119,17 @@ export function combined(parameters?: Parameters<CombinedMargin>): CombinedMargi
  * @param parameters `m` from 0 to 5, default 4; `scale` > 0 or `'norm'` (the embedding's own norm), default `'norm'`;
  *   `lambda` ≥ 0 fixes λ, otherwise `base` 1000, `gamma` 0.12, `power` 1, `lambdaMin` 5 and `iteration` 0 give it
  */
-export function sphereface(parameters?: Parameters<SphereFaceMargin> & { lambda?: number }): SphereFaceMargin {
+export function sphereface(
+  parameters?: Parameters<SphereFaceMargin> & { lambda?: number }
+): SphereFaceMargin {
   const annealing = ['base', 'gamma', 'power', 'lambdaMin', 'iteration']
   const given = options(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])
   const { m = 4, scale = 'norm', lambda, iteration = 0 } = given
   const { base = 1000, gamma = 0.12, power = 1, lambdaMin = 5 } = given
   if (lambda !== undefined) {
     for (const name of annealing)
-      if (name in given) throw wrongValue(`only one of lambda and ${name}`, 'sphereface', name)
+      if (given[name as keyof typeof given] !== undefined)
+        throw wrongValue(`only one of lambda and ${name}`, 'sphereface', name)
     numberFrom(lambda, 'lambda', 0)
   }
   return {
@@ -149,35 +158,28 @@ const factories = {
 export const marginNames = Object.keys(factories) as Margin['name'][]
 
 /** A margin checked and in the form that native code takes: its kind and its parameters in the order of native/margin.h. */
-export function encodeMargin(value: unknown): { margin: Margin; marginKind: number; marginParameters: Float64Array } {
+export function encodeMargin(value: unknown): {
+  margin: Margin
+  marginKind: number
+  marginParameters: Float64Array
+} {
   const margin = checkMargin(value)
-  const cached = encodings.get(margin)
-  if (cached) return cached
-  const known = native().margins()
-  const marginKind = known.findIndex(({ name }) => name === margin.name)
-  const encoded = { margin, marginKind, marginParameters: new Float64Array(0) }
-  const values: Record<string, unknown> = { ...margin }
-  encoded.marginParameters = Float64Array.from(known[marginKind].parameters, (parameter) => {
-    const number = values[parameter]
-    return number === 'norm' ? 0 : Number(number)
-  })
-  encodings.set(margin, encoded)
-  return encoded
+  nativeMargins ??= native().margins()
+  const marginKind = nativeMargins.findIndex(({ name }) => name === margin.name)
+  const values = margin as unknown as Record<string, number | boolean | string>
+  const marginParameters = Float64Array.from(nativeMargins[marginKind].parameters, (parameter) =>
+    values[parameter] === 'norm' ? 0 : Number(values[parameter])
+  )
+  return { margin, marginKind, marginParameters }
 }
 
-const encodings = new WeakMap<Margin, { margin: Margin; marginKind: number; marginParameters: Float64Array }>()
-const checkedMargins = new WeakMap<object, { source: string; margin: Margin }>()
+let nativeMargins: { name: string; parameters: string[] }[] | undefined
 
 /** Puts a margin, perhaps one read from JSON or written by hand, through its factory. */
-export function checkMargin(value: unknown): Margin {
-  if (typeof value !== 'object' || value === null) throw wrongType('a margin such as arcface()', 'margin', value)
-  const source = JSON.stringify(value)
-  const before = checkedMargins.get(value)
-  if (before?.source === source) return before.margin
+function checkMargin(value: unknown): Margin {
+  if (typeof value !== 'object' || value === null)
+    throw wrongType('a margin such as arcface()', 'margin', value)
   const { name, ...parameters } = value as Margin
-  if (!Object.hasOwn(factories, name)) throw wrongValue(marginNames.join(' or '), 'margin.name', name)
-  const make = factories[name] as (parameters: object) => Margin
-  const margin = Object.freeze(make(parameters))
-  checkedMargins.set(value, { source, margin })
-  return margin
+  const known = oneOf(name, 'margin.name', marginNames)
+  return (factories[known] as (parameters: object) => Margin)(parameters)
 }

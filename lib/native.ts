@@ -65,7 +65,10 @@ export function native(): Native {
 export function succeeded(result: NativeResult, name = 'the computation'): NativeResult {
   if (result.failure === undefined) return result
   if (result.failure === 'ERR_NOT_FINITE')
-    throw new MarginSoftmaxError(result.failure, `Expected finite numbers for ${name} but received a loss that is not finite in row ${result.row}`)
+    throw new MarginSoftmaxError(
+      result.failure,
+      `Expected finite numbers for ${name} but received a loss that is not finite in row ${result.row}`
+    )
   if (result.failure === 'ERR_TOO_MANY_ROWS') throw new RangeError(result.message)
   throw new MarginSoftmaxError(result.failure, result.message ?? '')
 }
@@ -115,14 +118,23 @@ function defaultThreads(): number {
   return usualThreads
 }
 
-export function execution(given: ExecutionOptions): { threads: number; workspace: number; instructionSet?: string } {
+export function execution(given: ExecutionOptions): {
+  threads: number
+  workspace: number
+  instructionSet?: string
+} {
   if (given.device !== undefined) oneOf(given.device, 'device', ['auto', 'cpu'])
   return {
-    threads: given.threads === undefined ? defaultThreads() : integerFrom(given.threads, 'threads', 1, mostThreads),
+    threads:
+      given.threads === undefined ? defaultThreads() : integerFrom(given.threads, 'threads', 1, mostThreads),
     workspace:
-      given.workspace === undefined ? usualWorkspace : integerFrom(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
+      given.workspace === undefined
+        ? usualWorkspace
+        : integerFrom(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
     instructionSet:
-      given.instructionSet === undefined ? undefined : oneOf(given.instructionSet, 'instructionSet', instructionSets()),
+      given.instructionSet === undefined
+        ? undefined
+        : oneOf(given.instructionSet, 'instructionSet', instructionSets()),
   }
 }
 

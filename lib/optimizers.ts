@@ -63,7 +63,8 @@ const factories = { sgd, adamw: adamW }
 
 /** Puts an optimizer, perhaps one read from a file, through its factory. */
 export function checkOptimizer(value: unknown): Optimizer {
-  if (typeof value !== 'object' || value === null) throw wrongType('an optimizer such as sgd()', 'optimizer', value)
+  if (typeof value !== 'object' || value === null)
+    throw wrongType('an optimizer such as sgd()', 'optimizer', value)
   const { name, ...parameters } = value as Optimizer
   const make = factories[oneOf(name, 'optimizer.name', ['sgd', 'adamw'])] as (parameters: object) => Optimizer
   return make(parameters)

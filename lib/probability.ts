@@ -1,5 +1,15 @@
 import type { FloatArray, LabelArray } from './check'
-import { apart, floats, floatsToFill, integerFrom, labels, numberFrom, oneOf, options, size } from './check'
+import {
+  apart,
+  floats,
+  floatsToFill,
+  integerFrom,
+  options as knownOptions,
+  labels,
+  numberFrom,
+  oneOf,
+  size,
+} from './check'
 import { wrongType, wrongValue } from './errors'
 import { outputArray, type Reduction, reductions, upstream } from './loss'
 import { type ExecutionOptions, execution, native, succeeded } from './native'
@@ -19,7 +29,14 @@ export interface RowOptions extends ElementwiseOptions {
 const elementwiseOptions = ['out', 'threads', 'instructionSet'] as const
 const rowOptions = ['classes', ...elementwiseOptions] as const
 /** In the order of `Measure` in native/probability.h. */
-const measures = ['informationContent', 'entropy', 'klDivergence', 'crossEntropy', 'softmax', 'logSoftmax'] as const
+const measures = [
+  'informationContent',
+  'entropy',
+  'klDivergence',
+  'crossEntropy',
+  'softmax',
+  'logSoftmax',
+] as const
 
 /** Rows in an array of [rows, classes]; there may be none. */
 function rowsIn(array: Float32Array, name: string, classes: number): number {
@@ -32,20 +49,39 @@ function apartOrSame(output: Float32Array, name: string, input: Float32Array, in
   if (output !== input) apart(output, name, { [inputName]: input })
 }
 
-function measure(name: (typeof measures)[number], p: Float32Array, out: Float32Array, how: RowOptions, q?: Float32Array) {
+function measure(
+  name: (typeof measures)[number],
+  p: Float32Array,
+  out: Float32Array,
+  how: RowOptions,
+  q?: Float32Array
+) {
   const { classes = Math.max(p.length, 1) } = how
   succeeded(native().measure({ ...execution(how), measure: measures.indexOf(name), classes, p, q, out }))
   return out
 }
 
-function elementwise(name: (typeof measures)[number], input: Float32Array, inputName: string, how: RowOptions) {
-  const out = how.out === undefined ? new Float32Array(input.length) : floatsToFill(how.out, 'out', input.length)
+function elementwise(
+  name: (typeof measures)[number],
+  inputName: string,
+  given: FloatArray,
+  known: RowOptions
+) {
+  const input = floats(given, inputName)
+  if (known.classes !== undefined) rowsIn(input, inputName, size(known.classes, 'classes'))
+  const out =
+    known.out === undefined ? new Float32Array(input.length) : floatsToFill(known.out, 'out', input.length)
   apartOrSame(out, 'out', input, inputName)
-  return measure(name, input, out, how)
+  return measure(name, input, out, known)
 }
 
-function perRow(name: (typeof measures)[number], given: RowOptions | undefined, first: FloatArray, second?: FloatArray) {
-  const known = options(given, 'options', rowOptions)
+function perRow(
+  name: (typeof measures)[number],
+  given: RowOptions | undefined,
+  first: FloatArray,
+  second?: FloatArray
+) {
+  const known = knownOptions(given, 'options', rowOptions)
   const p = floats(first, 'p')
   const q = second && floats(second, 'q', p.length)
   const classes = known.classes === undefined ? Math.max(p.length, 1) : size(known.classes, 'classes')
@@ -53,13 +89,6 @@ function perRow(name: (typeof measures)[number], given: RowOptions | undefined, 
   const out = known.out === undefined ? new Float32Array(rows) : floatsToFill(known.out, 'out', rows)
   apart(out, 'out', { p, q })
   return measure(name, p, out, { ...known, classes }, q)
-}
-
-function normalized(name: 'softmax' | 'logSoftmax', given: RowOptions | undefined, input: FloatArray) {
-  const known = options(given, 'options', rowOptions)
-  const logits = floats(input, 'logits')
-  if (known.classes !== undefined) rowsIn(logits, 'logits', size(known.classes, 'classes'))
-  return elementwise(name, logits, 'logits', known)
 }
 
 /**
@@ -70,9 +99,8 @@ function normalized(name: 'softmax' | 'logSoftmax', given: RowOptions | undefine
  * @returns as many elements as p
  * @throws TypeError, RangeError
  */
-export function informationContent(p: FloatArray, options_?: ElementwiseOptions): Float32Array {
-  const known = options(options_, 'options', elementwiseOptions)
-  return elementwise('informationContent', floats(p, 'p'), 'p', known)
+export function informationContent(p: FloatArray, options?: ElementwiseOptions): Float32Array {
+  return elementwise('informationContent', 'p', p, knownOptions(options, 'options', elementwiseOptions))
 }
 
 /**
@@ -123,12 +151,12 @@ export function crossEntropy(p: FloatArray, q: FloatArray, options?: RowOptions)
  * @throws TypeError, RangeError
  */
 export function softmax(logits: FloatArray, options?: RowOptions): Float32Array {
-  return normalized('softmax', options, logits)
+  return elementwise('softmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
 }
 
 /** Logarithm of `softmax`, computed without it: log probabilities that softmax would round to 0 stay what they are. */
 export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Array {
-  return normalized('logSoftmax', options, logits)
+  return elementwise('logSoftmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
 }
 
 export interface CrossEntropyLossOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
@@ -188,9 +216,9 @@ const crossEntropyOptions = [
 export function crossEntropyLoss(
   logits: FloatArray,
   target: LabelArray | FloatArray,
-  given?: CrossEntropyLossOptions
+  options?: CrossEntropyLossOptions
 ): CrossEntropyLossResult {
-  const known = options(given, 'options', crossEntropyOptions)
+  const known = knownOptions(options, 'options', crossEntropyOptions)
   const input = floats(logits, 'logits')
   const probabilities = target instanceof Float32Array || target instanceof Float64Array
   if (!Array.isArray(target) && !ArrayBuffer.isView(target))
@@ -200,7 +228,8 @@ export function crossEntropyLoss(
   const rows = rowsIn(input, 'logits', classes)
   if (probabilities && known.ignoreIndex !== undefined)
     throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
-  const ignoreIndex = known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
+  const ignoreIndex =
+    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
   const inputs = {
     labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),
@@ -208,15 +237,27 @@ export function crossEntropyLoss(
     classWeights: weightsOf(known.classWeights, classes),
   }
   const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
-  const losses = known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows)
+  const losses =
+    known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows)
   const gradLogits = outputArray(known.gradLogits, 'gradLogits', input.length, true)
   apart(losses, 'losses', { ...inputs, gradOutput, logits: input })
   if (gradLogits) {
     apart(gradLogits, 'gradLogits', { ...inputs, gradOutput, losses })
     apartOrSame(gradLogits, 'gradLogits', input, 'logits')
   }
-  const labelSmoothing = known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1)
-  const request = { ...execution(known), ...inputs, ...scalars, gradOutput, logits: input, classes, labelSmoothing, losses, gradLogits }
+  const labelSmoothing =
+    known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1)
+  const request = {
+    ...execution(known),
+    ...inputs,
+    ...scalars,
+    gradOutput,
+    logits: input,
+    classes,
+    labelSmoothing,
+    losses,
+    gradLogits,
+  }
   const { loss } = succeeded(native().crossEntropyLoss(request))
   return gradLogits ? { loss, losses, gradLogits } : { loss, losses }
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { open, rename, rm, type FileHandle } from 'node:fs/promises'
+import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { MarginSoftmaxError } from './errors'
 
 /** A tensor on its way to or from a file: single precision, and its elements come and go in parts. */
@@ -86,7 +86,10 @@ export async function readSafetensors<T>(
     return result
   } catch (cause) {
     if (cause instanceof MarginSoftmaxError && cause.code !== 'ERR_FILE') throw cause
-    throw fileError(`Expected a whole safetensors file of a head in ${path} but: ${(cause as Error).message}`, cause)
+    throw fileError(
+      `Expected a whole safetensors file of a head in ${path} but: ${(cause as Error).message}`,
+      cause
+    )
   } finally {
     await file?.close()
   }
@@ -127,7 +130,9 @@ async function readHeader(file: FileHandle): Promise<Header> {
   await readAll(file, json, 8)
   const parsed: unknown = JSON.parse(json.toString('utf8'))
   if (typeof parsed !== 'object' || parsed === null) throw new Error('its header is not an object')
-  const { __metadata__: metadata = {}, ...entries } = parsed as Record<string, never> & { __metadata__?: never }
+  const { __metadata__: metadata = {}, ...entries } = parsed as Record<string, never> & {
+    __metadata__?: never
+  }
   const header: Header = { metadata, entries: new Map(Object.entries(entries)), start: 8 + length, end: size }
   for (const [name, entry] of header.entries) checkEntry(name, entry, size - header.start)
   return header
@@ -143,7 +148,10 @@ function checkEntry(name: string, entry: Entry, bytes: number): void {
     throw new Error(`its tensor ${name} does not fit into it: the file is cut short or damaged`)
 }
 
-async function forParts(length: number, body: (offset: number, part: Float32Array) => Promise<void>): Promise<void> {
+async function forParts(
+  length: number,
+  body: (offset: number, part: Float32Array) => Promise<void>
+): Promise<void> {
   const buffer = new Float32Array(Math.min(length, partLength))
   for (let offset = 0; offset < length; offset += partLength)
     await body(offset, buffer.subarray(0, Math.min(partLength, length - offset)))
@@ -155,7 +163,8 @@ function bytesOf(array: Float32Array | Uint8Array): Uint8Array {
 
 async function writeAll(file: FileHandle, array: Float32Array): Promise<void> {
   const bytes = bytesOf(array)
-  for (let done = 0; done < bytes.length; ) done += (await file.write(bytes, done, bytes.length - done)).bytesWritten
+  for (let done = 0; done < bytes.length; )
+    done += (await file.write(bytes, done, bytes.length - done)).bytesWritten
 }
 
 async function readAll(file: FileHandle, array: Float32Array | Uint8Array, position: number): Promise<void> {

@@ -17,7 +17,10 @@ export type Tensorflow = Pick<
 export type Labels = core.Tensor1D | Batch['labels']
 
 /** The options of `marginLossSync` but those that tfjs decides: the upstream gradient, and which gradients to compute. */
-export type MarginLossOptions = Omit<Options, 'gradOutput' | 'losses' | 'gradInput' | 'gradWeight' | 'gradBias'>
+export type MarginLossOptions = Omit<
+  Options,
+  'gradOutput' | 'losses' | 'gradInput' | 'gradWeight' | 'gradBias'
+>
 
 export interface HeadLossOptions {
   /** learning rate of this step of the head; by default the one of the head's optimizer */
@@ -67,7 +70,12 @@ export interface Adapter {
    * @returns the head's loss, a scalar, before the step
    * @throws TypeError, RangeError
    */
-  headLoss(head: MarginHead, embeddings: core.Tensor2D, labels: Labels, options?: HeadLossOptions): core.Scalar
+  headLoss(
+    head: MarginHead,
+    embeddings: core.Tensor2D,
+    labels: Labels,
+    options?: HeadLossOptions
+  ): core.Scalar
 }
 
 type Batch = Parameters<typeof marginLossSync>[0]
@@ -240,5 +248,7 @@ function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   const { dtype, shape } = value as core.Tensor
   if (dtype !== undefined && Array.isArray(shape)) return `${dtype} [${shape.join(', ')}]`
-  return typeof value === 'object' ? `an object of type ${value.constructor?.name ?? 'null'}` : JSON.stringify(value)
+  return typeof value === 'object'
+    ? `an object of type ${value.constructor?.name ?? 'null'}`
+    : JSON.stringify(value)
 }

@@ -1,7 +1,14 @@
 import { type FloatArray, floats, integerFrom, options, rowsOf, size } from './check'
-import { arcface, encodeMargin, type Margin } from './margins'
-import { type ExecutionOptions, execution, executionOptions, native, succeeded, type NativeResult } from './native'
 import { wrongType } from './errors'
+import { arcface, encodeMargin, type Margin } from './margins'
+import {
+  type ExecutionOptions,
+  execution,
+  executionOptions,
+  type NativeResult,
+  native,
+  succeeded,
+} from './native'
 
 /** Rows to be compared with all classes. */
 export interface TopKBatch {
@@ -31,14 +38,20 @@ export interface TopKResult {
 
 function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
   const known = options(given, 'options', ['k', 'margin', ...executionOptions])
-  const { input: rowsGiven, weight: classesGiven, dim: dimGiven, bias } = options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias'])
+  const {
+    input: rowsGiven,
+    weight: classesGiven,
+    dim: dimGiven,
+    bias,
+  } = options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias'])
   const dim = size(dimGiven, 'dim')
   const input = floats(rowsGiven, 'input')
   const weight = floats(classesGiven, 'weight')
   const rows = rowsOf(input, 'input', dim, 'dim')
   const classes = rowsOf(weight, 'weight', dim, 'dim')
-  const encoded = encodeMargin(known.margin ?? arcface())
-  if (bias !== undefined && encoded.margin.name !== 'softmax') throw wrongType('no bias with cosines', 'bias', bias)
+  const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
+  if (bias !== undefined && encoded.margin.name !== 'softmax')
+    throw wrongType('no bias with cosines', 'bias', bias)
   const k = known.k === undefined ? 1 : integerFrom(known.k, 'k', 1, classes)
   const outputs = topKArrays(rows, k)
   const request = {

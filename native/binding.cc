@@ -14,7 +14,8 @@ namespace margin_softmax::binding {
 namespace {
 
 struct Pending {
-  Pending(Napi::Env env, std::unique_ptr<Job> work) : job(std::move(work)), deferred(Napi::Promise::Deferred::New(env)) {}
+  Pending(Napi::Env env, std::unique_ptr<Job> work)
+      : job(std::move(work)), deferred(Napi::Promise::Deferred::New(env)) {}
   std::unique_ptr<Job> job;
   Napi::Promise::Deferred deferred;
   Status status;
@@ -22,13 +23,20 @@ struct Pending {
 
 const char* failureName(Failure failure) {
   switch (failure) {
-    case Failure::outOfMemory: return "ERR_OUT_OF_MEMORY";
-    case Failure::notFinite: return "ERR_NOT_FINITE";
-    case Failure::cancelled: return "ERR_CANCELLED";
-    case Failure::unavailable: return "ERR_UNAVAILABLE";
-    case Failure::disposed: return "ERR_DISPOSED";
-    case Failure::tooManyRows: return "ERR_TOO_MANY_ROWS";
-    case Failure::none: break;
+    case Failure::outOfMemory:
+      return "ERR_OUT_OF_MEMORY";
+    case Failure::notFinite:
+      return "ERR_NOT_FINITE";
+    case Failure::cancelled:
+      return "ERR_CANCELLED";
+    case Failure::unavailable:
+      return "ERR_UNAVAILABLE";
+    case Failure::disposed:
+      return "ERR_DISPOSED";
+    case Failure::tooManyRows:
+      return "ERR_TOO_MANY_ROWS";
+    case Failure::none:
+      break;
   }
   return "";
 }
@@ -46,8 +54,8 @@ Napi::Object resultOf(Napi::Env env, const Job& job, const Status& status) {
 }
 
 // The addon's state in one JavaScript environment (the main thread's, or a Worker's). Jobs in flight belong to it. When
-// the environment ends, maybe in the middle of a job, the jobs are told to stop and are waited for: they write into memory
-// that ends with it.
+// the environment ends, maybe in the middle of a job, the jobs are told to stop and are waited for: they write into
+// memory that ends with it.
 class Environment {
  public:
   explicit Environment(Napi::Env env) : env_(env) {
@@ -172,13 +180,22 @@ const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
   }
   Block copy(static_cast<int64_t>(bytes));
   if (!copy.as<void>()) {
-    Napi::Error error = Napi::Error::New(value.Env(), Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes)).message);
+    Napi::Error error =
+        Napi::Error::New(value.Env(), Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes)).message);
     error.Set("code", failureName(Failure::outOfMemory));
     throw error;
   }
   std::memcpy(copy.as<void>(), data, bytes);
   copies_.push_back(std::move(copy));
   return copies_.back().as<void>();
+}
+
+const int32_t* Job::labels(Napi::Value value, int64_t rows, int64_t classes) {
+  const Span<int32_t> given = elements<int32_t>(value, "labels", static_cast<size_t>(rows));
+  labels_.assign(given.data, given.data + given.length);
+  for (const int32_t label : labels_)
+    if (label < -1 || label >= classes) throw Napi::RangeError::New(value.Env(), "Expected labels below classes");
+  return labels_.data();
 }
 
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
@@ -219,7 +236,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports["multiplyAdds"] = Napi::Function::New(env, multiplyAdds);
   exportLoss(env, exports);
   exportHead(env, exports);
-  // exportProbability(env, exports);
+  exportProbability(env, exports);
   return exports;
 }
 

@@ -25,11 +25,17 @@ struct Span {
 template <class T>
 constexpr napi_typedarray_type arrayType();
 template <>
-constexpr napi_typedarray_type arrayType<float>() { return napi_float32_array; }
+constexpr napi_typedarray_type arrayType<float>() {
+  return napi_float32_array;
+}
 template <>
-constexpr napi_typedarray_type arrayType<double>() { return napi_float64_array; }
+constexpr napi_typedarray_type arrayType<double>() {
+  return napi_float64_array;
+}
 template <>
-constexpr napi_typedarray_type arrayType<int32_t>() { return napi_int32_array; }
+constexpr napi_typedarray_type arrayType<int32_t>() {
+  return napi_int32_array;
+}
 
 // The elements of a typed array, also of a view over a SharedArrayBuffer. Undefined gives an empty span unless `length`
 // demands elements; another type or another length throws.
@@ -41,7 +47,8 @@ Span<T> elements(Napi::Value value, const char* name) {
   napi_typedarray_type type;
   size_t length = 0;
   void* data = nullptr;
-  if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok || type != arrayType<T>())
+  if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
+      type != arrayType<T>())
     throw Napi::TypeError::New(env, std::string("Expected another element type for ") + name);
   return {static_cast<T*>(data), length};
 }
@@ -50,8 +57,8 @@ template <class T>
 Span<T> elements(Napi::Value value, const char* name, size_t length) {
   Span<T> span = elements<T>(value, name);
   if (span.length != length || (length && !span.data))
-    throw Napi::RangeError::New(value.Env(), std::string("Expected ") + std::to_string(length) + " elements for " + name +
-                                                 " but received " + std::to_string(span.length));
+    throw Napi::RangeError::New(value.Env(), std::string("Expected ") + std::to_string(length) + " elements for " +
+                                                 name + " but received " + std::to_string(span.length));
   return span;
 }
 
@@ -64,7 +71,8 @@ class Job {
   virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after a run that went well
 
   // The elements of an array to be read. Synchronous work reads them in place. Asynchronous work must survive that the
-  // caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer is shared: that can do neither.
+  // caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer is shared: that can do
+  // neither.
   template <class T>
   const T* input(Napi::Value value, const char* name, size_t length) {
     return static_cast<const T*>(keep(value, elements<T>(value, name, length).data, length * sizeof(T)));
@@ -78,16 +86,22 @@ class Job {
     return data;
   }
 
+  // Labels are indices into the weights, the one input that memory safety depends on: always copied, and checked in the
+  // copy, so that not even another thread that writes to a shared array can change them afterwards.
+  const int32_t* labels(Napi::Value value, int64_t rows, int64_t classes);
+
   bool asynchronous = false;
   std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
 
  private:
   const void* keep(Napi::Value value, const void* data, size_t bytes);
+  std::vector<int32_t> labels_;
   std::vector<Block> copies_;
   std::vector<Napi::ObjectReference> references_;
 };
 
-// Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work returns a promise of it.
+// Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work returns a promise of
+// it.
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
 
 // Common parts of a request object.

@@ -7,19 +7,12 @@ namespace {
 
 int64_t size(Napi::Object request, const char* name) {
   const int64_t value = request.Get(name).As<Napi::Number>().Int64Value();
-  if (value < 1 || value > INT32_MAX) throw Napi::RangeError::New(request.Env(), std::string("Expected a size for ") + name);
+  if (value < 1 || value > INT32_MAX)
+    throw Napi::RangeError::New(request.Env(), std::string("Expected a size for ") + name);
   return value;
 }
 
 }  // namespace
-
-// Labels are indices into the weights: the one value that memory safety depends on.
-const int32_t* readLabels(Job& job, Napi::Value value, int64_t rows, int64_t classes) {
-  const int32_t* labels = job.input<int32_t>(value, "labels", static_cast<size_t>(rows));
-  for (int64_t i = 0; i < rows; i++)
-    if (labels[i] < -1 || labels[i] >= classes) throw Napi::RangeError::New(value.Env(), "Expected labels below classes");
-  return labels;
-}
 
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics) {
   result["loss"] = problem.loss;
@@ -34,7 +27,7 @@ void fillLoss(Napi::Object result, const Problem& problem, const Statistics& sta
 void readBatch(Napi::Object request, Job& job, Problem& problem) {
   const size_t rows = static_cast<size_t>(problem.rows), dim = static_cast<size_t>(problem.dim);
   problem.input = job.input<float>(request.Get("input"), "input", rows * dim);
-  problem.labels = readLabels(job, request.Get("labels"), problem.rows, problem.classes);
+  problem.labels = job.labels(request.Get("labels"), problem.rows, problem.classes);
   if (!request.Get("gradOutput").IsUndefined())
     problem.gradOutput = job.input<float>(request.Get("gradOutput"), "gradOutput", rows);
   problem.reduction = static_cast<Reduction>(request.Get("reduction").As<Napi::Number>().Int32Value());
@@ -90,7 +83,8 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
   job->asynchronous = request.Get("asynchronous").ToBoolean();
   readTopK(request, *job, job->problem, job->instructionSet);
   const size_t classes = static_cast<size_t>(job->problem.classes);
-  job->problem.weight = job->input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job->problem.dim));
+  job->problem.weight =
+      job->input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job->problem.dim));
   if (!request.Get("bias").IsUndefined()) job->problem.bias = job->input<float>(request.Get("bias"), "bias", classes);
   job->problem.normalized = isNormalized(readMargin(request));
   return perform(info.Env(), std::move(job));
@@ -103,7 +97,8 @@ void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string&
   problem.dim = size(request, "dim");
   problem.classes = size(request, "classes");
   problem.k = size(request, "k");
-  if (problem.k > problem.classes) throw Napi::RangeError::New(request.Env(), "Expected at most as many as classes for k");
+  if (problem.k > problem.classes)
+    throw Napi::RangeError::New(request.Env(), "Expected at most as many as classes for k");
   const size_t rows = static_cast<size_t>(problem.rows), k = static_cast<size_t>(problem.k);
   problem.input = job.input<float>(request.Get("input"), "input", rows * static_cast<size_t>(problem.dim));
   problem.indices = job.output<int32_t>(request.Get("indices"), "indices", rows * k);

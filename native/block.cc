@@ -14,7 +14,8 @@ namespace margin_softmax {
 constexpr int64_t hugePage = 2 << 20;
 
 Block::Block(int64_t bytes) : bytes_(bytes < hugePage ? bytes : (bytes + hugePage - 1) / hugePage * hugePage) {
-  void* block = mmap(nullptr, static_cast<size_t>(bytes_ ? bytes_ : 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* block = mmap(nullptr, static_cast<size_t>(bytes_ ? bytes_ : 1), PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (block == MAP_FAILED) return;
   if (bytes_ >= hugePage) madvise(block, static_cast<size_t>(bytes_), MADV_HUGEPAGE);
   data_ = block;

@@ -21,7 +21,9 @@ class Block {
   }
 
   template <class T>
-  T* as() const { return static_cast<T*>(data_); }
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
   int64_t bytes() const { return bytes_; }
 
  private:

@@ -1,4 +1,5 @@
-// The list of two: every executor does the same work from the same Problem and gives results within rounding of the other.
+// The list of two: every executor does the same work from the same Problem and gives results within rounding of the
+// other.
 #pragma once
 #include "problem.h"
 #include "status.h"

@@ -54,7 +54,8 @@ void Head::initialize(uint64_t seed, int threads) {
 void Head::dispose() {
   const std::lock_guard<std::mutex> lock(mutex_);
   disposed_ = true;
-  for (Block* block : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]}) *block = Block();
+  for (Block* block : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
+    *block = Block();
 }
 
 Margin Head::marginNow() const {

@@ -23,7 +23,8 @@ class Head {
 
   // Takes the memory: zeros everywhere.
   Status allocate();
-  // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread count.
+  // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread
+  // count.
   void initialize(uint64_t seed, int threads);
   // Gives the memory back once no work uses it; later work fails.
   void dispose();

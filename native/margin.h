@@ -1,8 +1,8 @@
 // Every margin: one scalar function of the target's cosine, c → (ψ(c), ψ'(c)), in double precision. Host and device.
 //
 // Only B of the B·C logits carry a margin, so it is evaluated B times and never in a hot loop; no executor knows more
-// of a margin than this. To add one: a struct here and its name in `MarginList` at the end, a factory in lib/margins.ts,
-// a row in test/margins.ts. Its position in the list is its kind.
+// of a margin than this. To add one: a struct here and its name in `MarginList` at the end, a factory in
+// lib/margins.ts, a row in test/margins.ts. Its position in the list is its kind.
 #pragma once
 #include <cmath>
 
@@ -99,7 +99,8 @@ struct SphereFace {
   static constexpr const char* name = "sphereface";
   static constexpr bool normalized = true;
   static constexpr int count = 7;
-  static constexpr MarginParameter parameters[] = {{"scale"}, {"m"}, {"base"}, {"gamma"}, {"power"}, {"lambdaMin"}, {"iteration"}};
+  static constexpr MarginParameter parameters[] = {{"scale"}, {"m"},         {"base"},     {"gamma"},
+                                                   {"power"}, {"lambdaMin"}, {"iteration"}};
   static constexpr int iteration = 6;  // which parameter a head counts up
   HOST_DEVICE static double scale(const double* p, double norm) { return p[0] != 0 ? p[0] : norm; }
   HOST_DEVICE static double lambda(const double* p) {
@@ -184,7 +185,8 @@ HOST_DEVICE inline Margin warmedUp(Margin margin, double fraction) {
   visitMargin(margin.kind, [&](auto m) {
     for (int i = 0; i < decltype(m)::count; i++) {
       const double neutral = decltype(m)::parameters[i].neutral;
-      if (neutral == neutral && fraction < 1) margin.parameters[i] = neutral + (margin.parameters[i] - neutral) * fraction;
+      if (neutral == neutral && fraction < 1)
+        margin.parameters[i] = neutral + (margin.parameters[i] - neutral) * fraction;
     }
   });
   return margin;

@@ -21,7 +21,7 @@ struct Optimizer {
 
 struct Update {
   Optimizer optimizer;
-  int64_t step = 1;                           // counted from 1, for AdamW's bias correction
+  int64_t step = 1;                            // counted from 1, for AdamW's bias correction
   float* weightState[2] = {nullptr, nullptr};  // [C,D] each
   float* biasState[2] = {nullptr, nullptr};    // [C] each
 };

@@ -1,5 +1,6 @@
 // Probability functions over the last axis of a row-major array [rows, classes], and the cross-entropy of given logits.
-// Natural logarithm. Formulas: design/mathematics.md, section 3. Sizes are checked; arrays have the lengths stated here.
+// Natural logarithm. Formulas: design/mathematics.md, section 3. Sizes are checked; arrays have the lengths stated
+// here.
 #pragma once
 #include <cstdint>
 
@@ -15,7 +16,7 @@ struct MeasureProblem {
   int64_t rows = 0, classes = 0;
   const float* p = nullptr;  // [rows,classes]: probabilities, or logits of a softmax
   const float* q = nullptr;  // [rows,classes], read by klDivergence and crossEntropy
-  float* out = nullptr;      // [rows] of entropy, klDivergence and crossEntropy; else [rows,classes], which may be p itself
+  float* out = nullptr;  // [rows] of entropy, klDivergence and crossEntropy; else [rows,classes], which may be p itself
   Execution execution;
 };
 

@@ -21,9 +21,9 @@ struct Statistics {
 // How to run, for any work.
 struct Execution {
   int threads = 1;
-  int64_t workspaceBytes = 0;            // for tiles kept between the passes; the rest is computed again
-  const char* instructionSet = nullptr;  // null: the best one here
-  const std::atomic<bool>* cancelled = nullptr;       // set from another thread to abandon the work
+  int64_t workspaceBytes = 0;                    // for tiles kept between the passes; the rest is computed again
+  const char* instructionSet = nullptr;          // null: the best one here
+  const std::atomic<bool>* cancelled = nullptr;  // set from another thread to abandon the work
 };
 
 struct Problem {
@@ -44,7 +44,8 @@ struct Problem {
   float* gradWeight = nullptr;  // [C,D] or null
   float* gradBias = nullptr;    // [C] or null
   Statistics* statistics = nullptr;
-  Update* update = nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
+  Update* update =
+      nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
   Execution execution;
 };
 

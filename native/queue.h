@@ -1,5 +1,5 @@
-// Asynchronous work runs on one thread of ours, first come, first served: each job uses every core by itself, and libuv's
-// few threads stay free for files and names (a long job there delayed fs.stat by 570 ms).
+// Asynchronous work runs on one thread of ours, first come, first served: each job uses every core by itself, and
+// libuv's few threads stay free for files and names (a long job there delayed fs.stat by 570 ms).
 #pragma once
 #include <functional>
 

@@ -13,19 +13,20 @@ constexpr double log2e = 1.44269504088896340736;
 
 struct RowSoftmax {
   double loss;         // −(1−ε)·z_y − (ε/C)·Σ_j z_j + log Σ_j exp z_j
-  double logSumExp;    // over all classes, the target included
+  double others;       // Σ_{j≠y} P_j = R/(1 + R)
   double targetError;  // P_y − t_y: the target's share of the gradient
 };
 
 // others: log Σ_{j≠y} exp z_j (−∞ without other classes). sumOthers: Σ_{j≠y} z_j, read only where smoothing is not 0.
-HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double others, double sumOthers, double smoothing, double classes) {
+HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double others, double sumOthers, double smoothing,
+                                         double classes) {
   RowSoftmax row;
   const double difference = others - target;  // log R
-  const double excess = difference > 0 ? difference + std::log1p(std::exp(-difference)) : std::log1p(std::exp(difference));
-  row.logSumExp = target + excess;
+  const double excess =
+      difference > 0 ? difference + std::log1p(std::exp(-difference)) : std::log1p(std::exp(difference));
   row.loss = excess;
-  // P_y − 1 = −R/(1+R)
-  row.targetError = difference > 0 ? -1 / (1 + std::exp(-difference)) : -std::exp(difference) / (1 + std::exp(difference));
+  row.others = difference > 0 ? 1 / (1 + std::exp(-difference)) : std::exp(difference) / (1 + std::exp(difference));
+  row.targetError = -row.others;
   if (smoothing != 0) {
     row.loss += smoothing * target - smoothing / classes * (sumOthers + target);
     row.targetError += smoothing - smoothing / classes;

@@ -1,4 +1,5 @@
-// How native code says that something went wrong: as a value. Nothing in native/ prints, exits or throws past its caller.
+// How native code says that something went wrong: as a value. Nothing in native/ prints, exits or throws past its
+// caller.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -15,8 +16,8 @@ struct Status {
 
   explicit operator bool() const { return failure == Failure::none; }  // true: all is well
   static Status outOfMemory(const char* purpose, int64_t bytes) {
-    return {Failure::outOfMemory, "Expected " + std::to_string(bytes) + " bytes of memory for " + purpose +
-                                      " but the system refused them"};
+    return {Failure::outOfMemory,
+            "Expected " + std::to_string(bytes) + " bytes of memory for " + purpose + " but the system refused them"};
   }
 };
 

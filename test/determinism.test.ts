@@ -61,7 +61,9 @@ for (const shape of shapes) {
 }
 
 // Arithmetic with a fused multiply-add is one chain in the same order on every width; the portable code has none.
-const fused = instructionSets().filter((set) => set !== 'portable') as NonNullable<LossOptions['instructionSet']>[]
+const fused = instructionSets().filter((set) => set !== 'portable') as NonNullable<
+  LossOptions['instructionSet']
+>[]
 
 if (fused.length > 1) {
   for (const margin of marginCases) {
@@ -69,7 +71,11 @@ if (fused.length > 1) {
       const next = random(2)
       const [first, ...others] = fused
       for (let seed = 0; seed < 4; seed++) {
-        const shape = { rows: integer(next, 1, 70), dim: integer(next, 1, 130), classes: integer(next, 1, 400) }
+        const shape = {
+          rows: integer(next, 1, 70),
+          dim: integer(next, 1, 130),
+          classes: integer(next, 1, 400),
+        }
         const batch = makeBatch(seed, shape, { bias: margin.row.raw })
         const sets: LossOptions[] = others.map((instructionSet) => ({ instructionSet }))
         same(margin, batch, { instructionSet: first }, [
@@ -98,7 +104,9 @@ test('synchronous and asynchronous, alone and together', async () => {
   const batches = [0, 1, 2, 3].map((seed) => makeBatch(seed, { rows: 64, dim: 50, classes: 900 + seed }))
   const expected = batches.map((batch) => runLoss(margin, batch, { threads: 1 }))
   for (const threads of [1, 2, 3]) {
-    const actual = await Promise.all(batches.map((batch) => marginLoss(batch, { margin: margin.margin, threads })))
+    const actual = await Promise.all(
+      batches.map((batch) => marginLoss(batch, { margin: margin.margin, threads }))
+    )
     actual.forEach((result, i) => {
       sameResult(result, expected[i] as LossResult, `batch ${i}, ${threads} threads`)
     })

@@ -54,7 +54,8 @@ export function readSafetensors(file: string): SafetensorsFile {
     covered += to - from
     tensors[name] = { dtype, shape, data }
   }
-  if (start + covered !== bytes.length) throw new Error(`${file} holds ${bytes.length - start - covered} stray bytes`)
+  if (start + covered !== bytes.length)
+    throw new Error(`${file} holds ${bytes.length - start - covered} stray bytes`)
   return { metadata: (header.__metadata__ ?? {}) as Record<string, string>, tensors }
 }
 

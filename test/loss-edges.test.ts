@@ -17,7 +17,8 @@ function finite(result: LossResult, what: string): void {
   for (const name of gradients) allFinite(result[name] as Float32Array, `${what}: ${name}`)
 }
 
-const row = (values: Float32Array, index: number, dim: number) => values.subarray(index * dim, (index + 1) * dim)
+const row = (values: Float32Array, index: number, dim: number) =>
+  values.subarray(index * dim, (index + 1) * dim)
 
 for (const margin of marginCases) {
   const raw = margin.row.raw === true
@@ -58,7 +59,8 @@ for (const margin of marginCases) {
     kept.forEach((i, position) => {
       const gradient = row(result.gradInput as Float32Array, i, 12)
       const wanted = row(expected.gradInput as Float32Array, position, 12)
-      for (let d = 0; d < 12; d++) within(Math.abs(at(gradient, d) - at(wanted, d)), 1e-5 * norm(wanted), `row ${i}`)
+      for (let d = 0; d < 12; d++)
+        within(Math.abs(at(gradient, d) - at(wanted, d)), 1e-5 * norm(wanted), `row ${i}`)
     })
     for (const i of [1, 4, 5]) {
       assert.is(result.losses[i], 0)
@@ -126,8 +128,10 @@ for (const margin of marginCases) {
       for (const labelSmoothing of [0, 0.1]) {
         const result = runLoss(margin, batch, { labelSmoothing })
         finite(result, 'zero rows')
-        for (const i of [0, 3]) assert.is(norm(row(result.gradInput as Float32Array, i, dim)), 0, `input row ${i}`)
-        for (const j of [0, 10]) assert.is(norm(row(result.gradWeight as Float32Array, j, dim)), 0, `weight row ${j}`)
+        for (const i of [0, 3])
+          assert.is(norm(row(result.gradInput as Float32Array, i, dim)), 0, `input row ${i}`)
+        for (const j of [0, 10])
+          assert.is(norm(row(result.gradWeight as Float32Array, j, dim)), 0, `weight row ${j}`)
         compareWithOracle(margin, batch, { labelSmoothing })
       }
     })

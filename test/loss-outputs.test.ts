@@ -22,7 +22,11 @@ for (const row of table) {
     const whole = runLoss(margin, batch)
     for (let mask = 0; mask < 2 ** wanted.length; mask++) {
       const parts = Object.fromEntries(wanted.map((name, bit) => [name, (mask & (1 << bit)) !== 0]))
-      for (const options of [{ ...parts }, { ...parts, workspace: 1 << 25 }, { ...parts, threads: 2 }] as LossOptions[]) {
+      for (const options of [
+        { ...parts },
+        { ...parts, workspace: 1 << 25 },
+        { ...parts, threads: 2 },
+      ] as LossOptions[]) {
         const result = runLoss(margin, batch, options)
         assert.is(result.loss, whole.loss)
         sameBits(result.losses, whole.losses, 'losses')
@@ -78,7 +82,10 @@ test('arrays inside a larger buffer: nothing beside them is read or written', ()
   for (const array of [losses, gradInput, gradWeight, inside.input, inside.weight]) {
     const all = new Float32Array(array.buffer)
     for (let i = 0; i < 7; i++) {
-      assert.ok(Number.isNaN(all[i]) && Number.isNaN(all[all.length - 1 - i]), 'a value beside the array was changed')
+      assert.ok(
+        Number.isNaN(all[i]) && Number.isNaN(all[all.length - 1 - i]),
+        'a value beside the array was changed'
+      )
     }
   }
 })
@@ -90,7 +97,8 @@ test('the inputs are left as they were', async () => {
     const margin = marginCase(row.name)
     runLoss(margin, batch)
     await marginLoss(batch, { margin: margin.margin })
-    for (const name of ['input', 'weight', 'labels'] as const) sameBits(batch[name], copy[name], `${row.name}: ${name}`)
+    for (const name of ['input', 'weight', 'labels'] as const)
+      sameBits(batch[name], copy[name], `${row.name}: ${name}`)
     if (batch.bias) sameBits(batch.bias, copy.bias as Float32Array, 'bias')
   }
 })
@@ -196,7 +204,10 @@ test("reduction 'none' weighs the rows' losses with gradOutput", () => {
     sameBits(weighted.losses, sum.losses, 'losses do not depend on the reduction')
     sameBits(plain.gradInput as Float32Array, sum.gradInput as Float32Array, 'gradOutput of ones')
     const expected = weighted.losses.reduce((total, loss, i) => total + loss * (gradOutput[i] as number), 0)
-    const size = weighted.losses.reduce((total, loss, i) => total + Math.abs(loss * (gradOutput[i] as number)), 0)
+    const size = weighted.losses.reduce(
+      (total, loss, i) => total + Math.abs(loss * (gradOutput[i] as number)),
+      0
+    )
     assert.ok(Math.abs(weighted.loss - expected) <= 1e-6 * size, `${row.name}: ${weighted.loss}, ${expected}`)
   }
 })

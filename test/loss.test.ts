@@ -39,7 +39,8 @@ if (cases) {
       for (const instructionSet of [undefined, ...sets]) {
         const result = runLoss(margin, batch, { reduction, labelSmoothing, ...gradOutput, instructionSet })
         const what = (name: string) => `${name} on ${instructionSet ?? 'the default'}`
-        if (golden.loss !== undefined) within(relativeError([result.loss], [golden.loss]), tolerance, what('loss'))
+        if (golden.loss !== undefined)
+          within(relativeError([result.loss], [golden.loss]), tolerance, what('loss'))
         for (const name of ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const) {
           const expected = golden[name]
           if (expected) within(relativeError(result[name] ?? [], expected), tolerance, what(name))
@@ -80,7 +81,12 @@ test('the oracle for every dim with every number of classes', () => {
     for (const classes of classCounts) {
       const margin = pick(next, marginCases)
       const batch = makeBatch(integer(next, 0, 1e6), { rows: pick(next, rowCounts), dim, classes })
-      compareWithOracle(margin, batch, { instructionSet: pick(next, [undefined, ...sets]) }, toleranceFor(dim))
+      compareWithOracle(
+        margin,
+        batch,
+        { instructionSet: pick(next, [undefined, ...sets]) },
+        toleranceFor(dim)
+      )
     }
   }
 })
@@ -102,7 +108,11 @@ for (const name of ['softmax', 'arcface', 'sphereface']) {
     for (const reduction of ['mean', 'sum', 'none'] as const) {
       for (const labelSmoothing of [0, 0.1, 1]) {
         for (const ignoreIndex of [-1, -100, 3]) {
-          const batch = makeBatch(integer(next, 0, 1e6), { rows: 19, dim: 17, classes: 35 }, { bias: margin.row.raw })
+          const batch = makeBatch(
+            integer(next, 0, 1e6),
+            { rows: 19, dim: 17, classes: 35 },
+            { bias: margin.row.raw }
+          )
           for (let i = 0; i < 19; i += 4) batch.labels[i] = ignoreIndex
           const gradOutput = reduction === 'none' ? normals(next, 19) : pick(next, [1, 0.5, -3, 0])
           const options = { reduction, labelSmoothing, ignoreIndex, gradOutput }
@@ -121,6 +131,31 @@ test('a batch in several tiles and slots equals the oracle', () => {
     for (const workspace of [1 << 25, 1 << 28]) compareWithOracle(margin, batch, { workspace, threads: 2 })
   }
 })
+
+// Work is cut along the rows, along the classes and, for very long batches, into several passes.
+for (const [rows, dim, classes] of [
+  [700, 20, 150],
+  [1300, 9, 33],
+  [513, 30, 129],
+  [600, 6000, 5],
+  [1030, 3000, 2],
+  [90_000, 1, 3],
+  [2, 20_000, 5],
+  [1, 33, 20_001],
+] as const) {
+  test(`the oracle on ${rows}×${dim}×${classes}`, () => {
+    const further = { reduction: 'sum', gradOutput: 0.5, labelSmoothing: 0.1, threads: 3 } as const
+    for (const [name, options] of [
+      ['arcface', {}],
+      ['softmax', further],
+    ] as const) {
+      const margin = marginCase(name)
+      const batch = makeBatch(23, { rows, dim, classes }, { bias: margin.row.raw })
+      for (let i = 5; i < rows; i += 11) batch.labels[i] = -1
+      compareWithOracle(margin, batch, options, toleranceFor(dim))
+    }
+  })
+}
 
 test('the asynchronous twin gives the same bits', async () => {
   for (const margin of marginCases) {

@@ -23,14 +23,18 @@ export function runLoss(margin: MarginCase, batch: Batch, options: LossOptions =
 export function compare(actual: LossResult, expected: OracleResult, what: string, tolerance = 1e-5): void {
   const floor = 1e-30
   within(Math.abs(actual.loss - expected.loss), tolerance * Math.abs(expected.loss) + floor, `${what}: loss`)
-  within(distance(actual.losses, expected.losses), tolerance * norm(expected.losses) + floor, `${what}: losses`)
+  within(
+    distance(actual.losses, expected.losses),
+    tolerance * norm(expected.losses) + floor,
+    `${what}: losses`
+  )
   const magnitudes = { gradInput: expected.magnitudeInput, gradWeight: expected.magnitudeWeight }
   for (const name of gradients) {
     const bound = tolerance * norm(expected[name]) + 5e-7 * magnitudes[name] + floor
     within(distance(actual[name] ?? [], expected[name]), bound, `${what}: ${name}`)
   }
   if (actual.gradBias) {
-    const bound = tolerance * norm(expected.gradBias) + floor
+    const bound = tolerance * norm(expected.gradBias) + 5e-7 * expected.magnitudeBias + floor
     within(distance(actual.gradBias, expected.gradBias), bound, `${what}: gradBias`)
   }
 }
@@ -45,7 +49,12 @@ export function compareWithOracle(
   const actual = runLoss(margin, batch, options)
   const expected = reference(batch, margin.oracle, rest as OracleOptions)
   const shape = `${batch.labels.length}×${batch.dim}×${batch.weight.length / batch.dim}`
-  compare(actual, expected, `${margin.title} ${shape} ${JSON.stringify({ threads, workspace, instructionSet })}`, tolerance)
+  compare(
+    actual,
+    expected,
+    `${margin.title} ${shape} ${JSON.stringify({ threads, workspace, instructionSet })}`,
+    tolerance
+  )
   return actual
 }
 
@@ -56,5 +65,8 @@ export function errorsBesideTextbook(margin: MarginCase, batch: Batch, options: 
     (['losses', ...gradients] as const).map(
       (name) => distance(result[name] ?? [], expected[name]) / (norm(expected[name]) || 1)
     )
-  return { library: relative(runLoss(margin, batch, options)), textbook: relative(textbook(batch, margin.oracle)) }
+  return {
+    library: relative(runLoss(margin, batch, options)),
+    textbook: relative(textbook(batch, margin.oracle)),
+  }
 }

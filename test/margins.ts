@@ -4,7 +4,7 @@ import type { Margin } from '../lib/index'
 import { arcface, combined, cosface, normface, softmaxMargin, sphereface } from '../lib/index'
 import type { MarginValue, OracleMargin } from './reference'
 
-type Parameters = Record<string, number | string | boolean>
+export type Parameters = Record<string, number | string | boolean>
 
 export interface MarginRow {
   name: string
@@ -128,7 +128,7 @@ export const table: MarginRow[] = [
     defaults: { m: 4, scale: 'norm', iteration: 0, base: 1000, gamma: 0.12, power: 1, lambdaMin: 5 },
     cases: [
       {},
-      ...[0, 1, 2, 3, 4, 5].flatMap((m) => [
+      ...[0, 1, 2, 3, 4, 5].flatMap((m): Parameters[] => [
         { m, lambda: 0 },
         { m, lambda: 5, scale: 30 },
       ]),
@@ -182,4 +182,6 @@ export function oracleAt(margin: MarginCase, iteration: number, warmupSteps: num
 }
 
 /** Every row of THE TABLE with every one of its cases. */
-export const marginCases: MarginCase[] = table.flatMap((row) => row.cases.map((given) => marginCase(row.name, given)))
+export const marginCases: MarginCase[] = table.flatMap((row) =>
+  row.cases.map((given) => marginCase(row.name, given))
+)

@@ -17,7 +17,7 @@ if (cases) {
       const { reduction, labelSmoothing, gradOutput } = golden
       const result = reference(golden, oracle, { reduction, labelSmoothing, gradOutput })
       // The vectors take z_y from log Σ exp z; where the loss is 3e-11 (090), float64 leaves that five digits.
-      const bound = golden.title.endsWith('near') ? 1e-5 : 1e-9
+      const bound = golden.title.startsWith('090') ? 1e-4 : 1e-9
       if (golden.loss !== undefined) within(relativeError([result.loss], [golden.loss]), bound, 'loss')
       for (const name of ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const) {
         const expected = golden[name]
@@ -55,7 +55,9 @@ function differenceError(
 }
 
 // Small scales keep the losses smooth enough for differences; the formulas do not depend on the scale.
-const smooth = marginCases.filter(({ parameters }) => parameters.scale === 'norm' || Number(parameters.scale ?? 1) <= 16)
+const smooth = marginCases.filter(
+  ({ parameters }) => parameters.scale === 'norm' || Number(parameters.scale ?? 1) <= 16
+)
 const others = marginCases.filter((margin) => !smooth.includes(margin))
 
 for (const [margins, what] of [
@@ -77,9 +79,22 @@ for (const [margins, what] of [
         const upstream = (options.gradOutput as number | undefined) ?? 1
         const scaled = (values: Float64Array) => values.map((value) => value / upstream)
         const bound = 1e-6
-        within(differenceError(batch, margin.oracle, options, 'input', scaled(result.gradInput)), bound, 'input')
-        within(differenceError(batch, margin.oracle, options, 'weight', scaled(result.gradWeight)), bound, 'weight')
-        if (raw) within(differenceError(batch, margin.oracle, options, 'bias', scaled(result.gradBias)), bound, 'bias')
+        within(
+          differenceError(batch, margin.oracle, options, 'input', scaled(result.gradInput)),
+          bound,
+          'input'
+        )
+        within(
+          differenceError(batch, margin.oracle, options, 'weight', scaled(result.gradWeight)),
+          bound,
+          'weight'
+        )
+        if (raw)
+          within(
+            differenceError(batch, margin.oracle, options, 'bias', scaled(result.gradBias)),
+            bound,
+            'bias'
+          )
       }
       const gradOutput = normals(random(3), 4)
       const options: OracleOptions = { reduction: 'none', gradOutput }

@@ -39,6 +39,7 @@ export interface OracleResult {
   /** Norms of the gradients had nothing in their sums cancelled: what float32 rounding errors are relative to. */
   magnitudeInput: number
   magnitudeWeight: number
+  magnitudeBias: number
 }
 
 const at = (values: ArrayLike<number>, index: number) => values[index] as number
@@ -107,6 +108,7 @@ export function reference(
   const gradBias = new Float64Array(classes)
   const columnDots = new Float64Array(classes) // Σ_i A_ij cos_ij
   const columnMagnitudes = new Float64Array(classes)
+  const biasMagnitudes = new Float64Array(classes)
   let loss = 0
   let magnitudeInput = 0
 
@@ -152,6 +154,7 @@ export function reference(
       magnitude += Math.abs(a) * (margin.raw ? norm(right, j, dim) : 1)
       columnMagnitudes[j] = at(columnMagnitudes, j) + Math.abs(a) * (margin.raw ? norm(left, i, dim) : 1)
       gradBias[j] = at(gradBias, j) + a
+      biasMagnitudes[j] = at(biasMagnitudes, j) + Math.abs(a)
       for (let d = 0; d < dim; d++) {
         gradInput[i * dim + d] = at(gradInput, i * dim + d) + a * at(right, j * dim + d)
         gradWeight[j * dim + d] = at(gradWeight, j * dim + d) + a * at(left, i * dim + d)
@@ -186,6 +189,7 @@ export function reference(
     gradBias,
     magnitudeInput: Math.sqrt(magnitudeInput),
     magnitudeWeight: Math.sqrt(magnitudeWeight),
+    magnitudeBias: norm(biasMagnitudes, 0, classes),
   }
 }
 

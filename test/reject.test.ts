@@ -2,24 +2,16 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { arcface, marginLoss, marginLossSync, softmaxMargin } from '../lib/index'
-import { marginCase } from './margins'
-import { makeBatch, rejectsLike, sameBits, throwsLike } from './support'
+import { complaint, makeBatch, rejectsLike, sameBits, throwsLike } from './support'
 
 const test = suite('reject')
 
 const [rows, dim, classes] = [6, 4, 9]
 const sound = () => makeBatch(1, { rows, dim, classes })
 const softmax = softmaxMargin()
-const sharedFloats = new Float32Array(new SharedArrayBuffer(rows * dim * 4))
 
 type Kind = typeof TypeError | typeof RangeError | typeof Error
 type Change = Record<string, unknown>
-
-/** ^Expected … for `name` … but received … `value`, with the value somewhere in what was received. */
-const shape = (name: string, value: unknown = '') => {
-  const literal = (text: string) => text.replace(/[.*+?^${}()|[\]\\-]/g, '\\$&')
-  return new RegExp(`^Expected .+ for (.*\\W)?${literal(name)} but received .*${literal(String(value))}`, 's')
-}
 
 function refuses(title: string, batch: Change, options: Change, kind: Kind, pattern: RegExp): void {
   test(title, async () => {
@@ -32,7 +24,7 @@ function refuses(title: string, batch: Change, options: Change, kind: Kind, patt
 
 const brief = (value: unknown): string => {
   if (ArrayBuffer.isView(value)) return `${value.constructor.name}(${(value as Float32Array).length})`
-  return typeof value === 'number' ? String(value) : JSON.stringify(value) ?? 'undefined'
+  return typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? 'undefined')
 }
 const floats = (length: number) => new Float32Array(length)
 
@@ -45,7 +37,6 @@ const batches: [string, unknown, Kind, unknown?][] = [
   ['input', new ArrayBuffer(rows * dim * 4), TypeError],
   ['input', 'text', TypeError, 'text'],
   ['input', floats(rows * dim - 1), RangeError, rows * dim - 1],
-  ['input', floats((rows - 1) * dim), RangeError, (rows - 1) * dim],
   ['input', floats(0), RangeError, 0],
   ['weight', undefined, TypeError, 'undefined'],
   ['weight', new Int32Array(classes * dim), TypeError],
@@ -71,19 +62,40 @@ const batches: [string, unknown, Kind, unknown?][] = [
 ]
 
 for (const [name, value, kind, shown] of batches) {
-  refuses(`${name} ${brief(value)}`, { [name]: value }, {}, kind, shape(name, shown))
+  refuses(`${name} ${brief(value)}`, { [name]: value }, {}, kind, complaint(name, shown))
 }
 
 for (const value of [2 ** 31, 2 ** 32 + 4, 2 ** 53]) {
-  refuses(`dim ${value}, beyond every array`, { dim: value }, {}, RangeError, /for (dim|input|weight) but received/)
+  refuses(
+    `dim ${value}, beyond every array`,
+    { dim: value },
+    {},
+    RangeError,
+    /for (dim|input|weight) but received/
+  )
 }
 
-refuses('no arrays at all', { input: floats(0), weight: floats(0), labels: [] }, {}, RangeError, /but received/)
+// One row fewer is a length that fits: the labels are then what does not.
+refuses(
+  'input of fewer rows than labels',
+  { input: floats((rows - 1) * dim) },
+  {},
+  RangeError,
+  complaint('labels', rows)
+)
+
+refuses(
+  'no arrays at all',
+  { input: floats(0), weight: floats(0), labels: [] },
+  {},
+  RangeError,
+  /but received/
+)
 
 for (const value of [undefined, null, 5, 'batch']) {
   test(`a batch that is ${brief(value)}`, async () => {
-    throwsLike(() => marginLossSync(value as never), TypeError, shape('batch', value))
-    await rejectsLike(marginLoss(value as never), TypeError, shape('batch', value))
+    throwsLike(() => marginLossSync(value as never), TypeError, complaint('batch', value))
+    await rejectsLike(marginLoss(value as never), TypeError, complaint('batch', value))
   })
 }
 
@@ -105,20 +117,68 @@ for (const [label, kind] of [
   [Number.NaN, 'array'],
   [Number.POSITIVE_INFINITY, 'array'],
 ] as const) {
-  refuses(`label ${label} (${kind})`, { labels: labelled(label, kind) }, {}, RangeError, shape('labels[3]', label))
+  refuses(
+    `label ${label} (${kind})`,
+    { labels: labelled(label, kind) },
+    {},
+    RangeError,
+    complaint('labels[3]', label)
+  )
 }
 for (const label of ['3', null, undefined, 3n, true]) {
-  refuses(`label ${String(label)}`, { labels: labelled(label, 'array') }, {}, TypeError, shape('labels[3]', label))
+  refuses(
+    `label ${String(label)}`,
+    { labels: labelled(label, 'array') },
+    {},
+    TypeError,
+    complaint('labels[3]', label)
+  )
 }
-refuses('a label of 2³² − 1 is not −1', { labels: Uint32Array.of(0, 1, 2, 2 ** 32 - 1, 4, 5) }, {}, RangeError, shape('labels[3]', 2 ** 32 - 1))
-refuses('a label of 2¹⁶ − 1 is not −1', { labels: Uint16Array.of(0, 1, 2, 65535, 4, 5) }, {}, RangeError, shape('labels[3]', 65535))
-refuses('label −1 where ignoreIndex is another', { labels: Int32Array.of(0, 1, 2, -1, 4, 5) }, { ignoreIndex: -100 }, RangeError, shape('labels[3]', -1))
+refuses(
+  'a label of 2³² − 1 is not −1',
+  { labels: Uint32Array.of(0, 1, 2, 2 ** 32 - 1, 4, 5) },
+  {},
+  RangeError,
+  complaint('labels[3]', 2 ** 32 - 1)
+)
+refuses(
+  'a label of 2¹⁶ − 1 is not −1',
+  { labels: Uint16Array.of(0, 1, 2, 65535, 4, 5) },
+  {},
+  RangeError,
+  complaint('labels[3]', 65535)
+)
+refuses(
+  'label −1 where ignoreIndex is another',
+  { labels: Int32Array.of(0, 1, 2, -1, 4, 5) },
+  { ignoreIndex: -100 },
+  RangeError,
+  complaint('labels[3]', -1)
+)
 
 // A bias belongs to softmax only.
 refuses('a bias with a margin', { bias: floats(classes) }, {}, Error, /bias/)
-refuses('a bias of another length', { bias: floats(classes - 1) }, { margin: softmax }, RangeError, shape('bias', classes - 1))
-refuses('a bias of another type', { bias: new Int32Array(classes) }, { margin: softmax }, TypeError, shape('bias'))
-refuses('a bias that is a list', { bias: Array(classes).fill(0) }, { margin: softmax }, TypeError, shape('bias'))
+refuses(
+  'a bias of another length',
+  { bias: floats(classes - 1) },
+  { margin: softmax },
+  RangeError,
+  complaint('bias', classes - 1)
+)
+refuses(
+  'a bias of another type',
+  { bias: new Int32Array(classes) },
+  { margin: softmax },
+  TypeError,
+  complaint('bias')
+)
+refuses(
+  'a bias that is a list',
+  { bias: Array(classes).fill(0) },
+  { margin: softmax },
+  TypeError,
+  complaint('bias')
+)
 
 const options: [string, unknown, Kind, unknown?][] = [
   ['margin', 'arcface', TypeError],
@@ -169,25 +229,61 @@ const options: [string, unknown, Kind, unknown?][] = [
 ]
 
 for (const [name, value, kind, shown] of options) {
-  refuses(`${name} ${brief(value)}`, {}, { [name]: value }, kind, shape(name, shown))
+  refuses(`${name} ${brief(value)}`, {}, { [name]: value }, kind, complaint(name, shown))
 }
 
 const none = { reduction: 'none' }
-refuses('gradOutput for none: a number', {}, { ...none, gradOutput: 1 }, TypeError, shape('gradOutput', 1))
-refuses('gradOutput for none: a list', {}, { ...none, gradOutput: Array(rows).fill(1) }, TypeError, shape('gradOutput'))
-refuses('gradOutput for none: too short', {}, { ...none, gradOutput: floats(rows - 1) }, RangeError, shape('gradOutput', rows - 1))
-refuses('gradBias of another length', { bias: floats(classes) }, { margin: softmax, gradBias: floats(classes + 1) }, RangeError, shape('gradBias', classes + 1))
-refuses('gradBias of another type', { bias: floats(classes) }, { margin: softmax, gradBias: 'x' }, TypeError, shape('gradBias', 'x'))
+refuses(
+  'gradOutput for none: a number',
+  {},
+  { ...none, gradOutput: 1 },
+  TypeError,
+  complaint('gradOutput', 1)
+)
+refuses(
+  'gradOutput for none: a list',
+  {},
+  { ...none, gradOutput: Array(rows).fill(1) },
+  TypeError,
+  complaint('gradOutput')
+)
+refuses(
+  'gradOutput for none: too short',
+  {},
+  { ...none, gradOutput: floats(rows - 1) },
+  RangeError,
+  complaint('gradOutput', rows - 1)
+)
+refuses(
+  'gradBias of another length',
+  { bias: floats(classes) },
+  { margin: softmax, gradBias: floats(classes + 1) },
+  RangeError,
+  complaint('gradBias', classes + 1)
+)
+refuses(
+  'gradBias of another type',
+  { bias: floats(classes) },
+  { margin: softmax, gradBias: 'x' },
+  TypeError,
+  complaint('gradBias', 'x')
+)
 
 refuses('a margin without a name', {}, { margin: {} }, Error, /margin/)
 refuses('an unknown margin', {}, { margin: { name: 'nopeface', scale: 64 } }, RangeError, /margin.*nopeface/s)
-refuses('a margin whose name is inherited', {}, { margin: { name: 'toString' } }, RangeError, /margin.*toString/s)
+refuses(
+  'a margin whose name is inherited',
+  {},
+  { margin: { name: 'toString' } },
+  RangeError,
+  /margin.*toString/s
+)
 refuses('a margin whose name is a number', {}, { margin: { name: 4 } }, Error, /name/)
 
 for (const value of [null, 5, 'mean', true]) {
   test(`options that are ${brief(value)}`, async () => {
-    throwsLike(() => marginLossSync(sound(), value as never), TypeError, shape('options', value))
-    await rejectsLike(marginLoss(sound(), value as never), TypeError, shape('options', value))
+    throwsLike(() => marginLossSync(sound(), value as never), TypeError, complaint('options', value))
+    await rejectsLike(marginLoss(sound(), value as never), TypeError, complaint('options', value))
   })
 }
 
@@ -200,139 +296,21 @@ test('a misspelt array of the batch is named', () => {
 })
 
 test('options that are undefined mean their defaults', () => {
-  const names = ['margin', 'reduction', 'ignoreIndex', 'labelSmoothing', 'gradOutput', 'losses', 'gradInput', 'threads']
+  const names = [
+    'margin',
+    'reduction',
+    'ignoreIndex',
+    'labelSmoothing',
+    'gradOutput',
+    'losses',
+    'gradInput',
+    'threads',
+  ]
   const given = Object.fromEntries(names.map((name) => [name, undefined]))
   const expected = marginLossSync(sound())
   const actual = marginLossSync({ ...sound(), bias: undefined }, given)
   assert.is(actual.loss, expected.loss)
   sameBits(actual.gradWeight as Float32Array, expected.gradWeight as Float32Array, 'gradWeight')
-})
-
-// Buffers that are gone or can move under a running call.
-for (const name of ['input', 'weight', 'labels'] as const) {
-  test(`a detached ${name}`, async () => {
-    const batch = sound()
-    structuredClone(batch[name], { transfer: [batch[name].buffer as ArrayBuffer] })
-    throwsLike(() => marginLossSync(batch), Error, shape(name))
-    await rejectsLike(marginLoss(batch), Error, shape(name))
-  })
-}
-
-for (const [name, length] of [
-  ['losses', rows],
-  ['gradInput', rows * dim],
-  ['gradWeight', classes * dim],
-] as const) {
-  test(`a detached ${name} to fill`, async () => {
-    const array = floats(length)
-    structuredClone(array, { transfer: [array.buffer as ArrayBuffer] })
-    throwsLike(() => marginLossSync(sound(), { [name]: array }), Error, shape(name))
-    await rejectsLike(marginLoss(sound(), { [name]: array }), Error, shape(name))
-  })
-}
-
-type Resizable = ArrayBuffer & { resize(length: number): void }
-const resizable = (values: Float32Array | Int32Array): [Float32Array | Int32Array, Resizable] => {
-  const limits = { maxByteLength: 4 * values.byteLength }
-  const Buffers = ArrayBuffer as unknown as new (length: number, limits: object) => Resizable
-  const buffer = new Buffers(values.byteLength, limits)
-  const View = values.constructor as new (buffer: ArrayBuffer) => Float32Array | Int32Array
-  const view = new View(buffer)
-  view.set(values)
-  return [view, buffer]
-}
-
-for (const name of ['input', 'weight', 'labels'] as const) {
-  test(`a resizable buffer behind ${name}: refused, or right`, async () => {
-    const expected = marginLossSync(sound())
-    const run = async (resizeTo: number | undefined) => {
-      const batch = sound()
-      const [view, buffer] = resizable(batch[name])
-      const running = marginLoss({ ...batch, [name]: view } as never)
-      if (resizeTo !== undefined) buffer.resize(resizeTo)
-      return running
-    }
-    for (const resizeTo of [undefined, 0, 8]) {
-      try {
-        const result = await run(resizeTo)
-        assert.is(result.loss, expected.loss)
-      } catch (error) {
-        assert.instance(error, TypeError)
-        assert.match((error as Error).message, shape(name))
-      }
-    }
-    // Shrunk before the call: its length is what counts.
-    const batch = sound()
-    const [view, buffer] = resizable(batch[name])
-    buffer.resize(4)
-    throwsLike(() => marginLossSync({ ...batch, [name]: view } as never), Error, shape(name))
-  })
-}
-
-test('an array to fill that is resized or transferred in flight: refused, or an error, never a crash', async () => {
-  for (const resizeTo of [0, 8]) {
-    const [gradInput, buffer] = resizable(floats(rows * dim))
-    try {
-      const running = marginLoss(sound(), { gradInput: gradInput as Float32Array })
-      buffer.resize(resizeTo)
-      await running
-    } catch (error) {
-      assert.match((error as Error).message, /gradInput/)
-    }
-  }
-  const gradInput = floats(rows * dim)
-  const running = marginLoss(sound(), { gradInput })
-  structuredClone(gradInput, { transfer: [gradInput.buffer as ArrayBuffer] })
-  try {
-    await running
-  } catch (error) {
-    assert.match((error as Error).message, /gradInput/)
-  }
-})
-
-test('views over a SharedArrayBuffer are accepted', async () => {
-  const batch = sound()
-  const expected = marginLossSync(batch)
-  sharedFloats.set(batch.input)
-  for (const result of [
-    marginLossSync({ ...batch, input: sharedFloats }),
-    await marginLoss({ ...batch, input: sharedFloats }),
-  ]) {
-    assert.is(result.loss, expected.loss)
-  }
-})
-
-test('an array that serves as input and as output is refused, or gives the right result', async () => {
-  const margin = marginCase('arcface').margin
-  const expected = marginLossSync(sound(), { margin })
-  for (const [from, to] of [
-    ['input', 'gradInput'],
-    ['weight', 'gradWeight'],
-  ] as const) {
-    const call = async (run: typeof marginLossSync | typeof marginLoss) => {
-      const batch = sound()
-      try {
-        const result = await run(batch, { margin, [to]: batch[from] })
-        for (const name of ['losses', 'gradInput', 'gradWeight'] as const) {
-          sameBits(result[name] as Float32Array, expected[name] as Float32Array, `${name} with ${to} over ${from}`)
-        }
-      } catch (error) {
-        if ((error as Error).name === 'Assertion') throw error
-        assert.match((error as Error).message, new RegExp(to))
-      }
-    }
-    await call(marginLossSync)
-    await call(marginLoss)
-  }
-})
-
-test('two arrays to fill that are one are refused, or nothing crashes', () => {
-  const array = floats(rows * dim)
-  try {
-    marginLossSync({ ...sound(), weight: floats(rows * dim).fill(1) }, { gradInput: array, gradWeight: array })
-  } catch (error) {
-    assert.match((error as Error).message, /grad(Input|Weight)/)
-  }
 })
 
 test('after all these refusals a sound call is right', () => {

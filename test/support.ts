@@ -44,7 +44,11 @@ export function normals(next: () => number, length: number, scale = 1): Float32A
   return values
 }
 
-export function makeBatch(seed: number, shape: Shape, { bias = false, inputScale = 1, weightScale = 1 } = {}): Batch {
+export function makeBatch(
+  seed: number,
+  shape: Shape,
+  { bias = false, inputScale = 1, weightScale = 1 } = {}
+): Batch {
   const { rows, dim, classes } = shape
   const next = random(seed)
   const batch: Batch = {
@@ -104,6 +108,12 @@ function check(error: unknown, kind: ErrorClass, pattern: RegExp): void {
   assert.match((error as Error).message, pattern)
 }
 
+/** The shape of every complaint about an argument, with its name and somewhere the value that was received. */
+export function complaint(name: string, value: unknown = ''): RegExp {
+  const literal = (text: string) => text.replace(/[.*+?^${}()|[\]\\-]/g, '\\$&')
+  return new RegExp(`^Expected .+ for (.*\\W)?${literal(name)} but received .*${literal(String(value))}`, 's')
+}
+
 export function throwsLike(run: () => unknown, kind: ErrorClass, pattern: RegExp): void {
   try {
     run()
@@ -114,7 +124,11 @@ export function throwsLike(run: () => unknown, kind: ErrorClass, pattern: RegExp
   assert.unreachable(`expected a ${kind.name} like ${pattern} but nothing was thrown`)
 }
 
-export async function rejectsLike(promise: Promise<unknown>, kind: ErrorClass, pattern: RegExp): Promise<void> {
+export async function rejectsLike(
+  promise: Promise<unknown>,
+  kind: ErrorClass,
+  pattern: RegExp
+): Promise<void> {
   let caught: unknown
   try {
     await promise

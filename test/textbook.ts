@@ -35,7 +35,9 @@ export function textbook(problem: OracleProblem, margin: OracleMargin): Textbook
   const rows = labels.length
   const classes = weight.length / dim
   const x = margin.raw ? { units: input, norms: new Float32Array(rows).fill(1) } : normalise(input, rows, dim)
-  const w = margin.raw ? { units: weight, norms: new Float32Array(classes).fill(1) } : normalise(weight, classes, dim)
+  const w = margin.raw
+    ? { units: weight, norms: new Float32Array(classes).fill(1) }
+    : normalise(weight, classes, dim)
   const g = f(1 / rows)
 
   const losses = new Float32Array(rows)

@@ -86,7 +86,10 @@ test('equal scores come in the order of the classes', () => {
     for (const k of [1, 3, classes]) {
       const { indices, scores } = topKSync(batch, { k })
       for (let i = 0; i < 5; i++) {
-        assert.equal(Array.from(indices.subarray(i * k, (i + 1) * k)), Array.from({ length: k }, (_, j) => j))
+        assert.equal(
+          Array.from(indices.subarray(i * k, (i + 1) * k)),
+          Array.from({ length: k }, (_, j) => j)
+        )
         assert.is(new Set(scores.subarray(i * k, (i + 1) * k)).size, 1)
       }
     }
@@ -156,7 +159,7 @@ test('wrong arrays are refused by name', () => {
   refuse({ input: [1, 2] }, TypeError, /^Expected .+ for input but received/)
   refuse({ input: undefined }, TypeError, /^Expected .+ for input but received undefined/)
   refuse({ input: batch.input.subarray(1) }, RangeError, /^Expected .+ for input but received .*19/)
-  refuse({ weight: Float64Array.from(batch.weight) }, TypeError, /^Expected .+ for weight but received/)
+  refuse({ weight: Int32Array.from(batch.weight) }, TypeError, /^Expected .+ for weight but received/)
   refuse({ weight: batch.weight.subarray(1) }, RangeError, /^Expected .+ for weight but received .*149/)
   refuse({ dim: 0 }, RangeError, /^Expected .+ for dim but received 0/)
   refuse({ bias: new Float32Array(30) }, Error, /bias/)

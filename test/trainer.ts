@@ -47,7 +47,9 @@ class Parameter {
     if (momentum !== 0) {
       const previous = this.first
       // The first step's buffer is the gradient itself.
-      const buffer = previous ? decayed.map((g, i) => momentum * (previous[i] as number) + g) : decayed.slice()
+      const buffer = previous
+        ? decayed.map((g, i) => momentum * (previous[i] as number) + g)
+        : decayed.slice()
       this.first = buffer
       direction = nesterov ? decayed.map((g, i) => g + momentum * (buffer[i] as number)) : buffer
     }
@@ -114,7 +116,11 @@ export class OracleHead {
     return { ...result, stats: this.statsOf(result, labels, ignoreIndex) }
   }
 
-  step(input: ArrayLike<number>, labels: ArrayLike<number>, learningRate = this.options.optimizer.learningRate) {
+  step(
+    input: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    learningRate = this.options.optimizer.learningRate
+  ) {
     const result = this.evaluate(input, labels)
     this.weight.update(result.gradWeight, this.options.optimizer, learningRate)
     this.bias?.update(result.gradBias, this.options.optimizer, learningRate)

@@ -9,8 +9,12 @@ namespace {
 // Outputs above this size leave the caches before anyone reads them: written past the caches (5 to 10 % at B = 64).
 constexpr int64_t streamedBytes = int64_t{16} << 20;
 
-// Single precision squares an inverse norm safely within this range.
-bool isOrdinary(float inverseNorm) { return inverseNorm > 1e-15f && inverseNorm < 1e15f; }
+// How far to go along a class's own weights to make its gradient orthogonal to them, as a multiple of those weights.
+// False where single precision might overflow or underflow on the way (weights of 1e±15 and beyond) or met a NaN.
+bool projection(const Kernels& kernels, const float* weight, const float* gradient, float inverseNorm, long dim, float& factor) {
+  factor = -(kernels.dot(weight, gradient, dim) * inverseNorm) * inverseNorm;
+  return inverseNorm > 1e-15f && factor < 1e30f && factor > -1e30f;
+}
 
 }  // namespace
 
@@ -35,15 +39,15 @@ void Step::backward(int64_t slot, int thread) {
         computeTile(tile, chunk, gradient);
         logits = gradient;
       }
-      kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first, smoothing,
-                             classScale_ + firstClass, gradient);
-      forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
-        *tileElement(gradient, row - first, label - firstClass) = 0;
-      });
+      kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
+                             smoothing, classScale_ + firstClass, gradient);
+      forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
+                 [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
       if (wantsWeight())
-        kernels_.weightGradient(gradient, plan_.tileClasses, classes, panels, value_ + first * lanes_, paddedRows_, dimPanels_,
-                                classGradient, chunk > firstChunk);
-      if (wantsWeight() && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
+        kernels_.weightGradient(gradient, plan_.tileClasses, classes, panels, value_ + first * lanes_, paddedRows_,
+                                dimPanels_, classGradient, chunk > firstChunk);
+      if (wantsWeight() && problem_.bias)
+        addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
       if (problem_.gradInput)
         kernels_.inputGradient(problem_.weight + firstClass * dim, dim, classes, gradient, plan_.tileClasses, panels,
                                partialInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
@@ -59,7 +63,8 @@ void Step::addBiasGradient(const float* gradient, int64_t classes, int64_t first
     float sum = accumulate ? out[j] : 0;
     for (int64_t p = 0; p < panels; p++)
       for (int64_t l = 0; l < lanes_; l += 16)
-        sum += kernels_.dot(gradient + (p * plan_.tileClasses + j) * lanes_ + l, rowGradients_ + firstRow + p * lanes_ + l, 16);
+        sum += kernels_.dot(gradient + (p * plan_.tileClasses + j) * lanes_ + l,
+                            rowGradients_ + firstRow + p * lanes_ + l, 16);
     out[j] = sum;
   }
 }
@@ -90,9 +95,9 @@ void Step::finishClasses(int64_t tile, float* gradients) {
     const float* w = problem_.weight + j * dim;
     float* out = direct ? problem_.gradWeight + j * dim : sum;
     const bool hasTargets = target != end && labels[*target] == j;
-    if (normalized_ && isOrdinary(classScale_[j])) {
-      const float scale = classScale_[j];
-      kernels_.addScaled(out, sum, -(kernels_.dot(w, sum, dim) * scale) * scale, w, dim, stream && !hasTargets);
+    float factor;
+    if (normalized_ && projection(kernels_, w, sum, classScale_[j], dim, factor)) {
+      kernels_.addScaled(out, sum, factor, w, dim, stream && !hasTargets);
     } else if (normalized_) {
       const double scale = classScale_[j];
       kernels_.combine(out, false, 1, sum, -(kernels_.dotDouble(w, sum, dim) * scale) * scale, w, dim);
@@ -105,10 +110,10 @@ void Step::finishClasses(int64_t tile, float* gradients) {
       const float* x = problem_.input + (firstRow_ + *target) * dim;
       const double share = state.gradient * state.scale * state.error * state.slope * state.targetInverseNorm;
       if (normalized_)
-        kernels_.combine(out, true, share * state.inverseNorm, x, -share * state.cosine * state.targetInverseNorm, w, dim);
-      else
-        kernels_.combine(out, true, share, x, 0, x, dim);
-      biasGradient += static_cast<float>(state.gradient * state.error);
+        kernels_.combine(out, true, share * state.inverseNorm, x, -share * state.cosine * state.targetInverseNorm, w,
+                         dim);
+      else kernels_.combine(out, true, share, x, 0, x, dim);
+      if (problem_.bias) biasGradient += static_cast<float>(state.gradient * state.error);
     }
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
     if (problem_.update) {
@@ -126,14 +131,17 @@ void Step::update(int64_t at, float* parameter, float* const* state, const float
   const Optimizer& o = problem_.update->optimizer;
   float* first = state[0] ? state[0] + at : nullptr;
   if (o.kind == OptimizerKind::sgd) {
-    const SgdStep step{static_cast<float>(o.learningRate), static_cast<float>(o.momentum), static_cast<float>(o.weightDecay),
-                       o.nesterov};
+    const SgdStep step{static_cast<float>(o.learningRate), static_cast<float>(o.momentum),
+                       static_cast<float>(o.weightDecay), o.nesterov};
     kernels_.sgd(parameter + at, first, gradient, n, step);
   } else {
     const double t = static_cast<double>(problem_.update->step);
-    const AdamWStep step{static_cast<float>(o.learningRate), static_cast<float>(o.beta1),
-                         static_cast<float>(o.beta2),        static_cast<float>(o.epsilon),
-                         static_cast<float>(o.weightDecay),  static_cast<float>(1 - std::pow(o.beta1, t)),
+    const AdamWStep step{static_cast<float>(o.learningRate),
+                         static_cast<float>(o.beta1),
+                         static_cast<float>(o.beta2),
+                         static_cast<float>(o.epsilon),
+                         static_cast<float>(o.weightDecay),
+                         static_cast<float>(1 - std::pow(o.beta1, t)),
                          static_cast<float>(std::sqrt(1 - std::pow(o.beta2, t)))};
     kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, step);
   }

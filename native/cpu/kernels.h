@@ -11,7 +11,7 @@ namespace margin_softmax::cpu {
 //   value  [dimPanel][rows][L]  embeddings times the row's gradient factor, L dimensions side by side
 struct Kernels {
   const char* name;
-  int lanes;        // L; divides 32
+  int lanes;        // L; a multiple of 16 that divides 64
   int vectorBytes;  // of the machine's vectors, for reporting
 
   // Sums of products; single precision over 16 virtual lanes, and double precision.
@@ -33,8 +33,8 @@ struct Kernels {
   void (*weightGradient)(const float* gradient, long tileStride, long classes, long panels, const float* value,
                          long valueRows, long dimPanels, float* out, bool accumulate);
   // out[p][D][L] (+)= Σ_j weight[j][d] · gradient[p][j][l]
-  void (*inputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride, long panels,
-                        float* out, bool accumulate);
+  void (*inputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride,
+                        long panels, float* out, bool accumulate);
 
   // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
   void (*addScaled)(float* out, const float* a, float factor, const float* b, long n, bool stream);
@@ -44,7 +44,8 @@ struct Kernels {
 
   // Optimizer updates of one row, as PyTorch's documentation of SGD and AdamW defines them (see optimizer.h).
   void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const struct SgdStep& step);
-  void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n, const struct AdamWStep& step);
+  void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n,
+                const struct AdamWStep& step);
 
   // Fused multiply-adds a second on one core: 2·16·rounds·L operations, for the benchmark's peak.
   float (*multiplyAdds)(long rounds);

@@ -1,6 +1,6 @@
 #define VECTOR_BYTES 64
-#define BLOCK_ROWS 12
-#define BLOCK_VECTORS 2
+#define BLOCK_ROWS 6
+#define BLOCK_VECTORS 4
 #include "kernels_impl.h"
 
 namespace margin_softmax::cpu {

@@ -17,10 +17,10 @@ using margin_softmax::cpu::SgdStep;
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
 constexpr int panelLanes = blockVectors * lanes;
-static_assert(32 % panelLanes == 0, "row chunks are multiples of 32 rows");
+static_assert(64 % panelLanes == 0, "row chunks are multiples of 64 rows");
 
-// Where a product's operands lie. A[r][k] = rows[r·rowStride + k·stepStride], and a panel row of B at vectors + k·panelLanes.
-// The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
+// Where a product's operands lie. A[r][k] = rows[r·rowStride + k·stepStride], and a panel row of B at vectors +
+// k·panelLanes. The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
 struct Operands {
   const float* rows;
   long rowStride, stepStride, rowOuterStride;
@@ -29,13 +29,19 @@ struct Operands {
   long outerSteps, steps;
 };
 
-// out[r][v] = rowScale[r]·Σ + rowOffset[r], or += Σ
-template <int Rows, bool Accumulate, bool Scaled>
+enum class Form {
+  scaled,      // out[r][v] = rowScale[r]·Σ + bias[r]
+  plain,       // out[r][v] = Σ, or += Σ
+  neighbours,  // as plain, with rowStride 1: the rows of A lie side by side, and each step fetches a new cache line
+};
+
+template <int Rows, bool Accumulate, Form form>
 static __attribute__((noinline)) void multiply(const Operands& o, float* out, long outStride, const float* rowScale,
                                                const float* bias) {
   Vector sum[Rows][blockVectors];
   UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] = (Vector){};
-  const long rowStride = o.rowStride, stepStride = o.stepStride, steps = o.steps;
+  constexpr bool scaled = form == Form::scaled;
+  const long rowStride = form == Form::neighbours ? 1 : o.rowStride, stepStride = o.stepStride, steps = o.steps;
   for (long outer = 0; outer < o.outerSteps; outer++) {
     const float* rows = o.rows + outer * o.rowOuterStride;
     const float* vectors = o.vectors + outer * o.vectorOuterStride;
@@ -46,6 +52,11 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, lo
         const Vector a = broadcast(rows[r * rowStride]);
         UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] += a * b[v];
       }
+      // Steps of a row of weights each: too far apart for the processor to foresee (a fifth of the product's time).
+      if (form == Form::neighbours) {
+        __builtin_prefetch(rows + 8 * stepStride);
+        __builtin_prefetch(rows + 8 * stepStride + Rows - 1);
+      }
       rows += stepStride;
       vectors += panelLanes;
     }
@@ -53,8 +64,8 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, lo
   UNROLL for (int r = 0; r < Rows; r++) {
     UNROLL for (int v = 0; v < blockVectors; v++) {
       Vector x = sum[r][v];
-      if (Scaled) x *= broadcast(rowScale[r]);
-      if (Scaled && bias) x += broadcast(bias[r]);
+      if (scaled) x *= broadcast(rowScale[r]);
+      if (scaled && bias) x += broadcast(bias[r]);
       if (Accumulate) x += load(out + r * outStride + v * lanes);
       store(out + r * outStride + v * lanes, x);
     }
@@ -62,33 +73,34 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, lo
 }
 
 // The last rows of a product: as many as are left, below Rows.
-template <int Rows, bool Accumulate, bool Scaled>
-static void multiplyRest(long rest, const Operands& o, float* out, long outStride, const float* rowScale, const float* bias) {
+template <int Rows, bool Accumulate, Form form>
+static void multiplyRest(long rest, const Operands& o, float* out, long outStride, const float* rowScale,
+                         const float* bias) {
   if constexpr (Rows > 0) {
-    if (rest == Rows) multiply<Rows, Accumulate, Scaled>(o, out, outStride, rowScale, bias);
-    else multiplyRest<Rows - 1, Accumulate, Scaled>(rest, o, out, outStride, rowScale, bias);
+    if (rest == Rows) multiply<Rows, Accumulate, form>(o, out, outStride, rowScale, bias);
+    else multiplyRest<Rows - 1, Accumulate, form>(rest, o, out, outStride, rowScale, bias);
   }
 }
 
 // All rows of a product, `blockStride` floats of A apart.
-template <bool Accumulate, bool Scaled>
+template <bool Accumulate, Form form>
 INLINE void multiplyAll(long rows, Operands o, float* out, long outStride, const float* rowScale, const float* bias) {
   long r = 0;
   for (; r + blockRows <= rows; r += blockRows) {
-    multiply<blockRows, Accumulate, Scaled>(o, out, outStride, rowScale, bias);
+    multiply<blockRows, Accumulate, form>(o, out, outStride, rowScale, bias);
     o.rows += blockRows * o.rowStride;
     out += blockRows * outStride;
-    if (Scaled) rowScale += blockRows;
-    if (Scaled && bias) bias += blockRows;
+    if (form == Form::scaled) rowScale += blockRows;
+    if (form == Form::scaled && bias) bias += blockRows;
   }
-  if (r < rows) multiplyRest<blockRows - 1, Accumulate, Scaled>(rows - r, o, out, outStride, rowScale, bias);
+  if (r < rows) multiplyRest<blockRows - 1, Accumulate, form>(rows - r, o, out, outStride, rowScale, bias);
 }
 
 static void logits(const float* weight, long dim, long classes, const float* query, long panels, const float* scale,
                    const float* bias, float* tile, long tileStride) {
   for (long p = 0; p < panels; p++) {
     const Operands o{weight, dim, 1, 0, query + p * dim * panelLanes, 0, 1, dim};
-    multiplyAll<false, true>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias);
+    multiplyAll<false, Form::scaled>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias);
   }
 }
 
@@ -96,24 +108,31 @@ static void weightGradient(const float* gradient, long tileStride, long classes,
                            long valueRows, long dimPanels, float* out, bool accumulate) {
   const long outStride = dimPanels * panelLanes;
   for (long d = 0; d < dimPanels; d++) {
-    const Operands o{gradient, panelLanes, 1, tileStride * panelLanes, value + d * valueRows * panelLanes,
-                     (long)panelLanes * panelLanes, panels, panelLanes};
-    if (accumulate) multiplyAll<true, false>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
-    else multiplyAll<false, false>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
+    const Operands o{gradient,
+                     panelLanes,
+                     1,
+                     tileStride * panelLanes,
+                     value + d * valueRows * panelLanes,
+                     (long)panelLanes * panelLanes,
+                     panels,
+                     panelLanes};
+    if (accumulate) multiplyAll<true, Form::plain>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
+    else multiplyAll<false, Form::plain>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
   }
 }
 
-static void inputGradient(const float* weight, long dim, long classes, const float* gradient, long tileStride, long panels,
-                          float* out, bool accumulate) {
+static void inputGradient(const float* weight, long dim, long classes, const float* gradient, long tileStride,
+                          long panels, float* out, bool accumulate) {
   for (long p = 0; p < panels; p++) {
     const Operands o{weight, 1, dim, 0, gradient + p * tileStride * panelLanes, 0, 1, classes};
     float* panelOut = out + p * dim * panelLanes;
-    if (accumulate) multiplyAll<true, false>(dim, o, panelOut, panelLanes, nullptr, nullptr);
-    else multiplyAll<false, false>(dim, o, panelOut, panelLanes, nullptr, nullptr);
+    if (accumulate) multiplyAll<true, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr);
+    else multiplyAll<false, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr);
   }
 }
 
-// Visits every vector column of a tile: body(first element of the column's lanes, index of its lanes in a [panel][L] array).
+// Visits every vector column of a tile: body(first element of the column's lanes, index of its lanes in a [panel][L]
+// array).
 template <class Body>
 INLINE void forColumns(const float* tile, long tileStride, long panels, const Body& body) {
   for (long p = 0; p < panels; p++)
@@ -242,20 +261,20 @@ static void adamW(float* weight, float* first, float* second, const float* gradi
 static float multiplyAdds(long rounds) {
   Vector sum[12];
   UNROLL for (int r = 0; r < 12; r++) sum[r] = broadcast((float)r);
-  const Vector a = broadcast(0.999f), b = broadcast(0.001f);
-  for (long k = 0; k < rounds; k++) {
-    UNROLL for (int r = 0; r < 12; r++) sum[r] = sum[r] * a + b;
-    asm volatile("" ::: "memory");
-  }
+  float factor = -0.999f, term = 0.5f;
+  asm volatile("" : "+m"(factor), "+m"(term));  // the compiler may not know them, or it would fold chains away
+  const Vector a = broadcast(factor), b = broadcast(term);
+  for (long k = 0; k < rounds; k++) UNROLL for (int r = 0; r < 12; r++) sum[r] = sum[r] * a + b;
   Vector total = {};
   UNROLL for (int r = 0; r < 12; r++) total += sum[r];
   return total[0];
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{name,           panelLanes,    VECTOR_BYTES, dot,        dotDouble, logits, logSumExp, tileSum,
-                 tileMaximum,    probabilities, weightGradient, inputGradient, addScaled, accumulate, combine, sgd,
-                 adamW,          multiplyAdds,   &probabilityKernels};
+  return Kernels{
+      name,        panelLanes,    VECTOR_BYTES,       dot,           dotDouble, logits,     logSumExp, tileSum,
+      tileMaximum, probabilities, weightGradient,     inputGradient, addScaled, accumulate, combine,   sgd,
+      adamW,       multiplyAdds,  &probabilityKernels};
 }
 
 }  // namespace

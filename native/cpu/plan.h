@@ -12,17 +12,19 @@ constexpr int64_t fixedBytes = int64_t{64} << 20;
 inline int64_t divideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t roundUp(int64_t a, int64_t b) { return divideUp(a, b) * b; }
 
-// The B×C logits are a grid of tiles: class tiles × row chunks. A slot is a run of class tiles × a run of row chunks that
-// one thread works through in order, with its own partial sums; slots are added in order at the end. Many classes: slots
-// along the classes, and each tile's weight gradient is finished on the spot. Few classes: slots along the rows as well.
+// The B×C logits are a grid of tiles: class tiles × row chunks. A slot is a run of class tiles × a run of row chunks
+// that one thread works through in order, with its own partial sums; slots are added in order at the end. Many classes:
+// slots along the classes, and each tile's weight gradient is finished on the spot. Few classes: slots along the rows
+// as well.
 struct Plan {
   int64_t rows, dim, classes;
   int64_t tileClasses, classTiles, classSlots;
   int64_t chunkRows, rowChunks, rowSlots;
 
   Plan(int64_t b, int64_t d, int64_t c) : rows(b), dim(d), classes(c) {
-    // 128 classes × 512 rows of logits and 128 × 512 weights stay in a core's level-2 cache; a very long row gets fewer.
-    tileClasses = std::min(classes, std::clamp<int64_t>(128 * 4096 / std::max<int64_t>(dim, 1), 8, 128));
+    // 126 classes (a multiple of every block height) × 512 rows of logits and 126 × 512 weights stay in a core's
+    // level-2 cache; a very long row gets fewer.
+    tileClasses = std::min(classes, std::clamp<int64_t>(126 * 4096 / std::max<int64_t>(dim, 1), 8, 126));
     classTiles = divideUp(classes, tileClasses);
     const int64_t wantedRowSlots = classTiles >= 16 ? 1 : divideUp(16, classTiles);
     const int64_t partialWeights = classes * (dim + 32) * 4;
@@ -31,8 +33,9 @@ struct Plan {
     chunkRows = std::min<int64_t>(512, roundUp(divideUp(rows, mostRowSlots), 64));
     rowChunks = divideUp(rows, chunkRows);
     rowSlots = std::min(mostRowSlots, rowChunks);
-    // A slot is worth its partial sums from about 2^25 multiply-adds on: fewer slots for less work, but enough to share.
-    const int64_t worth = rows * dim * classes >> 25;
+    // A slot is worth its partial sums from about 2^27 multiply-adds on: fewer slots for less work, but enough to
+    // share.
+    const int64_t worth = rows * dim * classes >> 27;
     const int64_t partialInputs = rows * (dim + 16) * 4;
     const int64_t room = std::max<int64_t>(1, (fixedBytes - 2 * partialInputs) / std::max<int64_t>(partialInputs, 1));
     classSlots = std::min({classTiles, std::clamp<int64_t>(worth, 16, 64), room});

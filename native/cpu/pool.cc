@@ -115,7 +115,9 @@ void Pool::run(int threads, int64_t items, Call call, const void* body) {
   s.ticket.store(ticket);
   if (s.sleeping.load() > 0) {
     // Taking the mutex orders this wake-up after a thread's last look at the ticket.
-    { std::lock_guard<std::mutex> lock(s.mutex); }
+    {
+      std::lock_guard<std::mutex> lock(s.mutex);
+    }
     s.wake.notify_all();
   }
   s.drain(0);

@@ -1,6 +1,7 @@
-// The process's persistent threads. A job is cut into items; threads (the caller is one) claim items until none is left.
-// Nothing waits for a thread that has not woken up yet: late threads join whatever phase runs, so a job of microseconds
-// costs no wake-up latency. Which thread computes an item changes no bit, because an item owns what it writes.
+// The process's persistent threads. A job is cut into items; threads (the caller is one) claim items until none is
+// left. Nothing waits for a thread that has not woken up yet: late threads join whatever phase runs, so a job of
+// microseconds costs no wake-up latency. Which thread computes an item changes no bit, because an item owns what it
+// writes.
 #pragma once
 #include <cstdint>
 
@@ -17,7 +18,9 @@ class Pool {
   // Calls body(item, thread) once for every item in [0, items), thread < threads. One caller at a time: see `Turn`.
   template <class Body>
   void forEach(int threads, int64_t items, const Body& body) {
-    run(threads, items, [](const void* b, int64_t item, int thread) { (*static_cast<const Body*>(b))(item, thread); }, &body);
+    run(
+        threads, items, [](const void* b, int64_t item, int thread) { (*static_cast<const Body*>(b))(item, thread); },
+        &body);
   }
 
  private:

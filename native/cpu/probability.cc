@@ -16,12 +16,12 @@ namespace margin_softmax::cpu {
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-constexpr int64_t chunkSize = 32768;         // 128 KB of logits: still in a core's level-2 cache when read again
-constexpr int64_t itemSize = 16384;          // elements worth handing to a thread
-constexpr int64_t streamBytes = 16 << 20;    // an output that large leaves the caches before anybody reads it
+constexpr int64_t chunkSize = 32768;       // 128 KB of logits: still in a core's level-2 cache when read again
+constexpr int64_t itemSize = 16384;        // elements worth handing to a thread
+constexpr int64_t streamBytes = 16 << 20;  // an output that large leaves the caches before anybody reads it
 
-// A row's sums as its blocks and chunks come in, relative to the largest logit so far. Among the addends of Σ e^(z − max)
-// the ones are counted apart from the rest, so that log1p(Σ − 1) keeps what is small beside the maximum.
+// A row's sums as its blocks and chunks come in, relative to the largest logit so far. Among the addends of Σ e^(z −
+// max) the ones are counted apart from the rest, so that log1p(Σ − 1) keeps what is small beside the maximum.
 struct RowSums {
   double maximum = -infinity;
   double ones = 0, rest = 0;
@@ -92,12 +92,13 @@ class Pieces {
     });
   }
 
-  // sums(row, first, n) → RowSums; finish(row, RowSums) → what a row's pieces need; write(that, row, first, n). A row of
-  // one piece goes through all three while it is in cache.
+  // sums(row, first, n) → RowSums; finish(row, RowSums) → what a row's pieces need; write(that, row, first, n). A row
+  // of one piece goes through all three while it is in cache.
   template <class Sums, class Finish, class Write>
   void overRows(const Sums& sums, const Finish& finish, const Write& write) const {
     if (chunks_ <= 1) {
-      forEach([&](int64_t, int64_t row, int64_t first, long n) { write(finish(row, sums(row, first, n)), row, first, n); });
+      forEach(
+          [&](int64_t, int64_t row, int64_t first, long n) { write(finish(row, sums(row, first, n)), row, first, n); });
       return;
     }
     std::vector<RowSums> partial(static_cast<size_t>(count()));
@@ -132,7 +133,8 @@ Status unavailable() { return {Failure::unavailable, "this machine does not have
 template <class Body>
 void reduceRows(const Pieces& pieces, int64_t classes, float* out, const Body& body) {
   if (pieces.perRow() == 1) {
-    pieces.forEach([&](int64_t, int64_t row, int64_t, long n) { out[row] = static_cast<float>(body(row * classes, n)); });
+    pieces.forEach(
+        [&](int64_t, int64_t row, int64_t, long n) { out[row] = static_cast<float>(body(row * classes, n)); });
     return;
   }
   std::vector<double> partial(static_cast<size_t>(pieces.count()));
@@ -208,7 +210,9 @@ Status run(const MeasureProblem& problem) {
 class CrossEntropy {
  public:
   CrossEntropy(CrossEntropyProblem& problem, const ProbabilityKernels& kernels)
-      : problem_(problem), kernels_(kernels), keep_(1 - problem.labelSmoothing),
+      : problem_(problem),
+        kernels_(kernels),
+        keep_(1 - problem.labelSmoothing),
         even_(problem.labelSmoothing / static_cast<double>(problem.classes)),
         weighted_(!problem.labels || problem.labelSmoothing != 0),
         stream_(streams(problem.logits, problem.gradLogits, problem.rows * problem.classes)),

@@ -1,16 +1,16 @@
 // The inner loops of the probability functions, written once; included by kernels_impl.h.
 //
-// A loop body is written for one vector and receives `at`, which loads the same elements of any array: all lanes, or the
-// few that are left at an end. Sums run over 16 virtual lanes whatever the vector width, so that every instruction set
-// with fused multiply-adds gives the same bits.
+// A loop body is written for one vector and receives `at`, which loads the same elements of any array: all lanes, or
+// the few that are left at an end. Sums run over 16 virtual lanes whatever the vector width, so that every instruction
+// set with fused multiply-adds gives the same bits.
 #pragma once
 #include "probability_kernels.h"
 #include "simd.h"
 
 namespace {
 
-using margin_softmax::cpu::BlockSums;
 using margin_softmax::cpu::blockSize;
+using margin_softmax::cpu::BlockSums;
 using margin_softmax::cpu::ProbabilityKernels;
 using margin_softmax::cpu::Shares;
 
@@ -144,9 +144,8 @@ static void exponentialSums(const float* z, long n, float shift, const Shares* s
 
 static void softmax(const float* z, long n, float shift, float factor, float* out, bool stream) {
   const Vector most = broadcast(shift), times = broadcast(factor);
-  map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) {
-    return exponential<true>(at(z) - most) * times;
-  });
+  map(out, n, stream,
+      [&](const auto& at) __attribute__((always_inline)) { return exponential<true>(at(z) - most) * times; });
 }
 
 static void logSoftmax(const float* z, long n, float shift, float logSum, float* out, bool stream) {
@@ -164,7 +163,8 @@ static void gradient(const float* z, long n, float shift, float factor, const Sh
 }
 
 static void informationContent(const float* p, long n, float* out, bool stream) {
-  map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) { return broadcast(0.0f) - logarithm<float>(at(p)); });
+  map(out, n, stream,
+      [&](const auto& at) __attribute__((always_inline)) { return broadcast(0.0f) - logarithm<float>(at(p)); });
 }
 
 // −Σ p log q. Where p = 0 the term is q − q: 0, but NaN where q is.
@@ -207,7 +207,7 @@ static double klDivergence(const float* p, const float* q, long n) {
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-constexpr ProbabilityKernels probabilityKernels = {maximumOf, exponentialSums,    softmax, logSoftmax,   gradient,
-                                                   informationContent, entropy, crossEntropy, klDivergence};
+constexpr ProbabilityKernels probabilityKernels = {
+    maximumOf, exponentialSums, softmax, logSoftmax, gradient, informationContent, entropy, crossEntropy, klDivergence};
 
 }  // namespace

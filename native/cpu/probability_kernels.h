@@ -10,8 +10,8 @@ struct Shares {
   float keep = 0, add = 0;
 };
 
-// Sums over a block of logits z, with d = z − shift ≤ 0. The elements equal to the shift are counted apart, so that what
-// the others add to 1 is not lost in rounding where it is small.
+// Sums over a block of logits z, with d = z − shift ≤ 0. The elements equal to the shift are counted apart, so that
+// what the others add to 1 is not lost in rounding where it is small.
 struct BlockSums {
   float ones;     // how many d = 0
   float rest;     // Σ_{d≠0} e^d

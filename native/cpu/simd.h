@@ -1,8 +1,8 @@
 // One vector vocabulary for every instruction set, in GCC/Clang vector extensions: no intrinsics.
 //
-// Included only by the kernels_<instruction set>.cc files, which are the only files compiled with instruction-set flags.
-// Everything here has internal linkage and no standard header with inline functions is included, so that no function
-// compiled for AVX-512 can be picked by the linker for a machine without it (a test reads the symbol tables).
+// Included only by the kernels_<instruction set>.cc files, which are the only files compiled with instruction-set
+// flags. Everything here has internal linkage and no standard header with inline functions is included, so that no
+// function compiled for AVX-512 can be picked by the linker for a machine without it (a test reads the symbol tables).
 #pragma once
 #include <stdint.h>
 
@@ -54,9 +54,9 @@ INLINE Vector exp2Vector(Vector x) {
 // rounding error of a logit once and no second one.
 INLINE Vector expVector(Vector x) { return exp2Vector(x * broadcast(1.44269504f)); }
 
-// e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is large: x is reduced by multiples of log 2 in two
-// parts. Gradual: denormal numbers below 2^-126, then 0. Otherwise 0 below -87.33 at once, which is nothing to a sum and
-// spares the machine denormal arithmetic. NaN stays NaN.
+// e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is large: x is reduced by
+// multiples of log 2 in two parts. Gradual: denormal numbers below 2^-126, then 0. Otherwise 0 below -87.33 at once,
+// which is nothing to a sum and spares the machine denormal arithmetic. NaN stays NaN.
 template <bool Gradual>
 INLINE Vector exponential(Vector x) {
   const Vector rounder = broadcast(12582912.0f);
@@ -86,7 +86,8 @@ struct Format<float> {
   typedef VectorBits Bits;
   static constexpr int mantissaBits = 23, terms = 4;
   static constexpr float smallestNormal = 0x1p-126f, bias = 127, infinity = __builtin_inff(), nan = __builtin_nanf("");
-  static constexpr float rounder = 0x1.8p23f, root = 0x1.6a09e6p-1f;  // an integer added to the bits adds it to the value
+  static constexpr float rounder = 0x1.8p23f,
+                         root = 0x1.6a09e6p-1f;  // an integer added to the bits adds it to the value
   static constexpr float log2High = 0.693359375f, log2Low = -2.12194440e-4f;
 };
 template <>
@@ -115,7 +116,8 @@ INLINE typename Format<Scalar>::Values logarithm(typename Format<Scalar>::Values
   const Bits shifted = (Bits)normal - root + one;
   const Values n = ((Values)((Bits)(zero + F::rounder) + (shifted >> F::mantissaBits)) - (F::rounder + F::bias)) -
                    (denormal ? zero + (Scalar)F::mantissaBits : zero);
-  const Values f = (Values)((shifted & (((Bits)(zero + F::root) & 0) + ((1ull << F::mantissaBits) - 1))) + root) - (Scalar)1;
+  const Values f =
+      (Values)((shifted & (((Bits)(zero + F::root) & 0) + ((1ull << F::mantissaBits) - 1))) + root) - (Scalar)1;
   const Values s = f / (f + (Scalar)2), w = s * s;
   Values r = zero + (Scalar)2 / (2 * F::terms + 1);
   UNROLL for (int k = F::terms - 1; k > 0; k--) r = r * w + (Scalar)2 / (2 * k + 1);

@@ -17,7 +17,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       plan_(rows, problem.dim, problem.classes),
       lanes_(kernels.lanes),
       firstRow_(firstRow),
-      paddedRows_(roundUp(rows, 32)),
+      paddedRows_(roundUp(rows, 64)),
       dimPanels_(divideUp(problem.dim, kernels.lanes)),
       paddedDim_(dimPanels_ * kernels.lanes),
       normalized_(isNormalized(problem.margin)),
@@ -36,11 +36,12 @@ Status Step::run() {
   if (Status status = collect(); !status) return status;
   if (wantsGradient()) {
     forEach(plan_.slots(), [&](int64_t slot, int thread) { backward(slot, thread); });
-    if (plan_.rowSlots > 1 && wantsWeight())
-      forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
-    if (problem_.gradInput) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
+    if (plan_.rowSlots > 1 && wantsWeight()) forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
+    if (problem_.gradInput)
+      forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
     if (problem_.statistics) {
-      for (int64_t t = 0; wantsWeight() && t < plan_.classTiles; t++) problem_.statistics->gradientSquares += slotSquares_[t];
+      for (int64_t t = 0; wantsWeight() && t < plan_.classTiles; t++)
+        problem_.statistics->gradientSquares += slotSquares_[t];
       for (int64_t p = 0; problem_.gradInput && p < paddedRows_ / lanes_; p++)
         problem_.statistics->inputGradientSquares += rowSquares_[p];
     }
@@ -118,7 +119,8 @@ const int32_t* Step::firstTarget(int64_t label) const {
                           [labels](int32_t row, int64_t wanted) { return labels[row] < wanted; });
 }
 
-void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes, float* query) {
+void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
+               float* query) {
   float* out = query + (first / lanes) * dim * lanes + first % lanes;
   float factor[16];
   for (int64_t i = 0; i < 16; i++) factor[i] = i < count ? static_cast<float>(factors[i]) : 0;
@@ -253,7 +255,7 @@ void Step::reduceRow(int64_t row) {
   state.error = softmax.targetError;
   state.largestOther = maximum;
   problem_.losses[global] = static_cast<float>(softmax.loss);
-  rowFactor_[row] = static_cast<float>(std::exp(maximum - softmax.logSumExp));
+  rowFactor_[row] = maximum == leftOut ? 0 : static_cast<float>(softmax.others / sum);
   rowGradients_[row] = static_cast<float>(state.gradient);
   if (!gradInput) return;
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
@@ -261,7 +263,8 @@ void Step::reduceRow(int64_t row) {
   const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
   const double share = state.gradient * state.scale * state.error * state.slope;
   if (normalized_) {
-    const double along = -share * state.cosine + (radial_ ? state.gradient * state.error * state.psi / state.inverseNorm : 0);
+    const double along =
+        -share * state.cosine + (radial_ ? state.gradient * state.error * state.psi / state.inverseNorm : 0);
     kernels_.combine(gradInput, false, share * state.targetInverseNorm * state.inverseNorm, w,
                      state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm, x, dim);
   } else {

@@ -18,18 +18,19 @@ namespace margin_softmax::cpu {
 
 // What is known of a batch row, in double precision.
 struct RowState {
-  double inverseNorm, scale;           // 1/‖x‖ and s_i; 1 and 1 for raw scores
-  double targetInverseNorm;            // 1/‖w_y‖
-  double cosine, psi, slope, target;   // of the target; target = z_y
-  double gradient;                     // g_i: the upstream gradient of the row's loss
-  double error;                        // P_y − t_y
-  double loss, largestOther;           // the largest other logit
+  double inverseNorm, scale;          // 1/‖x‖ and s_i; 1 and 1 for raw scores
+  double targetInverseNorm;           // 1/‖w_y‖
+  double cosine, psi, slope, target;  // of the target; target = z_y
+  double gradient;                    // g_i: the upstream gradient of the row's loss
+  double error;                       // P_y − t_y
+  double loss, largestOther;          // the largest other logit
   int32_t label;
 };
 
 class Step {
  public:
-  // A pass over rows [firstRow, firstRow + rows) of the problem; gradients of later passes add to those of earlier ones.
+  // A pass over rows [firstRow, firstRow + rows) of the problem; gradients of later passes add to those of earlier
+  // ones.
   Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient);
 
   Status run();
@@ -83,31 +84,32 @@ class Step {
   double lossSum_ = 0;
 
   // Scratch, laid out in the workspace; N = paddedRows_.
-  RowState* states_;       // [N]
-  int32_t* order_;         // [rows] rows by label, then by row
-  float *query_, *value_;  // [panel][D][L], [dimPanel][N][L]
-  float* classScale_;      // [C] 1/‖w_j‖, or 1
-  float *maxima_, *sums_;  // [classSlots][N]
-  double* logitSums_;      // [classSlots][N], only with label smoothing
+  RowState* states_;                                // [N]
+  int32_t* order_;                                  // [rows] rows by label, then by row
+  float *query_, *value_;                           // [panel][D][L], [dimPanel][N][L]
+  float* classScale_;                               // [C] 1/‖w_j‖, or 1
+  float *maxima_, *sums_;                           // [classSlots][N]
+  double* logitSums_;                               // [classSlots][N], only with label smoothing
   float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
-  float* partialInput_;    // [classSlots][panel][D][L]
-  float* partialWeight_;   // [rowSlots][C][paddedDim], only with several row slots
-  float* partialBias_;     // [rowSlots][C]
-  double* slotSquares_;    // [classTiles] ‖gradient of the tile's classes‖²
-  double* rowSquares_;     // [panel]
-  float* scratch_;         // ThreadScratch per thread
-  float* kept_;            // [keptTiles] tiles
+  float* partialInput_;                             // [classSlots][panel][D][L]
+  float* partialWeight_;                            // [rowSlots][C][paddedDim], only with several row slots
+  float* partialBias_;                              // [rowSlots][C]
+  double* slotSquares_;                             // [classTiles] ‖gradient of the tile's classes‖²
+  double* rowSquares_;                              // [panel]
+  float* scratch_;                                  // ThreadScratch per thread
+  float* kept_;                                     // [keptTiles] tiles
   int64_t keptTiles_ = 0, scratchStride_ = 0;
 
   ThreadScratch scratchOf(int thread) const;
 };
 
-// Calls body(row, class) for the rows of [firstRow, firstRow + rows) whose label is in [firstClass, firstClass + classes),
-// in the order of class, then row.
+// Calls body(row, class) for the rows of [firstRow, firstRow + rows) whose label is in [firstClass, firstClass +
+// classes), in the order of class, then row.
 template <class Body>
 void Step::forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const {
   const int32_t* labels = problem_.labels + firstRow_;
-  for (const int32_t* at = firstTarget(firstClass); at != order_ + plan_.rows && labels[*at] < firstClass + classes; at++)
+  for (const int32_t* at = firstTarget(firstClass); at != order_ + plan_.rows && labels[*at] < firstClass + classes;
+       at++)
     if (*at >= firstRow && *at < firstRow + rows) body(*at, labels[*at]);
 }
 

@@ -1,7 +1,8 @@
 // The k best classes of each row, with the loss's own tiles: no B×C result exists.
 //
-// Each slot (a run of class tiles × a chunk of rows) keeps the k best of its classes per row; the slots' lists are merged
-// at the end. Better means a higher score, and among equal scores the lower class, whatever the order of the slots.
+// Each slot (a run of class tiles × a chunk of rows) keeps the k best of its classes per row; the slots' lists are
+// merged at the end. Better means a higher score, and among equal scores the lower class, whatever the order of the
+// slots.
 #include <algorithm>
 #include <cmath>
 #include <new>
@@ -16,7 +17,9 @@ struct Candidate {
   int32_t index;
 };
 
-bool better(const Candidate& a, const Candidate& b) { return a.score != b.score ? a.score > b.score : a.index < b.index; }
+bool better(const Candidate& a, const Candidate& b) {
+  return a.score != b.score ? a.score > b.score : a.index < b.index;
+}
 
 constexpr Candidate none{-HUGE_VALF, INT32_MAX};
 
@@ -28,7 +31,7 @@ class TopK {
         plan_(rows, problem.dim, problem.classes),
         lanes_(kernels.lanes),
         firstRow_(firstRow),
-        paddedRows_(roundUp(rows, 32)),
+        paddedRows_(roundUp(rows, 64)),
         // As many class slots as the lists leave room for.
         classSlots_(std::clamp<int64_t>(fixedBytes / 2 / (paddedRows_ * problem.k * 8), 1, plan_.classSlots)) {}
 
@@ -82,11 +85,13 @@ class TopK {
     float best[512];  // of a tile, per row of the chunk
     Candidate* lists = lists_ + (classSlot * paddedRows_ + first) * problem_.k;
     std::fill(lists, lists + rows * problem_.k, none);
-    for (int64_t t = plan_.classTiles * classSlot / classSlots_; t < plan_.classTiles * (classSlot + 1) / classSlots_; t++) {
+    for (int64_t t = plan_.classTiles * classSlot / classSlots_; t < plan_.classTiles * (classSlot + 1) / classSlots_;
+         t++) {
       if (problem_.execution.cancelled && *problem_.execution.cancelled) return;
       const int64_t firstClass = t * plan_.tileClasses, classes = plan_.tileSize(t);
       kernels_.logits(problem_.weight + firstClass * plan_.dim, plan_.dim, classes, query_ + first * plan_.dim, panels,
-                      classScale_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile, plan_.tileClasses);
+                      classScale_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile,
+                      plan_.tileClasses);
       kernels_.tileMaximum(tile, plan_.tileClasses, classes, panels, best);
       for (int64_t i = 0; i < rows; i++) {
         Candidate* list = lists + i * problem_.k;  // a heap whose top is the worst
@@ -141,7 +146,8 @@ Status topK(TopKProblem& problem) {
   const int64_t most = std::min(Plan::rowsAtOnce(problem.dim), byLists);
   const Turn turn;
   for (int64_t first = 0; first < problem.rows; first += most)
-    if (Status status = TopK(problem, *kernels, first, std::min(most, problem.rows - first)).run(); !status) return status;
+    if (Status status = TopK(problem, *kernels, first, std::min(most, problem.rows - first)).run(); !status)
+      return status;
   return {};
 }
 

@@ -1,0 +1,87 @@
+'use strict'
+// npm test: format, lint and type checks, then every test file in a process of its own, at most two at a time.
+// Closes with "N passed, N failed, N skipped"; a check that fails, a crash, a file without tests and one that takes too
+// long count as failures.
+const { spawn } = require('node:child_process')
+const fs = require('node:fs')
+const path = require('node:path')
+
+const root = path.join(__dirname, '..')
+const pattern = new RegExp(process.argv[2] ?? '')
+const limit = 8 * 60e3 // milliseconds for one file
+const bin = (name, file) => path.join(path.dirname(require.resolve(`${name}/package.json`)), file)
+const native = fs
+  .readdirSync(path.join(root, 'native'), { recursive: true })
+  .filter((file) => /\.(h|cc|cuh|cu)$/.test(file))
+  .map((file) => path.join('native', file))
+
+const checks = [
+  ['format and lint (biome)', [bin('@biomejs/biome', 'bin/biome'), 'check', '--error-on-warnings', '.']],
+  [
+    'format of native (clang-format)',
+    [bin('clang-format-node', 'build/cli.js'), '--dry-run', '--Werror', ...native],
+  ],
+  ['types (tsc)', [bin('typescript', 'bin/tsc'), '-p', 'tsconfig.json']],
+]
+const tests = fs
+  .readdirSync(path.join(root, 'test'))
+  .filter((file) => file.endsWith('.test.ts') && pattern.test(file))
+  .sort((a, b) => fs.statSync(path.join(root, 'test', b)).size - fs.statSync(path.join(root, 'test', a)).size)
+
+function run(args) {
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, NO_COLOR: '1' } })
+    const timer = setTimeout(() => child.kill('SIGKILL'), limit)
+    let output = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (data) => (output += data))
+    child.on('close', (code, signal) => {
+      clearTimeout(timer)
+      resolve({ code, signal, output })
+    })
+  })
+}
+
+/** uvu's closing figures, each the last of its kind that was printed. */
+const figure = (output, name) =>
+  Number([...output.matchAll(new RegExp(`^\\s*${name}:\\s+(\\d+)`, 'gm'))].pop()?.[1] ?? 0)
+
+async function main() {
+  let passed = 0
+  let failed = 0
+  let skipped = 0
+  const report = (name, good, seconds, text) => {
+    console.log(`${good ? 'ok  ' : 'FAIL'} ${name} (${seconds} s)${good ? '' : `\n${text}`}`)
+  }
+  const timed = async (name, args, judge) => {
+    const start = Date.now()
+    const result = await run(args)
+    const good = judge(result)
+    report(name, good, ((Date.now() - start) / 1000).toFixed(1), result.output)
+  }
+  if (!process.argv[2])
+    for (const [name, args] of checks)
+      await timed(name, args, ({ code }) => {
+        if (code === 0) passed++
+        else failed++
+        return code === 0
+      })
+  const queue = [...tests]
+  const worker = async () => {
+    for (let file = queue.shift(); file; file = queue.shift())
+      await timed(file, ['--import', 'tsx', path.join('test', file)], ({ code, signal, output }) => {
+        const total = figure(output, 'Total')
+        passed += figure(output, 'Passed')
+        skipped += figure(output, 'Skipped')
+        // A process that ended badly with no failing test in its figures is itself one failure.
+        const bad = total - figure(output, 'Passed')
+        const died = code !== 0 || signal || total + figure(output, 'Skipped') === 0
+        failed += bad || (died ? 1 : 0)
+        return !bad && !died
+      })
+  }
+  await Promise.all([worker(), worker()])
+  console.log(`${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ''}`)
+  process.exit(failed ? 1 : 0)
+}
+
+main()

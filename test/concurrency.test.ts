@@ -1,0 +1,63 @@
+// Asynchronous calls together, the event loop beside them, Workers, and ends in mid-flight: see concurrency.child.ts.
+import { spawn } from 'node:child_process'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+
+const test = suite('concurrency')
+
+interface Ended {
+  code: number | null
+  signal: string | null
+  output: string
+}
+
+function run(scenario: string, flags: string[] = []): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const file = path.join(__dirname, 'concurrency.child.ts')
+    const child = spawn(process.execPath, [...flags, '--import', 'tsx', file, scenario], {
+      cwd: path.join(__dirname, '..'),
+      timeout: 120_000, // only so that a hang is a failure
+      killSignal: 'SIGKILL',
+    })
+    let output = ''
+    child.stdout.on('data', (data) => {
+      output += data
+    })
+    child.stderr.on('data', (data) => {
+      output += data
+    })
+    child.on('error', reject)
+    child.on('close', (code, signal) => resolve({ code, signal, output }))
+  })
+}
+
+async function ends(scenario: string, code: number, output: RegExp, flags?: string[]): Promise<void> {
+  const ended = await run(scenario, flags)
+  const what = `${scenario} ended with code ${ended.code}, signal ${ended.signal}:\n${ended.output}`
+  assert.is(ended.signal, null, what)
+  assert.is(ended.code, code, what)
+  assert.ok(output.test(ended.output), what)
+}
+
+for (const [scenario, what] of [
+  ['many', 'many calls in flight are all right'],
+  ['alive', 'the event loop and fs.stat go on during a long call'],
+  ['transfer', 'inputs changed or transferred in flight were taken as they were'],
+  ['outputs', 'arrays to fill that are transferred in flight give an error'],
+  ['shared', 'shared inputs that change in flight do no harm'],
+  ['workers', 'several Workers at once'],
+  ['reload', 'an addon loaded in Workers only, again and again'],
+  ['terminate', 'worker.terminate() in flight'],
+  ['workerExit', 'process.exit() in a Worker in flight'],
+] as const) {
+  test(what, () => ends(scenario, 0, /^done$/m))
+}
+
+test('what is in flight survives garbage collection', () => ends('collected', 0, /^done$/m, ['--expose-gc']))
+test('a call that nobody awaits is done before the process ends', () =>
+  ends('pending', 0, /^done$.*^settled$/ms))
+test('process.exit() in flight gives its exit code', () => ends('exit', 7, /^$/))
+test('an uncaught error in flight ends the process as ever', () => ends('uncaught', 1, /uncaught on purpose/))
+
+test.run()
