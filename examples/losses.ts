@@ -1,16 +1,18 @@
 /** The five losses and the settings with which the demo trains each. */
-import { arcface, cosface, type MarginHead, normface, softmaxMargin, sphereface } from '../lib/index'
-
-type Margin = NonNullable<Parameters<typeof MarginHead.create>[0]['margin']>
+import { arcface, cosface, type Margin, normface, softmaxMargin, sphereface } from '../lib/index'
 
 export interface LossSetting {
   name: string
   title: string
   /** one sentence for the report */
   idea: string
-  /** with `dim` dimensions: two need smaller margins, eight classes fill a circle */
+  /**
+   * The margin for embeddings of `dim` dimensions. The defaults of the library are those of the papers, made for thousands
+   * of faces in 512 dimensions. Eight digits need a smaller scale, and in two dimensions a smaller margin: eight centres
+   * on a circle are 45° apart, so two neighbours cannot both keep a distance of 0.5 radians (29°).
+   */
   margin(dim: number): Margin
-  /** share of the training over which the margin grows from 0 to its full size */
+  /** share of the training over which the margin grows from nothing to its full size */
   warmup: number
 }
 
@@ -18,22 +20,22 @@ export const losses: LossSetting[] = [
   {
     name: 'softmax',
     title: 'Softmax',
-    idea: 'The ordinary classifier: dot products, no normalisation, no margin.',
+    idea: 'The ordinary classifier: raw dot products, no normalisation, no margin.',
     margin: () => softmaxMargin(),
     warmup: 0,
   },
   {
     name: 'normface',
     title: 'NormFace',
-    idea: 'Only angles count: embeddings and class centres are put on the unit sphere first.',
-    margin: () => normface({ scale: 16 }),
+    idea: 'Only angles count: embeddings and class centres are normalised first, then scaled.',
+    margin: (dim) => normface({ scale: dim === 2 ? 8 : 16 }),
     warmup: 0,
   },
   {
     name: 'sphereface',
     title: 'SphereFace',
-    idea: 'The angle to the own centre is multiplied, fading in from plain softmax as training goes on.',
-    margin: (dim) => sphereface({ m: dim === 2 ? 4 : 4, gamma: 1 }),
+    idea: 'The angle to the own centre counts several times over; the effect fades in as the training goes on.',
+    margin: () => sphereface({ m: 4, gamma: 1 }),
     warmup: 0,
   },
   {
@@ -46,7 +48,7 @@ export const losses: LossSetting[] = [
   {
     name: 'arcface',
     title: 'ArcFace',
-    idea: 'The angle to the own centre must win by a fixed amount: the same margin everywhere on the sphere.',
+    idea: 'The angle to the own centre must win by a fixed amount, the same wherever on the sphere.',
     margin: (dim) => arcface({ scale: 16, margin: dim === 2 ? 0.3 : 0.5 }),
     warmup: 0.3,
   },

@@ -70,74 +70,69 @@ export function anglesToCentres(
   return { accuracy: right / count, meanOwn: mean(own), meanOther: mean(other), own, other }
 }
 
-/** One threshold of a verification system: accept a pair whose score is at least `threshold`. */
-export interface RocPoint {
-  threshold: number
-  /** share of pairs of different digits that are accepted */
-  falseAcceptRate: number
-  /** share of pairs of the same digit that are accepted */
-  trueAcceptRate: number
+/**
+ * What a verification system does at every threshold at which it changes its mind, from the strictest to the laxest: it
+ * accepts a pair whose score is at least the threshold. One element a distinct score, after (0, 0); the last is (1, 1).
+ */
+export interface Roc {
+  /** share of the pairs of different digits that are accepted, rising */
+  falseAcceptRate: Float64Array
+  /** share of the pairs of the same digit that are accepted, rising */
+  trueAcceptRate: Float64Array
 }
 
-export interface Verification {
-  positives: number
-  negatives: number
-  /** area under the ROC curve: the chance that a pair of the same digit scores above one of different digits, ties half */
-  areaUnderCurve: number
-  /** where false accepts are as frequent as false rejects, between two thresholds by straight line */
-  equalErrorRate: number
-  /** from (0, 0) to (1, 1), one point a distinct score */
-  roc: RocPoint[]
-}
-
-/** Every metric of scores of same-class and different-class pairs. Neither list may be empty. */
-export function verification(same: Float32Array, different: Float32Array): Verification {
+/** The exact ROC curve of the scores of same-class and of different-class pairs. Neither list may be empty. */
+export function rocCurve(same: Float32Array, different: Float32Array): Roc {
   if (same.length === 0 || different.length === 0) {
-    throw new RangeError('Expected at least one pair of each kind for verification but received none')
+    throw new RangeError(
+      `Expected pairs of both kinds for the ROC curve but received ${same.length} and ${different.length}`
+    )
   }
-  // Ascending, then walked from the end: typed arrays sort numerically and fast.
+  // Ascending, then walked from the end: typed arrays sort fast and by number.
   const positive = same.slice().sort()
   const negative = different.slice().sort()
-  const roc: RocPoint[] = [{ threshold: Number.POSITIVE_INFINITY, falseAcceptRate: 0, trueAcceptRate: 0 }]
-  let [p, n] = [positive.length, negative.length]
-  let area = 0
+  const falseAcceptRate = new Float64Array(same.length + different.length + 1)
+  const trueAcceptRate = new Float64Array(falseAcceptRate.length)
+  let [p, n, points] = [positive.length, negative.length, 1]
   while (p > 0 || n > 0) {
-    const threshold = Math.max(p > 0 ? positive[p - 1] : Number.NEGATIVE_INFINITY, n > 0 ? negative[n - 1] : Number.NEGATIVE_INFINITY)
+    const threshold = Math.max(p > 0 ? positive[p - 1] : -Infinity, n > 0 ? negative[n - 1] : -Infinity)
     while (p > 0 && positive[p - 1] === threshold) p--
     while (n > 0 && negative[n - 1] === threshold) n--
-    const point = { threshold, falseAcceptRate: 1 - n / negative.length, trueAcceptRate: 1 - p / positive.length }
-    const last = roc[roc.length - 1]
-    area += ((point.falseAcceptRate - last.falseAcceptRate) * (point.trueAcceptRate + last.trueAcceptRate)) / 2
-    roc.push(point)
+    falseAcceptRate[points] = 1 - n / negative.length
+    trueAcceptRate[points++] = 1 - p / positive.length
   }
   return {
-    positives: positive.length,
-    negatives: negative.length,
-    areaUnderCurve: area,
-    equalErrorRate: equalErrorRate(roc),
-    roc,
+    falseAcceptRate: falseAcceptRate.slice(0, points),
+    trueAcceptRate: trueAcceptRate.slice(0, points),
   }
 }
 
-/** Where the ROC curve, straight between its points, meets false accepts = false rejects. */
-function equalErrorRate(roc: RocPoint[]): number {
-  for (let i = 1; i < roc.length; i++) {
-    const before = roc[i - 1].falseAcceptRate - (1 - roc[i - 1].trueAcceptRate)
-    const after = roc[i].falseAcceptRate - (1 - roc[i].trueAcceptRate)
+/** The chance that a pair of the same class scores above one of different classes, ties counting half. */
+export function areaUnderCurve({ falseAcceptRate, trueAcceptRate }: Roc): number {
+  let area = 0
+  for (let i = 1; i < falseAcceptRate.length; i++) {
+    area += ((falseAcceptRate[i] - falseAcceptRate[i - 1]) * (trueAcceptRate[i] + trueAcceptRate[i - 1])) / 2
+  }
+  return area
+}
+
+/** Where false accepts are as frequent as false rejects, the curve being straight between its points. */
+export function equalErrorRate({ falseAcceptRate, trueAcceptRate }: Roc): number {
+  for (let i = 1; i < falseAcceptRate.length; i++) {
+    const after = falseAcceptRate[i] - (1 - trueAcceptRate[i])
     if (after < 0) continue
+    const before = falseAcceptRate[i - 1] - (1 - trueAcceptRate[i - 1])
     const part = before / (before - after)
-    return roc[i - 1].falseAcceptRate + part * (roc[i].falseAcceptRate - roc[i - 1].falseAcceptRate)
+    return falseAcceptRate[i - 1] + part * (falseAcceptRate[i] - falseAcceptRate[i - 1])
   }
   return 1
 }
 
-/** The largest true accept rate of any threshold whose false accept rate is at most `falseAcceptRate`. */
-export function trueAcceptRateAt(roc: RocPoint[], falseAcceptRate: number): number {
-  let best = 0
-  for (const point of roc) {
-    if (point.falseAcceptRate <= falseAcceptRate) best = Math.max(best, point.trueAcceptRate)
-  }
-  return best
+/** The largest true accept rate of any threshold whose false accept rate is at most `limit`. */
+export function trueAcceptRateAt({ falseAcceptRate, trueAcceptRate }: Roc, limit: number): number {
+  let last = 0
+  while (last + 1 < falseAcceptRate.length && falseAcceptRate[last + 1] <= limit) last++
+  return trueAcceptRate[last]
 }
 
 /** Cosine of every pair of rows, split by whether their labels agree: what a verification system would be asked. */

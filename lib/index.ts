@@ -1,14 +1,14 @@
 // The public names, on one screen.
 export type { FloatArray, LabelArray } from './check'
 export { MarginSoftmaxError } from './errors'
-export {
-  type EvaluateResult,
-  MarginHead,
-  type MarginHeadOptions,
-  type StepOptions,
-  type StepResult,
-  type StepStatistics,
-} from './head'
+export { MarginHead } from './head'
+export type {
+  EvaluateResult,
+  MarginHeadOptions,
+  StepOptions,
+  StepResult,
+  StepStatistics,
+} from './head-settings'
 export {
   type Batch,
   type MarginLossOptions,

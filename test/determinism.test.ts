@@ -1,8 +1,7 @@
 // The same bits: for any number of threads, run to run, with tiles kept or computed again, and on every instruction set
 // with a fused multiply-add.
 import { suite } from 'uvu'
-import { marginLoss } from '../lib/index'
-import { instructionSets } from '../lib/native'
+import { instructionSets, marginLoss } from '../lib/index'
 import type { LossOptions, LossResult } from './losses'
 import { runLoss } from './losses'
 import type { MarginCase } from './margins'

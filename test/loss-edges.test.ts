@@ -197,6 +197,23 @@ test('a loss of 1e-20 keeps its digits', () => {
   within(Math.abs(at(losses, 0) - expected) / expected, 1e-5, 'losses')
 })
 
+test('a NaN in one row stays in that row, and in the weights that it touches', () => {
+  for (const margin of marginCases) {
+    const batch = makeBatch(14, { rows: 20, dim: 9, classes: 33 })
+    const expected = runLoss(margin, batch, { reduction: 'none' })
+    batch.input[7 * 9 + 2] = Number.NaN
+    const result = runLoss(margin, batch, { reduction: 'none' })
+    for (let i = 0; i < 20; i++) {
+      if (i === 7) continue
+      assert.is(result.losses[i], expected.losses[i], `${margin.title}: loss of row ${i}`)
+      const actual = row(result.gradInput as Float32Array, i, 9)
+      sameBits(actual, row(expected.gradInput as Float32Array, i, 9), `${margin.title}: gradient of row ${i}`)
+    }
+    assert.ok(Number.isNaN(result.losses[7]), `${margin.title}: a wrong input must not pass for a right one`)
+    assert.ok(Number.isNaN(result.loss))
+  }
+})
+
 test('labels may repeat, and all rows may share one class', () => {
   for (const margin of marginCases) {
     const batch = makeBatch(12, { rows: 33, dim: 16, classes: 5 }, { bias: margin.row.raw })

@@ -2,8 +2,7 @@
 // differences of the library's own loss.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { marginLoss, marginLossSync } from '../lib/index'
-import { instructionSets } from '../lib/native'
+import { instructionSets, marginLoss, marginLossSync } from '../lib/index'
 import { goldenCases, goldenFolder } from './golden'
 import { compare, compareWithOracle, errorsBesideTextbook, gradients, runLoss } from './losses'
 import type { MarginCase } from './margins'

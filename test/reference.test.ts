@@ -1,34 +1,27 @@
 // The oracle itself: against the golden vectors, and its closed gradients against differences of its own loss.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { goldenCases, goldenFolder } from './golden'
+import { goldenCases } from './golden'
 import { marginCase, marginCases } from './margins'
 import type { OracleMargin, OracleOptions, OracleProblem } from './reference'
 import { reference, referenceTopK } from './reference'
 import { makeBatch, normals, random, relativeError, within } from './support'
 
 const test = suite('reference')
-const cases = goldenCases()
-
-if (cases) {
-  for (const golden of cases) {
-    test(`the oracle gives the golden vectors of ${golden.title}`, () => {
-      const { oracle } = marginCase(golden.margin, golden.parameters)
-      const { reduction, labelSmoothing, gradOutput } = golden
-      const result = reference(golden, oracle, { reduction, labelSmoothing, gradOutput })
-      // The vectors take z_y from log Σ exp z; where the loss is 3e-11 (090), float64 leaves that five digits.
-      const bound = golden.title.startsWith('090') ? 1e-4 : 1e-9
-      if (golden.loss !== undefined) within(relativeError([result.loss], [golden.loss]), bound, 'loss')
-      for (const name of ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const) {
-        const expected = golden[name]
-        if (expected) within(relativeError(result[name], expected), bound, name)
-      }
-    })
-  }
-} else if (process.env.CI) {
-  test('golden vectors', () => assert.unreachable(`golden vectors not found: ${goldenFolder}`))
-} else {
-  test.skip(`golden vectors not found, skipped: ${goldenFolder}`, () => {})
+// Where the vectors are missing, loss.test.ts says so.
+for (const golden of goldenCases() ?? []) {
+  test(`the oracle gives the golden vectors of ${golden.title}`, () => {
+    const { oracle } = marginCase(golden.margin, golden.parameters)
+    const { reduction, labelSmoothing, gradOutput } = golden
+    const result = reference(golden, oracle, { reduction, labelSmoothing, gradOutput })
+    // The vectors take z_y from log Σ exp z; where the loss is 3e-11 (090), float64 leaves that few digits.
+    const bound = golden.title.startsWith('090') ? 1e-4 : 1e-9
+    if (golden.loss !== undefined) within(relativeError([result.loss], [golden.loss]), bound, 'loss')
+    for (const name of ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const) {
+      const expected = golden[name]
+      if (expected) within(relativeError(result[name], expected), bound, name)
+    }
+  })
 }
 
 /** The largest error of a gradient against central differences, relative to the gradient's norm. */

@@ -1,7 +1,7 @@
 // topK: the k best classes of each row, by cosine, or by raw score for softmax.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { softmaxMargin, topK, topKSync } from '../lib/index'
+import { instructionSets, softmaxMargin, topK, topKSync } from '../lib/index'
 import { marginCase, table } from './margins'
 import { reference, referenceTopK } from './reference'
 import type { Batch } from './support'
@@ -60,6 +60,40 @@ for (const name of ['softmax', 'arcface']) {
     }
   })
 }
+
+test('every instruction set gives the oracle, and those with a fused multiply-add the same bits', () => {
+  const next = random(5)
+  for (let seed = 0; seed < 12; seed++) {
+    const shape = { rows: pick(next, rowCounts), dim: pick(next, dims), classes: pick(next, classCounts) }
+    const { labels: _, ...batch } = makeBatch(seed, shape)
+    const k = Math.min(4, shape.classes)
+    const results = instructionSets().map((instructionSet) => {
+      const result = topKSync(batch, { k, instructionSet })
+      check(batch as Batch, k, result, 'arcface')
+      return { instructionSet, result }
+    })
+    const fused = results.filter(({ instructionSet }) => instructionSet !== 'portable')
+    for (const { instructionSet, result } of fused) {
+      sameBits(result.indices, fused[0]?.result.indices as Int32Array, `indices on ${instructionSet}`)
+      sameBits(result.scores, fused[0]?.result.scores as Float32Array, `scores on ${instructionSet}`)
+    }
+  }
+})
+
+test('what is not a number ranks nowhere', () => {
+  const { labels: _, ...batch } = makeBatch(11, { rows: 5, dim: 8, classes: 20 })
+  const expected = topKSync(batch, { k: 3 })
+  batch.input[2 * 8 + 1] = Number.NaN
+  const { indices, scores } = topKSync(batch, { k: 3 })
+  assert.equal(Array.from(indices.subarray(6, 9)), [-1, -1, -1])
+  for (const i of [0, 1, 3, 4]) {
+    assert.equal(indices.subarray(3 * i, 3 * i + 3), expected.indices.subarray(3 * i, 3 * i + 3))
+    assert.equal(scores.subarray(3 * i, 3 * i + 3), expected.scores.subarray(3 * i, 3 * i + 3))
+  }
+  const damaged = expected.indices[0] as number
+  batch.weight[damaged * 8] = Number.NaN
+  assert.not(topKSync(batch, { k: 19 }).indices.subarray(0, 19).includes(damaged))
+})
 
 test('k is 1 and scores are cosines unless told otherwise', () => {
   const { labels: _, ...batch } = makeBatch(1, { rows: 5, dim: 8, classes: 20 })

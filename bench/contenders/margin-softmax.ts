@@ -38,4 +38,3 @@ export function marginSoftmax(settings: MarginLossOptions & { awaited?: boolean 
   }
 }
 
-export const contender = marginSoftmax()

@@ -1,0 +1,78 @@
+// The rules of the house that a reader relies on, checked rather than promised.
+import { execFileSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { instructionSets } from '../lib/native'
+
+const test = suite('structure')
+const root = path.join(__dirname, '..')
+
+function files(folder: string, ending: RegExp): { name: string; text: string }[] {
+  return fs
+    .readdirSync(path.join(root, folder), { recursive: true })
+    .map(String)
+    .filter((file) => ending.test(file))
+    .map((file) => ({
+      name: path.posix.join(folder, file.split(path.sep).join('/')),
+      text: fs.readFileSync(path.join(root, folder, file), 'utf8'),
+    }))
+}
+
+const native = files('native', /\.(h|cc)$/)
+const code = [
+  ...native,
+  ...['lib', 'test', 'bench', 'examples', 'scripts'].flatMap((folder) => files(folder, /\.(ts|mts|cjs)$/)),
+]
+
+function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
+  const elsewhere = among
+    .filter(({ name, text }) => what.test(text) && !allowed.test(name))
+    .map(({ name }) => name)
+  assert.equal(elsewhere, [])
+}
+
+test('only the binding knows Node-API', () => onlyIn(/napi/i, /\/binding[^/]*$/))
+test('only native.ts says where the addon is', () =>
+  onlyIn(/node-gyp-build/, /\/native\.ts$|\.d\.ts$/, files('lib', /\.ts$/)))
+test('native code prints and exits nowhere', () => onlyIn(/\b(printf|puts|cout|cerr|exit|abort)\b/, /^$/))
+test('lib prints nowhere', () => onlyIn(/console\.|process\.std(out|err)/, /^$/, files('lib', /\.ts$/)))
+test('no file is much over 400 lines', () => {
+  const long = code.filter(({ text }) => text.split('\n').length > 440).map(({ name }) => name)
+  assert.equal(long, [])
+})
+
+test('kernels include no header whose inline functions the linker could share', () => {
+  for (const name of ['simd.h', 'kernels_impl.h', 'probability_impl.h']) {
+    const text = fs.readFileSync(path.join(root, 'native/cpu', name), 'utf8')
+    const included = [...text.matchAll(/#include\s+[<"]([^>"]+)[>"]/g)].map((match) => match[1] as string)
+    for (const header of included)
+      assert.match(
+        header,
+        /^(stdint\.h|simd\.h|kernels\.h|kernels_impl\.h|probability_kernels\.h|probability_impl\.h)$/,
+        name
+      )
+  }
+})
+
+test('an object of an instruction set defines its table and nothing that another object could use', () => {
+  const objects = path.join(root, 'build/CMakeFiles/margin_softmax_kernels.dir/native/cpu')
+  if (process.platform !== 'linux' || !fs.existsSync(objects)) return // a prebuilt binary: nothing was compiled here
+  for (const set of instructionSets()) {
+    const symbols = execFileSync(
+      'nm',
+      ['--defined-only', '--extern-only', path.join(objects, `kernels_${set}.cc.o`)],
+      {
+        encoding: 'utf8',
+      }
+    )
+    const names = symbols
+      .trim()
+      .split('\n')
+      .map((line) => line.split(' ').pop() as string)
+    for (const name of names) assert.match(name, new RegExp(`${set}[A-Za-z]*Kernels`, 'i'), symbols)
+  }
+})
+
+test.run()
