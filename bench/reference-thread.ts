@@ -51,7 +51,9 @@ function backward(): void {
     const cosine = cosines[at] as number
     const logSumExp = part.logSumExp[row] as number
     const slope = isTarget
-      ? (scale / rows) * Math.expm1((part.target[row] as number) - logSumExp) * (part.targetSlope[row] as number)
+      ? (scale / rows) *
+        Math.expm1((part.target[row] as number) - logSumExp) *
+        (part.targetSlope[row] as number)
       : (scale / rows) * Math.exp(scale * cosine - logSumExp)
     inner[j] = (inner[j] as number) + slope * cosine
     cosines[at] = slope * (inverseWeight[j] as number)

@@ -2,7 +2,7 @@
 // them. Each computes its classes' cosines, the row sums are combined here, and each goes on to the gradients.
 
 import { Worker } from 'node:worker_threads'
-import { type Case, type Inputs, makeInputs, margin, scale } from './cases'
+import { type Case, type Inputs, makeInputs, margin } from './cases'
 import { inverseNorms } from './matrix'
 
 export interface Reference {

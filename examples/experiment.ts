@@ -139,10 +139,10 @@ async function train(
   const random = mnist.seededRandom(seed)
   const labels = labelsOf(data, data.train)
   const stepsPerEpoch = steps / epochs
-  const stepsPerPoint = Math.max(1, Math.floor(steps / 60))
+  const stepsPerPoint = Math.ceil(steps / 60)
   const curve: CurvePoint[] = []
-  let [lossSum, accuracySum] = [0, 0]
-  let order = new Uint32Array()
+  let [lossSum, accuracySum, summed] = [0, 0, 0]
+  let order: Uint32Array = new Uint32Array(0)
   const start = performance.now()
 
   for (let step = 0; step < steps; step++) {
@@ -173,14 +173,15 @@ async function train(
 
     lossSum += result?.loss ?? 0
     accuracySum += result?.stats.accuracy ?? 0
-    if ((step + 1) % stepsPerPoint === 0) {
+    summed++
+    if (summed === stepsPerPoint || step + 1 === steps) {
       const point = {
         epoch: (step + 1) / stepsPerEpoch,
-        loss: lossSum / stepsPerPoint,
-        accuracy: accuracySum / stepsPerPoint,
+        loss: lossSum / summed,
+        accuracy: accuracySum / summed,
       }
       curve.push(point)
-      ;[lossSum, accuracySum] = [0, 0]
+      ;[lossSum, accuracySum, summed] = [0, 0, 0]
       const seconds = (performance.now() - start) / 1000
       const secondsLeft = (seconds / (step + 1)) * (steps - step - 1)
       report({

@@ -35,3 +35,14 @@ export {
 export { type ExecutionOptions, instructionSets } from './native'
 export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
 export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'
+export {
+  type CrossEntropyLossOptions,
+  type CrossEntropyLossResult,
+  crossEntropy,
+  crossEntropyLoss,
+  entropy,
+  informationContent,
+  klDivergence,
+  logSoftmax,
+  softmax,
+} from './probability'

@@ -108,7 +108,6 @@ Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
 Margin readMargin(Napi::Object request);
 Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet);
 
-const int32_t* readLabels(Job& job, Napi::Value value, int64_t rows, int64_t classes);
 void readBatch(Napi::Object request, Job& job, Problem& problem);
 void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string& instructionSet);
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics);

@@ -54,7 +54,7 @@ Napi::Value crossEntropyLoss(const Napi::CallbackInfo& info) {
   problem.logits = job->input<float>(request.Get("logits"), "logits", rows * classes);
   if (request.Get("labels").IsUndefined())
     problem.targets = job->input<float>(request.Get("targets"), "targets", rows * classes);
-  else problem.labels = readLabels(*job, request.Get("labels"), problem.rows, problem.classes);
+  else problem.labels = job->labels(request.Get("labels"), problem.rows, problem.classes);
   if (!request.Get("classWeights").IsUndefined())
     problem.classWeights = job->input<float>(request.Get("classWeights"), "classWeights", classes);
   if (!request.Get("gradOutput").IsUndefined())

@@ -73,6 +73,8 @@ test('extreme logits', () => {
     const soft = crossEntropyLoss(Float32Array.of(3, -Infinity), Float32Array.of(1, 0), how)
     assert.equal([...soft.losses, ...(soft.gradLogits as Float32Array)].map(Math.abs), [0, 0, 0])
     assert.is(crossEntropyLoss(Float32Array.of(3, -Infinity), Float32Array.of(0.5, 0.5), how).loss, Infinity)
+    const weighted = { ...how, classWeights: Float32Array.of(1, 0), reduction: 'sum' } as const
+    assert.is(crossEntropyLoss(Float32Array.of(3, -Infinity), [1], weighted).loss, 0)
   }
 })
 

@@ -31,6 +31,7 @@ export const entries: readonly Entry[] = [
 
 export function entry(name: string): Entry {
   const found = entries.find((candidate) => candidate.name === name)
-  if (!found) throw new RangeError(`Expected one of ${entries.map((e) => `"${e.name}"`).join(', ')} for contender`)
+  if (!found)
+    throw new RangeError(`Expected one of ${entries.map((e) => `"${e.name}"`).join(', ')} for contender`)
   return found
 }

@@ -48,11 +48,11 @@ class WebWorker {
   }
 }
 
-type Jax = typeof import('@jax-js/jax', { with: { 'resolution-mode': 'import' } })
+type Jax = typeof import('@jax-js/jax', { with: { 'resolution-mode': 'import' }})
 let jax: Jax
 
 function makeStep({ rows, classes }: Case) {
-  const { jit, lax, numpy: np } = jax
+  const { jit, numpy: np } = jax
   type Array = ReturnType<typeof np.array>
   const cosine = Math.cos(margin)
   const sine = Math.sin(margin)
@@ -101,7 +101,10 @@ function packageVersion(): string {
 export const contender: Contender = {
   async load(threads) {
     if (threads > 1) {
-      Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency: threads }, configurable: true })
+      Object.defineProperty(globalThis, 'navigator', {
+        value: { hardwareConcurrency: threads },
+        configurable: true,
+      })
       Object.assign(globalThis, { Worker: WebWorker })
     }
     jax = await import('@jax-js/jax')

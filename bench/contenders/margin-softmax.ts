@@ -37,4 +37,3 @@ export function marginSoftmax(settings: MarginLossOptions & { awaited?: boolean 
     },
   }
 }
-

@@ -68,9 +68,11 @@ function makeStep({ rows, dim, classes }: Case, { input, weight, labels }: Input
     addProduct(gradInput, rows, dim, classes, rowMajor, { values: weight, row: dim, column: 1 })
     for (let i = 0; i < rows; i++) {
       let radial = 0
-      for (let k = i * dim; k < (i + 1) * dim; k++) radial += (gradInput[k] as number) * (direction[k] as number)
+      for (let k = i * dim; k < (i + 1) * dim; k++)
+        radial += (gradInput[k] as number) * (direction[k] as number)
       for (let k = i * dim; k < (i + 1) * dim; k++) {
-        gradInput[k] = ((gradInput[k] as number) - radial * (direction[k] as number)) * (inverseInput[i] as number)
+        gradInput[k] =
+          ((gradInput[k] as number) - radial * (direction[k] as number)) * (inverseInput[i] as number)
       }
     }
 

@@ -38,6 +38,8 @@ struct Kernels {
 
   // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
   void (*addScaled)(float* out, const float* a, float factor, const float* b, long n, bool stream);
+  // out[i] = factor · a[i]
+  void (*scaled)(float* out, const float* a, float factor, long n);
   void (*accumulate)(float* sum, const float* term, long n);
   // out = base·out + alpha·a + beta·b in double precision, rounded once; base is 0 or 1
   void (*combine)(float* out, bool keep, double alpha, const float* a, double beta, const float* b, long n);

@@ -211,6 +211,12 @@ static void addScaled(float* out, const float* a, float factor, const float* b, 
   for (; i < n; i++) out[i] = fused(factor, b[i], a[i]);
 }
 
+static void scaled(float* out, const float* a, float factor, long n) {
+  long i = 0;
+  for (; i + lanes <= n; i += lanes) store(out + i, load(a + i) * broadcast(factor));
+  for (; i < n; i++) out[i] = a[i] * factor;
+}
+
 static void accumulate(float* sum, const float* term, long n) {
   long i = 0;
   for (; i + lanes <= n; i += lanes) store(sum + i, load(sum + i) + load(term + i));
@@ -271,10 +277,10 @@ static float multiplyAdds(long rounds) {
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{
-      name,        panelLanes,    VECTOR_BYTES,       dot,           dotDouble, logits,     logSumExp, tileSum,
-      tileMaximum, probabilities, weightGradient,     inputGradient, addScaled, accumulate, combine,   sgd,
-      adamW,       multiplyAdds,  &probabilityKernels};
+  return Kernels{name,           panelLanes,    VECTOR_BYTES, dot,          dotDouble,
+                 logits,         logSumExp,     tileSum,      tileMaximum,  probabilities,
+                 weightGradient, inputGradient, addScaled,    scaled,       accumulate,
+                 combine,        sgd,           adamW,        multiplyAdds, &probabilityKernels};
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 namespace margin_softmax::cpu {
 
 // What the fixed part of the workspace (everything but the kept tiles) is planned to stay within.
-constexpr int64_t fixedBytes = int64_t{64} << 20;
+constexpr int64_t fixedBytes = int64_t{48} << 20;
 
 inline int64_t divideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t roundUp(int64_t a, int64_t b) { return divideUp(a, b) * b; }

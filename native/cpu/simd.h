@@ -94,7 +94,7 @@ template <>
 struct Format<double> {
   typedef VectorDouble Values;
   typedef VectorDoubleBits Bits;
-  static constexpr int mantissaBits = 52, terms = 8;
+  static constexpr int mantissaBits = 52, terms = 10;
   static constexpr double smallestNormal = 0x1p-1022, bias = 1023, infinity = __builtin_inf(), nan = __builtin_nan("");
   static constexpr double rounder = 0x1.8p52, root = 0x1.6a09e667f3bcdp-1;
   static constexpr double log2High = 6.93147180369123816490e-01, log2Low = 1.90821492927058770002e-10;

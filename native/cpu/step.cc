@@ -167,7 +167,7 @@ void Step::prepareRows(int64_t block) {
     for (int64_t panel = 0; panel < dimPanels_; panel++) {
       float* out = value_ + (panel * paddedRows_ + first + i) * lanes_;
       const int64_t from = panel * lanes_, present = factor == 0 ? 0 : std::min<int64_t>(lanes_, dim - from);
-      for (int64_t l = 0; l < present; l++) out[l] = rows[i * dim + from + l] * factor;
+      if (present) kernels_.scaled(out, rows + i * dim + from, factor, present);
       for (int64_t l = present; l < lanes_; l++) out[l] = 0;
     }
   }

@@ -1,0 +1,142 @@
+// The figures as Markdown, and their place in the README.
+
+import { readFileSync, writeFileSync } from 'node:fs'
+import { type Case, cases, title } from './cases'
+import { entries } from './contenders/index'
+import type { Machine } from './machine'
+import type { Measurement } from './measure'
+
+export interface Run {
+  machine: Machine
+  threads: number
+  peak: number // GFLOP/s, of `threads` threads
+  measurements: Measurement[]
+}
+
+const start = '<!-- bench:start -->'
+const end = '<!-- bench:end -->'
+
+function milliseconds(value: number): string {
+  if (value >= 100) return `${Math.round(value).toLocaleString('en')} ms`
+  return `${value.toPrecision(value >= 10 ? 3 : 2)} ms`
+}
+
+function bytes(value: number): string {
+  const mebibytes = value / 2 ** 20
+  return mebibytes < 1 ? '< 1 MiB' : `${Math.round(mebibytes).toLocaleString('en')} MiB`
+}
+
+function ratio(value: number): string {
+  return `${value >= 9.95 ? Math.round(value).toLocaleString('en') : value.toFixed(1)}×`
+}
+
+function table(lines: string[][]): string {
+  const [head = [], ...body] = lines
+  const rule = head.map((_, column) => (column ? '--:' : ':--'))
+  return [head, rule, ...body].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+}
+
+function find({ measurements }: Run, size: Case, contender: string): Measurement | undefined {
+  return measurements.find((m) => m.case === size.name && m.contender === contender)
+}
+
+function usedCases(run: Run): Case[] {
+  return cases.filter(({ name }) => run.measurements.some((m) => m.case === name))
+}
+
+function usedContenders(run: Run): string[] {
+  return entries.map(({ name }) => name).filter((name) => run.measurements.some((m) => m.contender === name))
+}
+
+function timeCell(run: Run, size: Case, contender: string): string {
+  const measurement = find(run, size, contender)
+  if (!measurement) return '–'
+  const { timing, absent, detail } = measurement
+  if (!timing) return absent === 'not run' ? `not run (${detail})` : (absent ?? '–')
+  const time = milliseconds(timing.milliseconds)
+  const first = entries[0]?.name ?? ''
+  if (contender === first) return `**${time}**`
+  const ours = find(run, size, first)?.timing
+  return ours ? `${time} (${ratio(timing.milliseconds / ours.milliseconds)})` : time
+}
+
+function comparison(run: Run): string {
+  const sizes = usedCases(run)
+  const last = sizes[sizes.length - 1] as Case
+  const lines = usedContenders(run).map((contender) => {
+    const own = run.measurements.filter((m) => m.contender === contender)
+    const started = own.find((m) => m.started)?.started
+    const memory = find(run, last, contender)?.memory
+    return [
+      contender,
+      started ? String(started.threads) : '–',
+      ...sizes.map((size) => timeCell(run, size, contender)),
+      memory ? bytes(memory.extra) : '–',
+    ]
+  })
+  return table([['B×D×C', 'threads', ...sizes.map(title), 'memory, last size'], ...lines])
+}
+
+function ownFigures(run: Run): string {
+  const first = entries[0]?.name ?? ''
+  const lines = usedCases(run).flatMap((size) => {
+    const { timing, memory, errors } = find(run, size, first) ?? {}
+    if (!timing || !memory || !errors) return []
+    const figures = [errors.loss, errors.gradInput, errors.gradWeight].map((error) => error.toExponential(0))
+    return [
+      [
+        title(size),
+        milliseconds(timing.least).replace(' ms', '–') + milliseconds(timing.most),
+        String(Math.round(timing.gigaflops)),
+        `${Math.round((100 * timing.gigaflops) / run.peak)} %`,
+        bytes(memory.extra),
+        figures.join(', '),
+      ],
+    ]
+  })
+  if (!lines.length) return ''
+  const head = ['margin-softmax', 'rounds’ medians', 'GFLOP/s', 'of peak', 'memory', 'error']
+  return table([head, ...lines])
+}
+
+function versions(run: Run): string {
+  const parts = usedContenders(run).flatMap((contender) => {
+    const started = run.measurements.find((m) => m.contender === contender && m.started)?.started
+    const ours = entries.find(({ name }) => name === contender)?.ours
+    return started && !ours && contender !== 'plain JavaScript' ? [`${contender} ${started.version}`] : []
+  })
+  return parts.length ? `Versions: ${parts.join(', ')}. ` : ''
+}
+
+/** Both tables and what is to be known about them. */
+export function markdown(run: Run): string {
+  const { cpu, cores, memoryGiB, node, system, date } = run.machine
+  return [
+    'One ArcFace step in float32: loss, gradient of the embeddings [B,D] and gradient of the class weights [C,D], ' +
+      'from typed arrays to typed arrays. In brackets: times as long as margin-softmax. ' +
+      'Memory: what the process takes on top of its inputs at the most, results included.',
+    '',
+    comparison(run),
+    '',
+    ownFigures(run),
+    '',
+    `${cpu}, ${cores} cores, ${memoryGiB} GiB, ${system}, Node.js ${node}, ${date}; ${run.threads} threads unless the ` +
+      `table says otherwise; measured peak of float32 multiply-adds ${Math.round(run.peak)} GFLOP/s. GFLOP/s count ` +
+      'the useful work, 6·B·D·C. Error: ‖result − float64‖ / ‖float64‖ of loss, embedding and weight gradients. ' +
+      'Every contender runs in its own process and is checked against float64 first; medians of rounds taken in turns. ' +
+      'Rivals have hand-written gradients in the fastest form that we found (`bench/contenders`). tfjs wasm and ' +
+      'jax-js do not start threads in Node.js by themselves; the benchmark supplies the workers that they lack. ' +
+      versions(run),
+  ]
+    .join('\n')
+    .trim()
+}
+
+/** Puts the text between the markers of the README. */
+export function rewriteReadme(file: string, text: string): void {
+  const readme = readFileSync(file, 'utf8')
+  const from = readme.indexOf(start)
+  const to = readme.indexOf(end)
+  if (from < 0 || to < from) throw new RangeError(`Expected ${start} and ${end} in ${file} but found none`)
+  writeFileSync(file, `${readme.slice(0, from + start.length)}\n\n${text}\n\n${readme.slice(to)}`)
+}

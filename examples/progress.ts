@@ -1,0 +1,52 @@
+/** Progress of the demo: a bar for each training in a terminal, two plain lines in a pipe or a log file. */
+import { Presets, SingleBar } from 'cli-progress'
+import type { Progress } from './experiment'
+
+export class ProgressBars {
+  #bar: SingleBar | undefined
+  #title = ''
+  #half = false
+
+  /** `title` names the training that begins. */
+  start(title: string): void {
+    this.#title = title
+    this.#half = false
+    if (!process.stdout.isTTY) return
+    const format = '{title} {bar} {percentage} %  {summary}'
+    this.#bar = new SingleBar({ format, barsize: 20, fps: 8, forceRedraw: true }, Presets.shades_classic)
+    this.#bar.start(1, 0, { title: title.padEnd(17), summary: '' })
+  }
+
+  /** `secondsLeftOfAll` is the time that this training and those after it are going to take. */
+  update(progress: Progress, secondsLeftOfAll: number): void {
+    const summary = [
+      `loss ${progress.loss.toFixed(3)}`,
+      `accuracy ${(progress.accuracy * 100).toFixed(1)} %`,
+      `${Math.round(progress.imagesPerSecond).toLocaleString('en')} images/s`,
+      `${duration(progress.secondsLeft)} left (${duration(secondsLeftOfAll)} for all)`,
+    ]
+    if (this.#bar) {
+      this.#bar.setTotal(progress.steps)
+      this.#bar.update(progress.step, { summary: summary.join('  ') })
+      return
+    }
+    const atEnd = progress.step === progress.steps
+    if (!atEnd && (this.#half || progress.step < progress.steps / 2)) return
+    this.#half = true
+    const percent = Math.round((100 * progress.step) / progress.steps)
+    console.log([`${this.#title}: ${percent} %`, ...summary].join(', '))
+  }
+
+  /** Ends the bar and gives the terminal back as it was. */
+  stop(): void {
+    this.#bar?.stop()
+    this.#bar = undefined
+  }
+}
+
+/** 5 s, 2 min 05 s */
+export function duration(seconds: number): string {
+  const whole = Math.round(seconds)
+  if (whole < 60) return `${whole} s`
+  return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, '0')} s`
+}

@@ -1,0 +1,74 @@
+/** The frame of the report: head, style sheet, body. */
+export function page(title: string, body: string): string {
+  return `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>${title}</title>
+<style>
+:root { --paper: #fff; --card: #f7f8fa; --ink: #1b1f24; --soft: #5b636e; --line: #dfe3e8; --accent: #2f6fdb; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14171b; --card: #1c2026; --ink: #e6e9ed; --soft: #9aa3af; --line: #2e343c; --accent: #7aa9ff; }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; }
+main { max-width: 72rem; margin: 0 auto; padding: 3rem 1.25rem 5rem; }
+section { margin-top: 3.5rem; }
+h1 { font-size: clamp(1.9rem, 5vw, 3rem); line-height: 1.12; letter-spacing: -.02em; margin: 0 0 1rem; }
+h2 { font-size: 1.5rem; line-height: 1.25; letter-spacing: -.01em; margin: 0 0 .5rem; }
+h3 { font-size: 1rem; margin: 0 0 .5rem; }
+h3 small { font-weight: normal; color: var(--soft); font-size: .85rem; float: right; }
+p { max-width: 46rem; margin: 0 0 1rem; }
+.kicker { color: var(--accent); font-weight: 600; margin-bottom: .4rem; }
+.lead { font-size: 1.15rem; color: var(--soft); }
+.note { border-left: 3px solid var(--accent); padding: .2rem 0 .2rem .9rem; }
+.caption, figcaption { color: var(--soft); font-size: .9rem; line-height: 1.5; }
+.caption { margin-top: 1rem; }
+.caption b { color: var(--ink); font-weight: 600; }
+.grid { display: grid; gap: 1rem; margin-top: 1.25rem; }
+.three { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+figure { margin: 0; }
+.panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1rem 1rem; min-width: 0; }
+.wide { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; max-width: 46rem; }
+svg { display: block; width: 100%; height: auto; color: var(--soft); }
+.legend { font-size: .9rem; line-height: 1.5; }
+.legend p { margin-bottom: .7rem; }
+.key { display: inline-flex; align-items: center; margin-right: 1rem; white-space: nowrap; }
+.key i { width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem; flex: none; }
+.scroll { overflow-x: auto; margin-top: 1.25rem; }
+table { border-collapse: collapse; width: 100%; font-size: .93rem; }
+th, td { padding: .5rem .8rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: bottom; }
+thead th { color: var(--soft); font-weight: 500; font-size: .85rem; line-height: 1.3; }
+tbody th { font-weight: 600; white-space: nowrap; }
+td { vertical-align: top; }
+.numbers td, .numbers thead tr:last-child th { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.numbers thead tr:last-child th { white-space: normal; }
+.numbers .group { text-align: center; border-left: 1.2rem solid transparent; }
+.numbers thead th[rowspan] { color: var(--ink); font-weight: 600; font-size: .95rem; min-width: 8.5rem; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .4rem 1.4rem; margin: 1.25rem 0; max-width: 56rem; }
+dt { color: var(--soft); }
+dd { margin: 0; }
+code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; }
+@media (max-width: 860px) { .three { grid-template-columns: repeat(2, minmax(0, 1fr)); } .two { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 560px) {
+  main { padding: 1.75rem 1rem 3rem; }
+  section { margin-top: 2.5rem; }
+  .three { grid-template-columns: minmax(0, 1fr); }
+  .panel, .wide { padding: .75rem; }
+  dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
+  dd { margin-bottom: .7rem; }
+  th, td { padding: .45rem .6rem; }
+}
+@media print { .panel, .wide, table { break-inside: avoid; } }
+</style>
+</head>
+<body><main>${body}
+</main></body>
+</html>
+`
+}
