@@ -74,7 +74,7 @@ function comparison(run: Run): string {
       memory ? bytes(memory.extra) : '–',
     ]
   })
-  return table([['B×D×C', 'threads', ...sizes.map(title), 'memory, last size'], ...lines])
+  return table([['B×D×C', 'threads', ...sizes.map(title), `memory, ${title(last)}`], ...lines])
 }
 
 function ownFigures(run: Run): string {
@@ -102,10 +102,10 @@ function ownFigures(run: Run): string {
 function versions(run: Run): string {
   const parts = usedContenders(run).flatMap((contender) => {
     const started = run.measurements.find((m) => m.contender === contender && m.started)?.started
-    const ours = entries.find(({ name }) => name === contender)?.ours
-    return started && !ours && contender !== 'plain JavaScript' ? [`${contender} ${started.version}`] : []
+    const library = /^(tfjs|@jax)/.test(contender) && !contender.includes(',')
+    return started && library ? [`${contender} ${started.version}`] : []
   })
-  return parts.length ? `Versions: ${parts.join(', ')}. ` : ''
+  return parts.length ? `Versions: ${parts.join(', ')}.` : ''
 }
 
 /** Both tables and what is to be known about them. */
@@ -124,8 +124,8 @@ export function markdown(run: Run): string {
       `table says otherwise; measured peak of float32 multiply-adds ${Math.round(run.peak)} GFLOP/s. GFLOP/s count ` +
       'the useful work, 6·B·D·C. Error: ‖result − float64‖ / ‖float64‖ of loss, embedding and weight gradients. ' +
       'Every contender runs in its own process and is checked against float64 first; medians of rounds taken in turns. ' +
-      'Rivals have hand-written gradients in the fastest form that we found (`bench/contenders`). tfjs wasm and ' +
-      'jax-js do not start threads in Node.js by themselves; the benchmark supplies the workers that they lack. ' +
+      'Rivals have hand-written gradients in the fastest form that we found (`bench/contenders`). In Node.js ' +
+      'tfjs wasm and jax-js use one thread by themselves; for the other rows the benchmark supplies workers. ' +
       versions(run),
   ]
     .join('\n')

@@ -60,7 +60,7 @@ async function main(options: Options): Promise<void> {
   const settings = {
     threads: options.threads,
     rounds: options.rounds ?? (options.quick ? 2 : 5),
-    seconds: options.seconds ?? (options.quick ? 6 : 40),
+    seconds: options.seconds ?? (options.quick ? 6 : 30),
     firstStepLimit: 1000 * options.limit,
   }
   const log = (text: string) => console.error(text)
@@ -87,7 +87,7 @@ const program = new Command('bench')
   .option('--contender <names...>', `only these, of ${entries.map(({ name }) => `"${name}"`).join(', ')}`)
   .option('--threads <count>', 'threads for everyone who can use them', positive, os.availableParallelism())
   .option('--rounds <count>', 'rounds in each case (default: 5, quick: 2)', positive)
-  .option('--seconds <count>', 'time for the rounds of each case (default: 40, quick: 6)', positive)
+  .option('--seconds <count>', 'time for the rounds of each case (default: 30, quick: 6)', positive)
   .option('--limit <seconds>', 'the longest step that is waited for', positive, 60)
   .option('--quick', 'a short run over the smaller sizes')
   .option('--readme', 'rewrite the table in README.md')

@@ -52,6 +52,7 @@ export async function writeSafetensors(
   } catch (cause) {
     await file?.close().catch(() => {})
     await rm(temporary, { force: true }).catch(() => {})
+    if (cause instanceof MarginSoftmaxError) throw cause
     throw fileError(`Expected to write ${path} but: ${(cause as Error).message}`, cause)
   }
 }
@@ -85,7 +86,7 @@ export async function readSafetensors<T>(
     }
     return result
   } catch (cause) {
-    if (cause instanceof MarginSoftmaxError && cause.code !== 'ERR_FILE') throw cause
+    if (cause instanceof MarginSoftmaxError) throw cause
     throw fileError(
       `Expected a whole safetensors file of a head in ${path} but: ${(cause as Error).message}`,
       cause

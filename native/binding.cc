@@ -180,10 +180,8 @@ const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
   }
   Block copy(static_cast<int64_t>(bytes));
   if (!copy.as<void>()) {
-    Napi::Error error =
-        Napi::Error::New(value.Env(), Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes)).message);
-    error.Set("code", failureName(Failure::outOfMemory));
-    throw error;
+    prepared = Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes));
+    return nullptr;
   }
   std::memcpy(copy.as<void>(), data, bytes);
   copies_.push_back(std::move(copy));
@@ -199,6 +197,7 @@ const int32_t* Job::labels(Napi::Value value, int64_t rows, int64_t classes) {
 }
 
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
+  if (!job->prepared) return resultOf(env, *job, job->prepared);
   if (job->asynchronous) return (*env.GetInstanceData<Environment*>())->start(std::move(job));
   const Status status = job->run();
   return resultOf(env, *job, status);

@@ -90,6 +90,7 @@ class Job {
   // copy, so that not even another thread that writes to a shared array can change them afterwards.
   const int32_t* labels(Napi::Value value, int64_t rows, int64_t classes);
 
+  Status prepared;  // how reading the request went, apart from mistakes in it
   bool asynchronous = false;
   std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
 

@@ -1,6 +1,5 @@
 // Probability functions over the last axis of a row-major array [rows, classes], and the cross-entropy of given logits.
-// Natural logarithm. Formulas: design/mathematics.md, section 3. Sizes are checked; arrays have the lengths stated
-// here.
+// Natural logarithm. Sizes are checked; arrays have the lengths stated here.
 #pragma once
 #include <cstdint>
 

@@ -1,9 +1,9 @@
 // @jax-js/jax on WebAssembly, with SIMD and threads; the whole step is one jit.
 //
-// The closed form rather than jax.valueAndGrad, which keeps more B×C matrices. Transposed operands cost nothing
-// here (a product of 128×512×10,000 takes the same time in each of eight layouts, except when both operands are
-// transposed, which takes forty times as long), so nothing is transposed explicitly. Results are awaited with data(): dataSync()
-// runs on one thread.
+// The closed form: 203 ms of processor time against 219 ms with jax.valueAndGrad at 128×512×10,000. Transposed
+// operands cost nothing here (about the same time in each of the layouts, unless both are transposed, which takes
+// forty times as long), so nothing is transposed explicitly. Results are awaited with data(): dataSync() runs on
+// one thread.
 //
 // Threads in Node: jax-js starts Web Workers where there are any, and Node has none by that name. The small WebWorker
 // below stands in, and navigator says how many: the row shows more than a user of the package gets in Node 20.
