@@ -157,11 +157,11 @@ static void logSumExp(const float* tile, long tileStride, long classes, long pan
     Vector even = {}, odd = {};
     long j = 0;
     for (; j + 2 <= classes; j += 2) {
-      even += expVector(load(column + j * panelLanes) - now);
-      odd += expVector(load(column + (j + 1) * panelLanes) - now);
+      even += exponential<false>(load(column + j * panelLanes) - now);
+      odd += exponential<false>(load(column + (j + 1) * panelLanes) - now);
     }
-    if (j < classes) even += expVector(load(column + j * panelLanes) - now);
-    store(sums + at, load(sums + at) * expVector(before - now) + (even + odd));
+    if (j < classes) even += exponential<false>(load(column + j * panelLanes) - now);
+    store(sums + at, load(sums + at) * exponential<false>(before - now) + (even + odd));
     store(maxima + at, now);
   });
 }
@@ -188,7 +188,7 @@ static void probabilities(const float* tile, long tileStride, long classes, long
     const Vector most = load(maxima + at), factor = load(factors + at);
     float* out = const_cast<float*>(column) + toGradient;
     for (long j = 0; j < classes; j++) {
-      const Vector p = expVector(load(column + j * panelLanes) - most);
+      const Vector p = exponential<false>(load(column + j * panelLanes) - most);
       store(out + j * panelLanes, (p * factor - less) * broadcast(scale[j]));
     }
   });

@@ -32,28 +32,6 @@ INLINE Vector broadcast(float value) { return value - (Vector){}; }
 // Where a lane compares false (NaN) the second argument is returned: put the value that must survive there.
 INLINE Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
 
-// 2^x, relative error below 2.5e-7 (2 ulp), for x <= 127. Below -126 the result is 2^-126: to a sum of
-// probabilities that is nothing, and no lane has to be denormal. NaN stays NaN.
-INLINE Vector exp2Vector(Vector x) {
-  const Vector rounder = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  x = maximum(broadcast(-126.0f), x);
-  const Vector rounded = x + rounder;
-  const VectorInt exponent = (VectorInt)rounded - (VectorInt)rounder;
-  const Vector f = x - (rounded - rounder);  // [-0.5, 0.5]
-  Vector p = broadcast(1.5403530e-4f);       // minimax polynomial of 2^f, degree 6
-  p = p * f + broadcast(1.3333558e-3f);
-  p = p * f + broadcast(9.6181291e-3f);
-  p = p * f + broadcast(5.5504109e-2f);
-  p = p * f + broadcast(2.4022651e-1f);
-  p = p * f + broadcast(6.9314718e-1f);
-  p = p * f + broadcast(1.0f);
-  return (Vector)((VectorInt)p + (exponent << 23));
-}
-
-// e^x with the accuracy of exp2Vector where |x| is small: callers subtract the maximum before, so that x carries the
-// rounding error of a logit once and no second one.
-INLINE Vector expVector(Vector x) { return exp2Vector(x * broadcast(1.44269504f)); }
-
 // e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is large: x is reduced by
 // multiples of log 2 in two parts. Gradual: denormal numbers below 2^-126, then 0. Otherwise 0 below -87.33 at once,
 // which is nothing to a sum and spares the machine denormal arithmetic. NaN stays NaN.
