@@ -82,8 +82,8 @@ type Plan = { setting: (typeof losses)[number]; settings: Settings }[]
 /** Two trainings a loss: two dimensions can be drawn, more dimensions are what one would use. */
 function makePlan({ quick, loss, epochs, seed }: Options): Plan {
   const common = { batch: 128, shift: 1, seed }
-  const flat = { ...common, dim: 2, epochs: epochs ?? (quick ? 2 : 4), learningRate: 0.004 }
-  const deep = { ...common, dim: verificationDim, epochs: epochs ?? (quick ? 1 : 3), learningRate: 0.002 }
+  const flat = { ...common, dim: 2, epochs: epochs ?? 4, learningRate: 0.004 }
+  const deep = { ...common, dim: verificationDim, epochs: epochs ?? (quick ? 2 : 3), learningRate: 0.002 }
   return losses
     .filter(({ name }) => loss.includes(name))
     .flatMap((setting) => [flat, deep].map((settings) => ({ setting, settings })))
@@ -93,7 +93,7 @@ function loadData({ quick, heldOut }: Options): Data {
   const digits = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9].filter((digit) => !heldOut.includes(digit))
   const test = mnist.load('t10k')
   return {
-    train: mnist.select(mnist.load('train'), digits, quick ? 12_000 : undefined),
+    train: mnist.select(mnist.load('train'), digits, quick ? 8_000 : undefined),
     test: mnist.select(test, digits),
     unseen: mnist.select(test, heldOut),
     digits,

@@ -139,7 +139,6 @@ async function train(
   const random = mnist.seededRandom(seed)
   const labels = labelsOf(data, data.train)
   const stepsPerEpoch = steps / epochs
-  const stepsPerPoint = Math.ceil(steps / 60)
   const curve: CurvePoint[] = []
   let [lossSum, accuracySum, summed] = [0, 0, 0]
   let order: Uint32Array = new Uint32Array(0)
@@ -174,7 +173,7 @@ async function train(
     lossSum += result?.loss ?? 0
     accuracySum += result?.stats.accuracy ?? 0
     summed++
-    if (summed === stepsPerPoint || step + 1 === steps) {
+    if (Math.floor(((step + 1) * 60) / steps) > Math.floor((step * 60) / steps)) {
       const point = {
         epoch: (step + 1) / stepsPerEpoch,
         loss: lossSum / summed,

@@ -9,7 +9,7 @@ export interface LossSetting {
   /**
    * The margin for embeddings of `dim` dimensions. The defaults of the library are those of the papers, made for thousands
    * of faces in 512 dimensions. Eight digits need a smaller scale, and in two dimensions a smaller margin: eight centres
-   * on a circle are 45° apart, so two neighbours cannot both keep a distance of 0.5 radians (29°).
+   * on a circle are 45° apart, so the borders between neighbours lie 22.5° (0.39 radians) from either.
    */
   margin(dim: number): Margin
   /** share of the training over which the margin grows from nothing to its full size */
@@ -42,14 +42,14 @@ export const losses: LossSetting[] = [
     name: 'cosface',
     title: 'CosFace',
     idea: 'The cosine to the own centre must win by a fixed amount.',
-    margin: (dim) => cosface({ scale: 16, margin: dim === 2 ? 0.2 : 0.35 }),
+    margin: (dim) => (dim === 2 ? cosface({ scale: 10, margin: 0.2 }) : cosface({ scale: 16, margin: 0.35 })),
     warmup: 0.3,
   },
   {
     name: 'arcface',
     title: 'ArcFace',
     idea: 'The angle to the own centre must win by a fixed amount, the same wherever on the sphere.',
-    margin: (dim) => arcface({ scale: 16, margin: dim === 2 ? 0.3 : 0.5 }),
+    margin: (dim) => (dim === 2 ? arcface({ scale: 10, margin: 0.35 }) : arcface({ scale: 16, margin: 0.5 })),
     warmup: 0.3,
   },
 ]

@@ -98,8 +98,8 @@ export function rocCurve(same: Float32Array, different: Float32Array): Roc {
     const threshold = Math.max(p > 0 ? positive[p - 1] : -Infinity, n > 0 ? negative[n - 1] : -Infinity)
     while (p > 0 && positive[p - 1] === threshold) p--
     while (n > 0 && negative[n - 1] === threshold) n--
-    falseAcceptRate[points] = 1 - n / negative.length
-    trueAcceptRate[points++] = 1 - p / positive.length
+    falseAcceptRate[points] = (negative.length - n) / negative.length
+    trueAcceptRate[points++] = (positive.length - p) / positive.length
   }
   return {
     falseAcceptRate: falseAcceptRate.slice(0, points),

@@ -114,7 +114,7 @@ export async function renderReport(input: ReportInput): Promise<string> {
 <section>
   <h2>Results</h2>
   ${resultTable(`${dim} dimensions`, deep)}
-  ${resultTable('Two dimensions, as in the pictures', flat)}
+  ${resultTable('2 dimensions', flat)}
   <p class="caption"><b>Test accuracy</b>: share of the ${data.test.count.toLocaleString('en')} test images of the eight digits that lie nearest to the centre of
   their own digit. A centre is the mean direction of a digit's training images. <b>Angles</b>: from a test image to its own
   centre (small is tight) and to the nearest other one (large is well apart), on average.
@@ -133,7 +133,8 @@ export async function renderReport(input: ReportInput): Promise<string> {
   <span class="key"><i style="background:${figures.otherColour}"></i>angle to the nearest other centre</span></p>
   <div class="grid three">${histograms.join('\n')}</div>
   <p class="caption">Test images of the eight digits. The two hills should be narrow and far apart; where they overlap,
-  digits are confused. A margin pushes the blue hill to the left; softmax, which is indifferent to it, leaves it wide.</p>
+  digits are confused. Means apart by
+  ${deep.map(({ setting, angles }) => `${(angles.meanOther - angles.meanOwn).toFixed(0)}° (${setting.title})`).join(', ')}.</p>
 </section>
 
 <section>

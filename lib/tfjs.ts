@@ -5,6 +5,8 @@
  * tfjs-core, whichever backend it runs on. Values cross to the native side through `dataSync`.
  */
 import type * as core from '@tensorflow/tfjs-core'
+import { options as checkOptions } from './check'
+import { wrongType, wrongValue } from './errors'
 import { type MarginHead, marginLossSync } from './index'
 
 /** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
@@ -87,7 +89,7 @@ type Differentiable = 'gradInput' | 'gradWeight' | 'gradBias'
 /** Binds the losses to a tfjs namespace: `const { marginLoss, headLoss } = adapter(tf)`. */
 export function adapter(tf: Tensorflow): Adapter {
   if (typeof tf?.customGrad !== 'function' || typeof tf.engine !== 'function') {
-    throw new TypeError(`Expected the tfjs namespace for tf but received ${describe(tf)}`)
+    throw wrongType('the tfjs namespace', 'tf', tf)
   }
 
   function marginLoss(
@@ -97,6 +99,7 @@ export function adapter(tf: Tensorflow): Adapter {
     options: MarginLossOptions = {},
     bias?: core.Tensor1D
   ): core.Scalar | core.Tensor1D {
+    if (typeof options !== 'object' || options === null) throw wrongType('an object', 'options', options)
     const batch: Batch = {
       input: floats(input, 2, 'input'),
       weight: floats(weight, 2, 'weight'),
@@ -105,7 +108,7 @@ export function adapter(tf: Tensorflow): Adapter {
       ...(bias && { bias: floats(bias, 1, 'bias') }),
     }
     if (weight.shape[1] !== batch.dim) {
-      throw new RangeError(`Expected ${batch.dim} columns for weight but received ${weight.shape[1]}`)
+      throw wrongValue(`${batch.dim} columns`, 'weight', weight.shape[1])
     }
     const parts: [Differentiable, core.Tensor][] = [
       ['gradInput', input],
@@ -167,15 +170,15 @@ export function adapter(tf: Tensorflow): Adapter {
     options: HeadLossOptions = {}
   ): core.Scalar {
     if (typeof head?.stepSync !== 'function') {
-      throw new TypeError(`Expected a MarginHead for head but received ${describe(head)}`)
+      throw wrongType('a MarginHead', 'head', head)
     }
-    const { learningRate, onStep } = options
+    const { learningRate, onStep } = checkOptions(options, 'options', ['learningRate', 'onStep'])
     if (onStep !== undefined && typeof onStep !== 'function') {
-      throw new TypeError(`Expected a function for onStep but received ${describe(onStep)}`)
+      throw wrongType('a function', 'onStep', onStep)
     }
     const values = floats(embeddings, 2, 'embeddings')
     if (embeddings.shape[1] !== head.dim) {
-      throw new RangeError(`Expected ${head.dim} columns for embeddings but received ${embeddings.shape[1]}`)
+      throw wrongValue(`${head.dim} columns`, 'embeddings', embeddings.shape[1])
     }
     const wanted = taping()
     const step = head.stepSync(values, classes(labels), {
@@ -219,7 +222,7 @@ export function adapter(tf: Tensorflow): Adapter {
 
   function floats(tensor: core.Tensor, rank: number, name: string): Float32Array {
     if (!(tensor instanceof tf.Tensor)) {
-      throw new TypeError(`Expected a tensor of the bound tfjs for ${name} but received ${describe(tensor)}`)
+      throw wrongType('a tensor of the bound tfjs', name, tensor)
     }
     if (tensor.dtype !== 'float32') {
       throw new TypeError(`Expected a float32 tensor for ${name} but received ${describe(tensor)}`)
@@ -244,11 +247,6 @@ export function adapter(tf: Tensorflow): Adapter {
   return { marginLoss: marginLoss as Adapter['marginLoss'], headLoss }
 }
 
-function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value)
-  const { dtype, shape } = value as core.Tensor
-  if (dtype !== undefined && Array.isArray(shape)) return `${dtype} [${shape.join(', ')}]`
-  return typeof value === 'object'
-    ? `an object of type ${value.constructor?.name ?? 'null'}`
-    : JSON.stringify(value)
+function describe({ dtype, shape }: core.Tensor): string {
+  return `${dtype} [${shape.join(', ')}]`
 }

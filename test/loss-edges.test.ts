@@ -142,8 +142,10 @@ for (const margin of marginCases) {
         [1e-15, 1e15],
         [1e15, 1e15],
         [1e-15, 1e-15],
+        [1e-15, 1e14],
+        [1e15, 1e-14],
       ] as const) {
-        const batch = makeBatch(8, { rows: 9, dim: 18, classes: 15 }, { inputScale, weightScale })
+        const batch = makeBatch(8, { rows: 25, dim: 40, classes: 280 }, { inputScale, weightScale })
         finite(runLoss(margin, batch), `${inputScale}, ${weightScale}`)
         compareWithOracle(margin, batch)
       }

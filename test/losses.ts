@@ -21,7 +21,7 @@ export function runLoss(margin: MarginCase, batch: Batch, options: LossOptions =
  * terms cancel (one dimension, one class) is held to float32's rounding of the terms instead.
  */
 export function compare(actual: LossResult, expected: OracleResult, what: string, tolerance = 1e-5): void {
-  const floor = 1e-30
+  const floor = 1e-36 // float32 is normal from 1e-38 on
   within(Math.abs(actual.loss - expected.loss), tolerance * Math.abs(expected.loss) + floor, `${what}: loss`)
   within(
     distance(actual.losses, expected.losses),

@@ -128,17 +128,24 @@ INLINE float fused(float a, float b, float c) { return a * b + c; }
 INLINE double fused(double a, double b, double c) { return a * b + c; }
 #endif
 
-// Sum of a[i]·b[i] over 16 virtual lanes whatever the vector width: the same bits on every instruction set with FMA.
+// Sum of a[i]·b[i] over 64 virtual lanes whatever the vector width: enough chains to keep the multipliers busy, and the
+// same bits on every instruction set with FMA. What is left goes 16 lanes, then one, at a time.
 INLINE float dot(const float* a, const float* b, long n) {
-  constexpr int vectors = 64 / VECTOR_BYTES;
+  constexpr int vectors = 256 / VECTOR_BYTES, few = 64 / VECTOR_BYTES;
   Vector sum[vectors];
   UNROLL for (int v = 0; v < vectors; v++) sum[v] = (Vector){};
   long i = 0;
-  for (; i + 16 <= n; i += 16) {
+  for (; i + 64 <= n; i += 64) {
     UNROLL for (int v = 0; v < vectors; v++) sum[v] += load(a + i + v * lanes) * load(b + i + v * lanes);
   }
+  for (; i + 16 <= n; i += 16) {
+    UNROLL for (int v = 0; v < few; v++) sum[v] += load(a + i + v * lanes) * load(b + i + v * lanes);
+  }
+  UNROLL for (int width = vectors / 2; width >= few; width /= 2) {
+    UNROLL for (int v = 0; v < width; v++) sum[v] += sum[v + width];
+  }
   float total[16];
-  UNROLL for (int v = 0; v < vectors; v++) store(total + v * lanes, sum[v]);
+  UNROLL for (int v = 0; v < few; v++) store(total + v * lanes, sum[v]);
   for (; i < n; i++) total[i & 15] = fused(a[i], b[i], total[i & 15]);
   for (int width = 8; width; width >>= 1)
     for (int j = 0; j < width; j++) total[j] += total[j + width];
