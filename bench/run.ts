@@ -44,15 +44,12 @@ interface Options {
   seconds?: number
   limit: number
   quick?: boolean
-  readme?: boolean
+  readme: boolean
   json?: string
 }
 
 async function main(options: Options): Promise<void> {
   const partial = options.case || options.contender || options.quick
-  if (options.readme && partial) {
-    throw new RangeError('Expected a whole run for --readme but received --case, --contender or --quick')
-  }
   const sizes = chosen(cases, options.case, '--case').filter(
     (_, i) => !options.quick || options.case || i < 3
   )
@@ -78,7 +75,7 @@ async function main(options: Options): Promise<void> {
   const text = markdown(run)
   console.log(text)
   if (options.json) writeFileSync(options.json, `${JSON.stringify(run, null, 2)}\n`)
-  if (options.readme) rewriteReadme(path.join(__dirname, '..', 'README.md'), text)
+  if (options.readme && !partial) rewriteReadme(path.join(__dirname, '..', 'README.md'), text)
 }
 
 const program = new Command('bench')
@@ -90,7 +87,7 @@ const program = new Command('bench')
   .option('--seconds <count>', 'time for the rounds of each case (default: 30, quick: 6)', positive)
   .option('--limit <seconds>', 'the longest step that is waited for', positive, 60)
   .option('--quick', 'a short run over the smaller sizes')
-  .option('--readme', 'rewrite the table in README.md')
+  .option('--no-readme', 'leave the README as it is; a partial run always does')
   .option('--json <file>', 'write all figures to a file')
 
 main(program.parse().opts<Options>()).catch((error: Error) => {

@@ -34,7 +34,6 @@ export {
 } from './margins'
 export { type ExecutionOptions, instructionSets } from './native'
 export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
-export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'
 export {
   type CrossEntropyLossOptions,
   type CrossEntropyLossResult,
@@ -46,3 +45,4 @@ export {
   logSoftmax,
   softmax,
 } from './probability'
+export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'
