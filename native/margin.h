@@ -117,6 +117,7 @@ struct SphereFace {
       u = uNext, uNext = uAfter;
     }
     // At θ = π the last piece, k = m − 1, goes on: ψ has no value of its own there.
+    if (cosine != cosine) return {cosine, cosine};  // NaN has no k
     int k = static_cast<int>(m * std::acos(cosine) / pi);
     if (m > 0 && k > m - 1) k = m - 1;
     const double sign = k % 2 ? -1 : 1, weight = 1 / (1 + lambda(p));
