@@ -46,7 +46,8 @@ struct Plan {
     return std::max<int64_t>(512, fixedBytes / (6 * 4 * (dim + 16)) / 512 * 512);
   }
 
-  // Where a class slot begins. Long slots shrink from 3/2 of the average to 1/2, so that threads end close to one another.
+  // Where a class slot begins. Long slots shrink from 3/2 of the average to 1/2, so that threads end close to one
+  // another.
   int64_t firstTile(int64_t classSlot) const {
     if (classTiles < 4 * classSlots) return classTiles * classSlot / classSlots;
     return classTiles * classSlot * (3 * classSlots - classSlot) / (2 * classSlots * classSlots);
