@@ -5,7 +5,16 @@
  *     npm run demo -- --quick           the same in small
  *     npm run demo -- --loss arcface cosface --epochs 6 --seed 2 --out arcface.html
  */
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import * as tf from '@tensorflow/tfjs'
@@ -51,6 +60,7 @@ const bars = new ProgressBars()
 
 async function main(options: Options): Promise<void> {
   const start = performance.now()
+  checkTarget(options.out)
   tf.enableProdMode()
   if (!(await tf.setBackend('wasm')))
     throw new Error('Expected tfjs to start its wasm backend but it did not')
@@ -148,9 +158,17 @@ function machine(): [string, string][] {
   ]
 }
 
+/** Better to hear now than after the training that the report cannot be written. */
+function checkTarget(file: string): void {
+  mkdirSync(path.dirname(file), { recursive: true })
+  accessSync(path.dirname(file), constants.W_OK)
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory()) {
+    throw new Error(`Expected a file name for --out but received the folder ${file}`)
+  }
+}
+
 /** Writes beside the target and renames: whoever interrupts keeps the old report, never half of a new one. */
 function writeWhole(file: string, content: string): void {
-  mkdirSync(path.dirname(file), { recursive: true })
   const temporary = `${file}.${process.pid}.part`
   try {
     writeFileSync(temporary, content)

@@ -207,8 +207,8 @@ export function trainingCurves(outcomes: Outcome[], field: 'loss' | 'accuracy'):
   )
   const isLoss = field === 'loss'
   return draw(`${isLoss ? 'Loss' : 'Accuracy'} in the course of training`, {
-    width: 420,
-    height: 230,
+    width: 330,
+    height: 190,
     data: { values: values.filter(({ value }) => !isLoss || value > 0) },
     mark: { type: 'line', strokeWidth: 1.8, strokeJoin: 'round' },
     encoding: {
@@ -256,8 +256,8 @@ export function rocCurves(outcomes: Outcome[]): Promise<string> {
     axis: { format: '.0%', tickCount: 5 },
   } satisfies PositionFieldDef<string>
   return draw('ROC curves of the verification of digits left out of training', {
-    width: 560,
-    height: 320,
+    width: 400,
+    height: 270,
     layer: [
       {
         data: { values: rates.map((rate) => ({ falseAccepts: rate, trueAccepts: rate })) },

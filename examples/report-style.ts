@@ -33,7 +33,9 @@ p { max-width: 46rem; margin: 0 0 1rem; }
 .two { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 figure { margin: 0; }
 .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1rem 1rem; min-width: 0; }
-.wide { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; max-width: 46rem; }
+.beside { display: grid; grid-template-columns: minmax(0, 34rem) minmax(0, 1fr); gap: 1.5rem; align-items: center; margin-top: 1.25rem; }
+.tables { gap: 1.5rem 2.5rem; }
+.charts { max-width: 58rem; }
 svg { display: block; width: 100%; height: auto; color: var(--soft); }
 .legend { font-size: .9rem; line-height: 1.5; }
 .legend p { margin-bottom: .7rem; }
@@ -41,30 +43,31 @@ svg { display: block; width: 100%; height: auto; color: var(--soft); }
 .key i { width: .75rem; height: .75rem; border-radius: 50%; margin-right: .4rem; flex: none; }
 .scroll { overflow-x: auto; margin-top: 1.25rem; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
-th, td { padding: .5rem .8rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: bottom; }
-thead th { color: var(--soft); font-weight: 500; font-size: .85rem; line-height: 1.3; }
+th, td { padding: .45rem .6rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+thead th { color: var(--soft); font-weight: 500; font-size: .85rem; line-height: 1.3; vertical-align: bottom; }
 tbody th { font-weight: 600; white-space: nowrap; }
-td { vertical-align: top; }
-.numbers td, .numbers thead tr:last-child th { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.numbers thead tr:last-child th { white-space: normal; }
-.numbers .group { text-align: center; border-left: 1.2rem solid transparent; }
-.numbers thead th[rowspan] { color: var(--ink); font-weight: 600; font-size: .95rem; min-width: 8.5rem; }
+th:first-child, td:first-child { padding-left: 0; }
+.numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
+.numbers td { white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .4rem 1.4rem; margin: 1.25rem 0; max-width: 56rem; }
 dt { color: var(--soft); }
 dd { margin: 0; }
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; }
-@media (max-width: 860px) { .three { grid-template-columns: repeat(2, minmax(0, 1fr)); } .two { grid-template-columns: minmax(0, 1fr); } }
+@media (max-width: 860px) { .three { grid-template-columns: repeat(2, minmax(0, 1fr)); } .two, .beside { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 560px) {
   main { padding: 1.75rem 1rem 3rem; }
   section { margin-top: 2.5rem; }
   .three { grid-template-columns: minmax(0, 1fr); }
-  .panel, .wide { padding: .75rem; }
+  .panel { padding: .75rem; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .7rem; }
-  th, td { padding: .45rem .6rem; }
+  .settings thead { display: none; }
+  .settings tr, .settings th, .settings td { display: block; padding: .1rem 0; border: 0; }
+  .settings tr { padding: .5rem 0; border-bottom: 1px solid var(--line); }
+  .settings td::before { content: attr(data-label) ': '; color: var(--soft); }
 }
-@media print { .panel, .wide, table { break-inside: avoid; } }
+@media print { .panel, table { break-inside: avoid; } }
 </style>
 </head>
 <body><main>${body}

@@ -14,19 +14,21 @@ export interface ReportInput {
   machine: [string, string][]
 }
 
-/** One column of the table of results. */
+/** One column of the tables of results. */
 export interface Column {
+  /** of the digits trained on, or of those left out */
+  of: 'seen' | 'unseen'
   title: string
   value(outcome: Outcome): string
 }
 
 export const columns: Column[] = [
-  { title: 'test accuracy', value: ({ angles }) => percent(angles.accuracy, 2) },
-  { title: 'angle to own centre', value: ({ angles }) => `${angles.meanOwn.toFixed(1)}°` },
-  { title: 'angle to nearest other', value: ({ angles }) => `${angles.meanOther.toFixed(1)}°` },
-  { title: 'ROC AUC', value: ({ areaUnderCurve }) => areaUnderCurve.toFixed(4) },
-  { title: 'EER', value: ({ equalErrorRate }) => percent(equalErrorRate, 1) },
-  { title: 'TAR at FAR 1 %', value: ({ trueAcceptRate }) => percent(trueAcceptRate, 1) },
+  { of: 'seen', title: 'test accuracy', value: ({ angles }) => percent(angles.accuracy, 2) },
+  { of: 'seen', title: 'angle to own centre', value: ({ angles }) => `${angles.meanOwn.toFixed(1)}°` },
+  { of: 'seen', title: 'angle to nearest other', value: ({ angles }) => `${angles.meanOther.toFixed(1)}°` },
+  { of: 'unseen', title: 'ROC AUC', value: ({ areaUnderCurve }) => areaUnderCurve.toFixed(4) },
+  { of: 'unseen', title: 'EER', value: ({ equalErrorRate }) => percent(equalErrorRate, 1) },
+  { of: 'unseen', title: 'TAR at FAR 1 %', value: ({ trueAcceptRate }) => percent(trueAcceptRate, 1) },
 ]
 
 export function percent(share: number, decimals: number): string {
@@ -88,15 +90,15 @@ export async function renderReport(input: ReportInput): Promise<string> {
 <header>
   <p class="kicker">margin-softmax · training demo</p>
   <h1>${count} ${flat.length === 1 ? 'loss' : 'losses'}, one network, ten digits</h1>
-  <p class="lead">The same small network learnt eight of the ten MNIST digits once with each loss, and turned images into
-  directions. ${unseen} were kept back: no training saw them. Below: how each loss arranges the digits it
-  knows, and how well its directions tell apart the two that it has never seen.</p>
+  <p class="lead">A small network learnt eight of the ten MNIST digits${flat.length > 1 ? ', afresh with each loss,' : ''} and to turn
+  images into directions. The digits ${unseen} were kept back: no training saw them. Below: how each loss
+  arranges the digits it knows, and how well its directions tell apart the two that it has never seen.</p>
   ${input.quick ? '<p class="note">This is a quick run on part of the images. It shows that everything works; the full run shows what the losses do.</p>' : ''}
 </header>
 
 <section>
   <h2>What each loss does to the plane</h2>
-  <p>Here the network ends in two numbers, so an embedding is a point and can be drawn as it is.</p>
+  <p>The network ends in two numbers here, so every image becomes a point.</p>
   <div class="grid three">
     ${scatters.join('\n')}
     <div class="panel legend">
@@ -113,8 +115,8 @@ export async function renderReport(input: ReportInput): Promise<string> {
 
 <section>
   <h2>Results</h2>
-  ${resultTable(`${dim} dimensions`, deep)}
-  ${resultTable('2 dimensions', flat)}
+  ${resultTables(deep, `${dim} dimensions`)}
+  ${resultTables(flat, '2 dimensions, as in the pictures')}
   <p class="caption"><b>Test accuracy</b>: share of the ${data.test.count.toLocaleString('en')} test images of the eight digits that lie nearest to the centre of
   their own digit. A centre is the mean direction of a digit's training images. <b>Angles</b>: from a test image to its own
   centre (small is tight) and to the nearest other one (large is well apart), on average.
@@ -123,7 +125,7 @@ export async function renderReport(input: ReportInput): Promise<string> {
   <b>EER</b>: the error where wrong yes and wrong no are equally frequent. <b>TAR at FAR 1 %</b>: how many true pairs are
   recognised when one in a hundred false ones may pass.</p>
   <p class="caption">One run with seed ${input.seed}. Another seed moves the accuracies by a few tenths of a percent and the
-  verification by several percent, so small differences between losses mean nothing. Eight classes are few to learn from
+  verification by several percent, in two dimensions by far more, so small differences between losses mean nothing. Eight classes are few to learn from
   about digits never seen, and which two are kept back matters more than the loss: try <code>--held-out 3,8</code>.</p>
 </section>
 
@@ -140,16 +142,18 @@ export async function renderReport(input: ReportInput): Promise<string> {
 <section>
   <h2>Digits never seen</h2>
   <p class="keys">${lossKeys}</p>
-  <figure class="wide">${await figures.rocCurves(deep)}</figure>
-  <p class="caption">Verification of ${unseen} with ${dim} dimensions. Every point of a line is a threshold: how many pairs of the same digit it accepts
-  (upward) and how many of different digits (to the right, on a logarithmic axis). Higher is better; the dotted line is
-  guessing, the dashed one FAR 1 %.</p>
+  <div class="beside">
+    <figure class="panel">${await figures.rocCurves(deep)}</figure>
+    <p class="caption">Verification of ${unseen} with ${dim} dimensions. Every point of a line is a threshold: how many pairs
+    of the same digit it accepts (upward) and how many of different digits (to the right, on a logarithmic axis).
+    Higher is better. The dotted line is guessing, the dashed one FAR 1 %.</p>
+  </div>
 </section>
 
 <section>
   <h2>Training</h2>
   <p class="keys">${lossKeys}</p>
-  <div class="grid two">${curves.join('\n')}</div>
+  <div class="grid two charts">${curves.join('\n')}</div>
   <p class="caption">Means over a sixtieth of the training. Compare the shapes of the losses, not their heights: scale and
   margin are part of what is measured, and the margins of CosFace, ArcFace and SphereFace grow during the training, which
   lifts their loss for a while. Accuracy: share of training images whose own class scores highest, without margin.</p>
@@ -157,7 +161,7 @@ export async function renderReport(input: ReportInput): Promise<string> {
 
 <section>
   <h2>Settings</h2>
-  <div class="scroll"><table>
+  <div class="scroll"><table class="settings">
     <thead><tr><th>loss</th><th>in two dimensions</th><th>in ${dim}</th><th>margin grows over</th></tr></thead>
     <tbody>${flat.map((outcome, i) => settingRow(outcome, deep[i])).join('')}</tbody>
   </table></div>
@@ -185,17 +189,19 @@ function panel({ setting }: Outcome, svg: string, detail: string): string {
   return `<figure class="panel"><h3>${setting.title} <small>${detail}</small></h3>${svg}<figcaption>${setting.idea}</figcaption></figure>`
 }
 
-function resultTable(title: string, outcomes: Outcome[]): string {
-  const rows = outcomes
-    .map(
+/** Two tables rather than one with six columns: side by side on a desk, one below the other on a phone. */
+function resultTables(outcomes: Outcome[], title: string): string {
+  const table = (of: Column['of'], group: string) => {
+    const shown = columns.filter((column) => column.of === of)
+    const rows = outcomes.map(
       (outcome) =>
-        `<tr><th scope="row">${outcome.setting.title}</th>${columns.map(({ value }) => `<td>${value(outcome)}</td>`).join('')}</tr>`
+        `<tr><th scope="row">${outcome.setting.title}</th>${shown.map(({ value }) => `<td>${value(outcome)}</td>`).join('')}</tr>`
     )
-    .join('')
-  return `<div class="scroll"><table class="numbers">
-  <thead><tr><th rowspan="2">${title}</th><th colspan="3" class="group">the eight digits</th><th colspan="3" class="group">verification of digits never seen</th></tr>
-  <tr>${columns.map((column) => `<th>${column.title}</th>`).join('')}</tr></thead>
-  <tbody>${rows}</tbody></table></div>`
+    return `<div><h3>${title} <small>${group}</small></h3><table class="numbers">
+      <thead><tr><td></td>${shown.map((column) => `<th>${column.title}</th>`).join('')}</tr></thead>
+      <tbody>${rows.join('')}</tbody></table></div>`
+  }
+  return `<div class="grid two tables">${table('seen', 'digits trained on')}${table('unseen', 'verification of digits never seen')}</div>`
 }
 
 function settingRow(flat: Outcome, deep: Outcome): string {
@@ -204,7 +210,7 @@ function settingRow(flat: Outcome, deep: Outcome): string {
     : flat.setting.name === 'sphereface'
       ? 'all steps, as its λ falls'
       : '–'
-  return `<tr><th scope="row">${flat.setting.title}</th><td><code>${escaped(marginCode(flat))}</code></td><td><code>${escaped(marginCode(deep))}</code></td><td>${grows}</td></tr>`
+  return `<tr><th scope="row">${flat.setting.title}</th><td data-label="two dimensions"><code>${escaped(marginCode(flat))}</code></td><td data-label="${deep.settings.dim} dimensions"><code>${escaped(marginCode(deep))}</code></td><td data-label="margin grows over">${grows}</td></tr>`
 }
 
 function key(colour: string, name: string): string {

@@ -74,7 +74,7 @@ export interface MarginLossResult {
   gradBias?: Float32Array
 }
 
-const batchNames = ['input', 'weight', 'labels', 'dim', 'bias']
+const batchNames = ['input', 'weight', 'dim', 'bias', 'labels']
 const outputNames = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
 const lossOptions = [
   'margin',
@@ -115,15 +115,13 @@ export function upstream(gradOutput: number | FloatArray | undefined, reduction:
 
 function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   const known = options(given, 'options', lossOptions)
-  const { input, weight, labels: classOf, dim, bias } = checkBatch(batch)
-  const rows = rowsOf(input, 'input', dim, 'dim')
-  const classes = rowsOf(weight, 'weight', dim, 'dim')
   const encoded = encodeMargin(known.margin === undefined ? defaultMargin : known.margin)
-  checkBias(bias, encoded.margin)
+  const checked = options(batch ?? null, 'batch', batchNames)
+  const { input, weight, bias, dim, rows, classes } = checkBatch(checked, encoded.margin)
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
   const ignoreIndex =
     known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
-  const checkedLabels = labels(classOf, 'labels', rows, classes, ignoreIndex)
+  const checkedLabels = labels(checked.labels, 'labels', rows, classes, ignoreIndex)
   if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
   const outputs: Outputs = {
     losses: known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows),
@@ -131,7 +129,7 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
     gradWeight: outputArray(known.gradWeight, 'gradWeight', weight.length, true),
     gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),
   }
-  const inputs = { input, weight, labels: checkedLabels, bias: bias && floats(bias, 'bias', classes) }
+  const inputs = { input, weight, labels: checkedLabels, bias }
   const request = {
     ...inputs,
     ...encoded,
@@ -151,21 +149,16 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
 
 const defaultMargin = arcface()
 
-function checkBatch(batch: Batch) {
-  const known = options(batch ?? null, 'batch', batchNames)
-  const dim = size(known.dim, 'dim')
-  return {
-    input: floats(known.input, 'input'),
-    weight: floats(known.weight, 'weight'),
-    labels: known.labels,
-    dim,
-    bias: known.bias,
-  }
-}
-
-function checkBias(bias: unknown, margin: Margin): void {
-  if (bias !== undefined && margin.name !== 'softmax')
-    throw wrongType(`no bias with ${margin.name}, which works on cosines,`, 'bias', bias)
+/** The arrays of a batch but for its labels, checked against each other. */
+export function checkBatch(batch: Partial<Omit<Batch, 'labels'>>, margin: Margin) {
+  const dim = size(batch.dim, 'dim')
+  const input = floats(batch.input, 'input')
+  const weight = floats(batch.weight, 'weight')
+  const rows = rowsOf(input, 'input', dim, 'dim')
+  const classes = rowsOf(weight, 'weight', dim, 'dim')
+  if (batch.bias !== undefined && margin.name !== 'softmax')
+    throw wrongType(`no bias with ${margin.name}, which works on cosines,`, 'bias', batch.bias)
+  return { input, weight, bias: batch.bias && floats(batch.bias, 'bias', classes), dim, rows, classes }
 }
 
 /** Outputs that the caller handed in may share memory neither with an input nor with each other. */

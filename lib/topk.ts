@@ -1,5 +1,5 @@
-import { type FloatArray, floats, integerFrom, options, rowsOf, size } from './check'
-import { wrongType } from './errors'
+import { integerFrom, options } from './check'
+import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
 import {
   type ExecutionOptions,
@@ -10,17 +10,8 @@ import {
   succeeded,
 } from './native'
 
-/** Rows to be compared with all classes. */
-export interface TopKBatch {
-  /** Embeddings [B,D]. */
-  input: FloatArray
-  /** Class weights [C,D]. */
-  weight: FloatArray
-  /** D. */
-  dim: number
-  /** [C], for `softmaxMargin()` only. */
-  bias?: FloatArray
-}
+/** Rows to be compared with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
+export type TopKBatch = Omit<Batch, 'labels'>
 
 export interface TopKOptions extends ExecutionOptions {
   /** How many classes per row, from 1 to C. Default 1. */
@@ -38,26 +29,17 @@ export interface TopKResult {
 
 function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
   const known = options(given, 'options', ['k', 'margin', ...executionOptions])
-  const {
-    input: rowsGiven,
-    weight: classesGiven,
-    dim: dimGiven,
-    bias,
-  } = options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias'])
-  const dim = size(dimGiven, 'dim')
-  const input = floats(rowsGiven, 'input')
-  const weight = floats(classesGiven, 'weight')
-  const rows = rowsOf(input, 'input', dim, 'dim')
-  const classes = rowsOf(weight, 'weight', dim, 'dim')
   const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
-  if (bias !== undefined && encoded.margin.name !== 'softmax')
-    throw wrongType('no bias with cosines', 'bias', bias)
+  const { input, weight, bias, dim, rows, classes } = checkBatch(
+    options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias']),
+    encoded.margin
+  )
   const k = known.k === undefined ? 1 : integerFrom(known.k, 'k', 1, classes)
   const outputs = topKArrays(rows, k)
   const request = {
     input,
     weight,
-    bias: bias && floats(bias, 'bias', classes),
+    bias,
     dim,
     rows,
     classes,

@@ -23,6 +23,9 @@ inline float inverseNorm(const Kernels& kernels, const float* row, long n) {
   return static_cast<float>(inverseNorm(kernels.dotDouble(row, row, n)));
 }
 
+// scales[j] = 1/‖row j‖ for rows of weights that are to be normalised, else 1.
+void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales);
+
 // Writes `count` rows (at most 16, from a multiple of 16 on) into the [panel][D][L] layout, times factors[i]; rows
 // beyond those given, up to 16, become zeros. A factor of 0 writes zeros whatever the row holds.
 void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,

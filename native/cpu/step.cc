@@ -25,7 +25,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       rowGradient_(rowGradient) {}
 
 Status Step::run() {
-  if (Status status = allocate(); !status) return status;
+  if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel();
   forEach(paddedRows_ / 16, [&](int64_t block, int) { prepareRows(block); });
   if (plan_.rowSlots > 1) forEach(plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
@@ -77,16 +77,6 @@ void Step::layOut(Layout& layout) {
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
   keptTiles_ = std::clamp<int64_t>(left / (tileFloats * 4), 0, plan_.classTiles * plan_.rowChunks);
   kept_ = layout.take<float>(keptTiles_ * tileFloats);
-}
-
-Status Step::allocate() {
-  Layout measure(nullptr);
-  layOut(measure);
-  void* block = workspace(measure.bytes());
-  if (!block) return Status::outOfMemory("the workspace", measure.bytes());
-  Layout place(block);
-  layOut(place);
-  return {};
 }
 
 Step::ThreadScratch Step::scratchOf(int thread) const {
@@ -173,11 +163,14 @@ void Step::prepareRows(int64_t block) {
   }
 }
 
-// ŵ_j = scale · w_j for the classes of a tile.
+void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales) {
+  for (int64_t j = 0; j < count; j++) scales[j] = normalized ? inverseNorm(kernels, rows + j * dim, dim) : 1.0f;
+}
+
 void Step::scaleClasses(int64_t tile) {
   const int64_t first = tile * plan_.tileClasses;
-  for (int64_t j = first; j < first + plan_.tileSize(tile); j++)
-    classScale_[j] = normalized_ ? inverseNorm(kernels_, problem_.weight + j * plan_.dim, plan_.dim) : 1.0f;
+  scaleRows(kernels_, problem_.weight + first * plan_.dim, plan_.dim, plan_.tileSize(tile), normalized_,
+            classScale_ + first);
 }
 
 void Step::computeTile(int64_t tile, int64_t chunk, float* out) const {

@@ -41,7 +41,6 @@ class Step {
     float *tile, *classGradient, *row;
   };
 
-  Status allocate();
   void layOut(Layout& layout);
   void sortByLabel();
   void prepareRows(int64_t block);

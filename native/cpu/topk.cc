@@ -36,12 +36,7 @@ class TopK {
         classSlots_(std::clamp<int64_t>(fixedBytes / 2 / (paddedRows_ * problem.k * 8), 1, plan_.classSlots)) {}
 
   Status run() {
-    Layout measure(nullptr);
-    layOut(measure);
-    void* block = workspace(measure.bytes());
-    if (!block) return Status::outOfMemory("the workspace", measure.bytes());
-    Layout place(block);
-    layOut(place);
+    if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
     Pool& pool = Pool::instance();
     const int threads = problem_.execution.threads;
     pool.forEach(threads, paddedRows_ / 16, [&](int64_t item, int) { prepareRows(item); });
@@ -74,8 +69,8 @@ class TopK {
 
   void scaleClasses(int64_t tile) {
     const int64_t first = tile * plan_.tileClasses;
-    for (int64_t j = first; j < first + plan_.tileSize(tile); j++)
-      classScale_[j] = problem_.normalized ? inverseNorm(kernels_, problem_.weight + j * plan_.dim, plan_.dim) : 1.0f;
+    scaleRows(kernels_, problem_.weight + first * plan_.dim, plan_.dim, plan_.tileSize(tile), problem_.normalized,
+              classScale_ + first);
   }
 
   void search(int64_t slot, int thread) {

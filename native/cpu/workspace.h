@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../status.h"
+
 namespace margin_softmax::cpu {
 
 // At least `bytes`, aligned to 64; null where the system refuses. What the last call left there is lost.
@@ -25,5 +27,17 @@ class Layout {
   char* base_;
   int64_t offset_ = 0;
 };
+
+// Places the arrays that layOut(Layout&) takes into the workspace.
+template <class LayOut>
+Status placeInWorkspace(const LayOut& layOut) {
+  Layout measure(nullptr);
+  layOut(measure);
+  void* block = workspace(measure.bytes());
+  if (!block) return Status::outOfMemory("the workspace", measure.bytes());
+  Layout place(block);
+  layOut(place);
+  return {};
+}
 
 }  // namespace margin_softmax::cpu
