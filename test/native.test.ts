@@ -1,0 +1,86 @@
+// How the addon is found, told how to run, and what it says when the machine fails.
+import { spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { MarginHead, MarginSoftmaxError } from '../lib/index'
+import { instructionSets, machinePeak } from '../lib/native'
+
+const test = suite('native')
+const root = path.join(__dirname, '..')
+const library = path.join(root, 'lib', 'index.ts')
+
+/** Runs code against lib/ in a process of its own, with `api` bound to it. */
+function run(code: string, env: NodeJS.ProcessEnv, entry = library) {
+  const text = `const api = require(${JSON.stringify(entry)})\n${code}`
+  return spawnSync(process.execPath, ['--import', 'tsx', '-e', text], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+  })
+}
+
+const step = `api.marginLossSync({ input: new Float32Array(2), weight: new Float32Array(4), labels: [0], dim: 2 })`
+
+test('portable code is always there, last', () => {
+  assert.is(instructionSets().pop(), 'portable')
+})
+
+test('the peak of the multipliers is measured, not made up', () => {
+  const peak = machinePeak({ threads: 1 })
+  assert.ok(peak > 0.1 && peak < 1e5, String(peak))
+})
+
+test('MARGIN_SOFTMAX_THREADS sets the threads', () => {
+  if (process.platform !== 'linux') return // tasks are counted in /proc
+  const tasks = (threads: string) => {
+    const many = `{ input: new Float32Array(512 * 64).fill(1), weight: new Float32Array(4000 * 64).fill(1), labels: new Int32Array(512), dim: 64 }`
+    const count = `console.log(require('node:fs').readdirSync('/proc/self/task').length)`
+    const { status, stdout, stderr } = run(`api.marginLossSync(${many}); ${count}`, {
+      MARGIN_SOFTMAX_THREADS: threads,
+    })
+    assert.is(status, 0, stderr)
+    return Number(stdout)
+  }
+  const one = tasks('1')
+  assert.is(tasks('2'), one + 1)
+  assert.is(tasks('5'), one + 4)
+})
+
+for (const wrong of ['0', '-2', 'many', '1.5', '5000'])
+  test(`MARGIN_SOFTMAX_THREADS=${wrong} is refused by name`, () => {
+    const { status, stderr } = run(step, { MARGIN_SOFTMAX_THREADS: wrong })
+    assert.is(status, 1)
+    assert.match(stderr, /Expected an integer.* for MARGIN_SOFTMAX_THREADS but received/)
+  })
+
+test('without a binary the error says what was looked for, where, and what to do', () => {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-'))
+  try {
+    fs.cpSync(path.join(root, 'dist'), path.join(folder, 'dist'), { recursive: true })
+    const entry = path.join(folder, 'dist', 'index.js')
+    const code = `try { ${step} } catch (error) { console.log(error.code + '\\n' + error.message) }`
+    const { stdout, stderr } = run(code, { NODE_PATH: path.join(root, 'node_modules') }, entry)
+    assert.is(stderr, '')
+    assert.match(stdout, /^ERR_NATIVE_MISSING\nNo native binary .*\nLooked in .*\nBuild one .*\n$/)
+    assert.ok(stdout.includes(folder))
+  } finally {
+    fs.rmSync(folder, { recursive: true })
+  }
+})
+
+test('memory that the system refuses is an error that names the bytes', async () => {
+  // 35 terabytes: within what a processor can address, beyond what any machine has.
+  try {
+    await MarginHead.create({ classes: 2 ** 30, dim: 8192 })
+    assert.unreachable('35 terabytes were granted')
+  } catch (error) {
+    assert.instance(error, MarginSoftmaxError)
+    assert.is((error as MarginSoftmaxError).code, 'ERR_OUT_OF_MEMORY')
+    assert.match((error as Error).message, /35184372088832 bytes/)
+  }
+})
+
+test.run()
