@@ -42,14 +42,14 @@ export const losses: LossSetting[] = [
     name: 'cosface',
     title: 'CosFace',
     idea: 'The cosine to the own centre must win by a fixed amount.',
-    margin: (dim) => (dim === 2 ? cosface({ scale: 10, margin: 0.2 }) : cosface({ scale: 16, margin: 0.35 })),
+    margin: (dim) => cosface({ scale: 16, margin: dim === 2 ? 0.2 : 0.35 }),
     warmup: 0.3,
   },
   {
     name: 'arcface',
     title: 'ArcFace',
     idea: 'The angle to the own centre must win by a fixed amount, the same wherever on the sphere.',
-    margin: (dim) => (dim === 2 ? arcface({ scale: 10, margin: 0.35 }) : arcface({ scale: 16, margin: 0.5 })),
+    margin: (dim) => arcface({ scale: 16, margin: dim === 2 ? 0.35 : 0.5 }),
     warmup: 0.3,
   },
 ]

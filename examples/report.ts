@@ -168,7 +168,7 @@ export async function renderReport(input: ReportInput): Promise<string> {
   <dl>
     <dt>Images</dt><dd>${data.train.count.toLocaleString('en')} for training, ${data.test.count.toLocaleString('en')} for the test, ${data.unseen.count.toLocaleString('en')} test images of ${unseen} for verification; training images moved at random by up to ${settings.shift} pixel${settings.shift === 1 ? '' : 's'}</dd>
     <dt>Network</dt><dd>fully connected ${flat[0].layers.join('–')} and ${deep[0].layers.join('–')} with ReLU, ${flat[0].parameters.toLocaleString('en')} and ${deep[0].parameters.toLocaleString('en')} parameters, trained by tfjs</dd>
-    <dt>Class centres</dt><dd>a MarginHead of ${data.digits.length} classes, trained by margin-softmax</dd>
+    <dt>Class centres</dt><dd>a MarginHead of ${data.digits.length} classes, trained by margin-softmax; in two dimensions they start evenly spread on a circle</dd>
     <dt>Both</dt><dd>Adam, learning rate ${flat[0].settings.learningRate} in two dimensions and ${settings.learningRate} in ${dim}, falling to 0 along half a cosine wave; batches of ${settings.batch}; ${epochs}; seed ${input.seed}</dd>
   </dl>
 </section>
