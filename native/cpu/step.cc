@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
+#include <vector>
 
 #include "../softmax.h"
 
@@ -97,6 +98,13 @@ float* Step::tileElement(float* tile, int64_t rowInChunk, int64_t classInTile) c
 
 void Step::sortByLabel() {
   const int32_t* labels = problem_.labels + firstRow_;
+  if (plan_.classes <= 4 * plan_.rows) {  // few classes: count them
+    std::vector<int32_t> start(plan_.classes + 2, 0);
+    for (int64_t i = 0; i < plan_.rows; i++) start[labels[i] + 2]++;
+    for (int64_t j = 1; j < plan_.classes + 2; j++) start[j] += start[j - 1];
+    for (int64_t i = 0; i < plan_.rows; i++) order_[start[labels[i] + 1]++] = static_cast<int32_t>(i);
+    return;
+  }
   for (int64_t i = 0; i < plan_.rows; i++) order_[i] = static_cast<int32_t>(i);
   std::sort(order_, order_ + plan_.rows,
             [labels](int32_t a, int32_t b) { return labels[a] != labels[b] ? labels[a] < labels[b] : a < b; });
@@ -112,10 +120,17 @@ const int32_t* Step::firstTarget(int64_t label) const {
 void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
                float* query) {
   float* out = query + (first / lanes) * dim * lanes + first % lanes;
-  float factor[16];
-  for (int64_t i = 0; i < 16; i++) factor[i] = i < count ? static_cast<float>(factors[i]) : 0;
-  for (int64_t d = 0; d < dim; d++)
-    for (int64_t i = 0; i < 16; i++) out[d * lanes + i] = factor[i] == 0 ? 0 : rows[i * dim + d] * factor[i];
+  constexpr int64_t block = 64;  // dimensions at a time: what is written to stays in the level-1 cache
+  for (int64_t from = 0; from < dim; from += block) {
+    const int64_t to = std::min(dim, from + block);
+    for (int64_t i = 0; i < 16; i++) {
+      const float factor = i < count ? static_cast<float>(factors[i]) : 0;
+      if (factor == 0)
+        for (int64_t d = from; d < to; d++) out[d * lanes + i] = 0;
+      else
+        for (int64_t d = from; d < to; d++) out[d * lanes + i] = rows[i * dim + d] * factor;
+    }
+  }
 }
 
 void Step::prepareRows(int64_t block) {
