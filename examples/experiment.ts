@@ -80,13 +80,14 @@ export async function run(
   const backbone = createBackbone(dim, seed)
   const classes = data.digits.length
   const optimizer = adamW({ weightDecay: 0 })
+  const first = dim === 2 ? { weights: evenlyOnCircle(classes) } : { seed }
   using head = await MarginHead.create({
     classes,
     dim,
     margin,
     optimizer,
     marginWarmupSteps: warmupSteps,
-    seed,
+    ...first,
   })
 
   const begin = performance.now()

@@ -7,14 +7,16 @@ export interface LossSetting {
   /** one sentence for the report */
   idea: string
   /**
-   * The margin for embeddings of `dim` dimensions. The defaults of the library are those of the papers, made for thousands
-   * of faces in 512 dimensions. Eight digits need a smaller scale, and in two dimensions a smaller margin: eight centres
-   * on a circle are 45° apart, so the borders between neighbours lie 22.5° (0.39 radians) from either.
+   * The margin for embeddings of `dim` dimensions. The margins are the library's defaults, which are those of the papers.
+   * The scales are smaller: the papers' tell apart thousands of faces in 512 dimensions. Eight directions in a plane are
+   * only 45° apart, so a margin of 0.5 radians (29°) cannot be kept on both sides, and a large scale would insist on it.
    */
   margin(dim: number): Margin
   /** share of the training over which the margin grows from nothing to its full size */
   warmup: number
 }
+
+const scale = (dim: number) => (dim === 2 ? 8 : 16)
 
 export const losses: LossSetting[] = [
   {
@@ -28,7 +30,7 @@ export const losses: LossSetting[] = [
     name: 'normface',
     title: 'NormFace',
     idea: 'Only angles count: embeddings and class centres are normalised first, then scaled.',
-    margin: (dim) => normface({ scale: dim === 2 ? 8 : 16 }),
+    margin: (dim) => normface({ scale: scale(dim) }),
     warmup: 0,
   },
   {
@@ -42,14 +44,14 @@ export const losses: LossSetting[] = [
     name: 'cosface',
     title: 'CosFace',
     idea: 'The cosine to the own centre must win by a fixed amount.',
-    margin: (dim) => cosface({ scale: 16, margin: dim === 2 ? 0.2 : 0.35 }),
+    margin: (dim) => cosface({ scale: scale(dim), margin: 0.35 }),
     warmup: 0.3,
   },
   {
     name: 'arcface',
     title: 'ArcFace',
     idea: 'The angle to the own centre must win by a fixed amount, the same wherever on the sphere.',
-    margin: (dim) => arcface({ scale: 16, margin: dim === 2 ? 0.35 : 0.5 }),
+    margin: (dim) => arcface({ scale: scale(dim), margin: 0.5 }),
     warmup: 0.3,
   },
 ]

@@ -164,6 +164,11 @@ export function mean(values: ArrayLike<number>): number {
   return sum / values.length
 }
 
+/** The lower one of the two middle values where there are two. */
+export function median(values: Float32Array): number {
+  return values.slice().sort()[(values.length - 1) >> 1]
+}
+
 function dot(a: Float32Array, aStart: number, b: Float32Array, bStart: number, dim: number): number {
   let sum = 0
   for (let d = 0; d < dim; d++) sum += a[aStart + d] * b[bStart + d]

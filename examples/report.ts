@@ -1,5 +1,6 @@
 /** The report: one HTML page with everything in it, for a wide window, a phone and the dark. */
 import type { Data, Outcome } from './experiment'
+import { median } from './metrics'
 import { duration } from './progress'
 import { page } from './report-style'
 
@@ -57,7 +58,8 @@ export async function renderReport(input: ReportInput): Promise<string> {
       panel(
         outcome,
         await figures.embeddingScatter(outcome, data.digits, data.heldOut, scattered),
-        `test accuracy ${percent(outcome.angles.accuracy, 1)}`
+        `test accuracy ${percent(outcome.angles.accuracy, 1)}`,
+        ` Half of the images lie within ${median(outcome.angles.own).toFixed(1)}° of their ray.`
       )
     )
   )
@@ -185,8 +187,8 @@ ${escaped(input.command)}</code></pre>
   )
 }
 
-function panel({ setting }: Outcome, svg: string, detail: string): string {
-  return `<figure class="panel"><h3>${setting.title} <small>${detail}</small></h3>${svg}<figcaption>${setting.idea}</figcaption></figure>`
+function panel({ setting }: Outcome, svg: string, detail: string, note = ''): string {
+  return `<figure class="panel"><h3>${setting.title} <small>${detail}</small></h3>${svg}<figcaption>${setting.idea}${note}</figcaption></figure>`
 }
 
 /** Two tables rather than one with six columns: side by side on a desk, one below the other on a phone. */

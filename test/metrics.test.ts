@@ -5,6 +5,7 @@ import {
   areaUnderCurve,
   classCentres,
   equalErrorRate,
+  median,
   pairScores,
   rocCurve,
   trueAcceptRateAt,
@@ -107,6 +108,11 @@ angles('own, nearest other, accuracy', () => {
 
 angles('a tie between two classes is not right', () => {
   assert.is(anglesToCentres(f32(1, 0), [0], f32(1, 0, 2, 0), 2).accuracy, 0)
+})
+
+angles('the median', () => {
+  assert.is(median(f32(10, 9, 1)), 9)
+  assert.is(median(f32(4, 3, 2, 1)), 2)
 })
 
 angles.run()

@@ -21,7 +21,16 @@ const leastWorkspace = 32 * 2 ** 20
 
 export const entries: readonly Entry[] = [
   { name: 'margin-softmax', ours: true, make: async () => marginSoftmax() },
-  { name: 'margin-softmax, awaited', ours: true, make: async () => marginSoftmax({ awaited: true }) },
+  {
+    name: 'margin-softmax, awaited, shared arrays',
+    ours: true,
+    make: async () => marginSoftmax({ awaited: true, shared: true }),
+  },
+  {
+    name: 'margin-softmax, awaited, plain arrays',
+    ours: true,
+    make: async () => marginSoftmax({ awaited: true }),
+  },
   {
     name: 'margin-softmax, workspace 32 MiB',
     ours: true,

@@ -2,7 +2,7 @@
 // arrays that are used again at each step, as a training loop would.
 //
 // Included in the step: everything, also the checks of the arguments and, where awaited, the way to a thread
-// and back.
+// and back: with plain arrays the copies that asynchronous work takes, with shared ones none.
 
 import { arcface, type Batch, type MarginLossOptions, marginLoss, marginLossSync } from '../../lib/index'
 import { margin, scale } from '../cases'
@@ -10,8 +10,17 @@ import type { Contender, Results } from '../contender'
 
 const { version } = require('../../package.json')
 
-export function marginSoftmax(settings: MarginLossOptions & { awaited?: boolean } = {}): Contender {
-  const { awaited = false, ...options } = settings
+export function marginSoftmax(
+  settings: MarginLossOptions & { awaited?: boolean; shared?: boolean } = {}
+): Contender {
+  const { awaited = false, shared = false, ...options } = settings
+  const array = (length: number) =>
+    shared ? new Float32Array(new SharedArrayBuffer(4 * length)) : new Float32Array(length)
+  const copy = (from: Float32Array) => {
+    const to = array(from.length)
+    to.set(from)
+    return to
+  }
   let threads = 1
   return {
     async load(wish) {
@@ -19,10 +28,13 @@ export function marginSoftmax(settings: MarginLossOptions & { awaited?: boolean 
       return { version, threads }
     },
     async prepare({ dim }, inputs) {
-      const batch: Batch = { ...inputs, dim }
-      const losses = new Float32Array(inputs.labels.length)
-      const gradInput = new Float32Array(inputs.input.length)
-      const gradWeight = new Float32Array(inputs.weight.length)
+      const { input, weight, labels } = inputs
+      const batch: Batch = shared
+        ? { input: copy(input), weight: copy(weight), labels, dim }
+        : { ...inputs, dim }
+      const losses = array(labels.length)
+      const gradInput = array(input.length)
+      const gradWeight = array(weight.length)
       const given: MarginLossOptions = {
         ...options,
         margin: arcface({ scale, margin }),
