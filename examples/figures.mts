@@ -244,14 +244,14 @@ export function rocCurves(outcomes: Outcome[]): Promise<string> {
   const x = {
     field: 'falseAccepts',
     type: 'quantitative',
-    title: 'false accept rate (pairs of different digits accepted)',
+    title: 'false accept rate',
     scale: { type: 'log', domain: [0.001, 1], nice: false },
     axis: { format: '~%', values: [0.001, 0.01, 0.1, 1] },
   } satisfies PositionFieldDef<string>
   const y = {
     field: 'trueAccepts',
     type: 'quantitative',
-    title: 'true accept rate (same digit)',
+    title: 'true accept rate',
     scale: { domain: [0, 1] },
     axis: { format: '.0%', tickCount: 5 },
   } satisfies PositionFieldDef<string>

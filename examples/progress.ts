@@ -12,18 +12,20 @@ export class ProgressBars {
     this.#title = title
     this.#half = false
     if (!process.stdout.isTTY) return
+    // 68 columns for the words; cli-progress cuts off what the terminal has no room for, which is the time for all.
+    const barsize = Math.max(8, Math.min(24, process.stdout.columns - 68))
     const format = '{title} {bar} {percentage} %  {summary}'
-    this.#bar = new SingleBar({ format, barsize: 20, fps: 8, forceRedraw: true }, Presets.shades_classic)
-    this.#bar.start(1, 0, { title: title.padEnd(17), summary: '' })
+    this.#bar = new SingleBar({ format, barsize, fps: 8, forceRedraw: true }, Presets.shades_classic)
+    this.#bar.start(1, 0, { title: title.padEnd(16), summary: '' })
   }
 
   /** `secondsLeftOfAll` is the time that this training and those after it are going to take. */
   update(progress: Progress, secondsLeftOfAll: number): void {
     const summary = [
       `loss ${progress.loss.toFixed(3)}`,
-      `accuracy ${(progress.accuracy * 100).toFixed(1)} %`,
+      `${(progress.accuracy * 100).toFixed(1)} % right`,
       `${Math.round(progress.imagesPerSecond).toLocaleString('en')} images/s`,
-      `${duration(progress.secondsLeft)} left (${duration(secondsLeftOfAll)} for all)`,
+      `${duration(progress.secondsLeft)} left (all ${duration(secondsLeftOfAll)})`,
     ]
     if (this.#bar) {
       this.#bar.setTotal(progress.steps)

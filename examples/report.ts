@@ -92,8 +92,8 @@ export async function renderReport(input: ReportInput): Promise<string> {
 <header>
   <p class="kicker">margin-softmax · training demo</p>
   <h1>${count} ${flat.length === 1 ? 'loss' : 'losses'}, one network, ten digits</h1>
-  <p class="lead">A small network learnt eight of the ten MNIST digits${flat.length > 1 ? ', afresh with each loss,' : ''} and to turn
-  images into directions. The digits ${unseen} were kept back: no training saw them. Below: how each loss
+  <p class="lead">A small network learnt to turn images of eight of the ten MNIST digits into
+  directions${flat.length > 1 ? ', afresh with each loss' : ''}. The digits ${unseen} were kept back: no training saw them. Below: how each loss
   arranges the digits it knows, and how well its directions tell apart the two that it has never seen.</p>
   ${input.quick ? '<p class="note">This is a quick run on part of the images. It shows that everything works; the full run shows what the losses do.</p>' : ''}
 </header>
@@ -171,7 +171,7 @@ export async function renderReport(input: ReportInput): Promise<string> {
     <dt>Images</dt><dd>${data.train.count.toLocaleString('en')} for training, ${data.test.count.toLocaleString('en')} for the test, ${data.unseen.count.toLocaleString('en')} test images of ${unseen} for verification; training images moved at random by up to ${settings.shift} pixel${settings.shift === 1 ? '' : 's'}</dd>
     <dt>Network</dt><dd>fully connected ${flat[0].layers.join('–')} and ${deep[0].layers.join('–')} with ReLU, ${flat[0].parameters.toLocaleString('en')} and ${deep[0].parameters.toLocaleString('en')} parameters, trained by tfjs</dd>
     <dt>Class centres</dt><dd>a MarginHead of ${data.digits.length} classes, trained by margin-softmax; in two dimensions they start evenly spread on a circle</dd>
-    <dt>Both</dt><dd>Adam, learning rate ${flat[0].settings.learningRate} in two dimensions and ${settings.learningRate} in ${dim}, falling to 0 along half a cosine wave; batches of ${settings.batch}; ${epochs}; seed ${input.seed}</dd>
+    <dt>Training</dt><dd>network and centres by Adam, learning rate ${flat[0].settings.learningRate} in two dimensions and ${settings.learningRate} in ${dim}, falling to 0 along half a cosine wave; batches of ${settings.batch}; ${epochs}; seed ${input.seed}</dd>
   </dl>
 </section>
 
