@@ -102,7 +102,7 @@ export class MarginHead {
    * One training step: loss, the embeddings' gradient, and the update of the weights.
    * Steps run in the order of the calls, off the JavaScript thread; embeddings and labels are copied when it is called.
    * A step that fails (not finite embeddings among the reasons) leaves weights, state and iteration as they were.
-   * One step takes at most some 5,000 rows of 512 numbers (proportionally more of fewer): the error says how many.
+   * One step takes at most some 3,500 rows of 512 numbers (proportionally more of fewer): the error says how many.
    * @param embeddings [B,D]
    * @param labels [B]
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
