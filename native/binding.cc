@@ -157,7 +157,7 @@ Napi::Value instructionSets(const Napi::CallbackInfo& info) {
   return names;
 }
 
-// Runs the fused multiply-adds that machinePeak times: rounds of 2·12·lanes·(vectors) operations on each thread.
+// Runs the fused multiply-adds that machinePeak times, and returns how many operations that were.
 Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   const int threads = info[0].As<Napi::Number>().Int32Value();
   const long rounds = static_cast<long>(info[1].As<Napi::Number>().Int64Value());

@@ -49,7 +49,7 @@ struct Kernels {
   void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n,
                 const struct AdamWStep& step);
 
-  // Fused multiply-adds a second on one core: 2·16·rounds·L operations, for the benchmark's peak.
+  // Twelve independent chains of `rounds` vector multiply-adds on one core, to be timed: the benchmark's peak.
   float (*multiplyAdds)(long rounds);
 
   const struct ProbabilityKernels* probability;  // probability_kernels.h
