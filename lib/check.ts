@@ -8,6 +8,9 @@ export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | r
 /** Largest size of a dimension: class labels are 32-bit integers. */
 const largestSize = 2 ** 31 - 1
 
+/** What an ignoreIndex may be: anything that a label array can hold. */
+export const ignoreIndexRange = [-(2 ** 31), 2 ** 32] as const
+
 /** The properties of an options object; a name that is not in `known` is a mistake, most often a typing mistake. */
 export function options<T extends object>(
   value: T | undefined,

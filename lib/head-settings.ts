@@ -1,6 +1,6 @@
-import { boolean, type FloatArray, integerFrom, numberFrom, size } from './check'
+import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, size } from './check'
 import { MarginSoftmaxError, wrongValue } from './errors'
-import { arcface, encodeMargin, type Margin } from './margins'
+import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { type ExecutionOptions, executionOptions } from './native'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
 
@@ -105,27 +105,24 @@ export const stateNames = {
   },
 }
 
-/** A default for what was not given; null is a mistake, to be named as one. */
-function orElse<T>(given: T | undefined, otherwise: T): T {
-  return given === undefined ? otherwise : given
-}
-
 export function checkSettings(given: MarginHeadOptions): Settings {
+  // Defaults stand in for what was not given, never for null, which is a mistake to be named as one.
+  const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
+  const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
-  const { margin } = encodeMargin(given.margin === undefined ? arcface() : given.margin)
-  const bias = given.bias === undefined ? false : boolean(given.bias, 'bias')
-  if (bias && margin.name !== 'softmax')
+  const { margin } = encodeMargin(asked)
+  if (boolean(bias, 'bias') && isNormalized(margin))
     throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
   return {
     classes,
     dim,
     margin,
     bias,
-    optimizer: checkOptimizer(given.optimizer === undefined ? sgd() : given.optimizer),
-    marginWarmupSteps: integerFrom(orElse(given.marginWarmupSteps, 0), 'marginWarmupSteps', 0),
-    labelSmoothing: numberFrom(orElse(given.labelSmoothing, 0), 'labelSmoothing', 0, 1),
-    ignoreIndex: integerFrom(orElse(given.ignoreIndex, -1), 'ignoreIndex', -(2 ** 31), 2 ** 32),
+    optimizer: checkOptimizer(optimizer),
+    marginWarmupSteps: integerFrom(marginWarmupSteps, 'marginWarmupSteps', 0),
+    labelSmoothing: numberFrom(labelSmoothing, 'labelSmoothing', 0, 1),
+    ignoreIndex: integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange),
   }
 }
 

@@ -23,8 +23,8 @@ import {
   type StepResult,
   stateNames,
 } from './head-settings'
-import { handOver, outputArray, standIns } from './loss'
-import { encodeMargin, type Margin } from './margins'
+import { handOver, outputArray, present, standIns } from './loss'
+import { encodeMargin, isNormalized, type Margin } from './margins'
 import {
   type ExecutionOptions,
   execution,
@@ -128,7 +128,8 @@ export class MarginHead {
 
   /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
   async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
-    const { request, outputs } = this.#topKRequest(embeddings, k)
+    let { request, outputs } = this.#topKRequest(embeddings, k)
+    if (this.#saving) request = { ...request, input: request.input.slice() }
     while (this.#saving) await this.#saving
     succeeded(await this.#track(native().headTopK(this.#native, { ...request, asynchronous: true })))
     return outputs
@@ -234,7 +235,7 @@ export class MarginHead {
     const { request, outputs } = this.#request(embeddings, labelsGiven, given, train)
     this.#idle(train ? 'stepSync' : 'evaluateSync')
     const result = succeeded(native().headStep(this.#native, request) as NativeResult, 'embeddings')
-    return this.#result(result, handOver(outputs, outputs))
+    return this.#result(result, present(outputs))
   }
 
   #request(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
@@ -266,7 +267,7 @@ export class MarginHead {
 
   #topKRequest(embeddings: FloatArray, k: number) {
     this.#alive()
-    const input = floats(embeddings, 'embeddings').slice()
+    const input = floats(embeddings, 'embeddings')
     const rows = rowsOf(input, 'embeddings', this.dim, 'dim')
     const outputs = topKArrays(rows, integerFrom(k, 'k', 1, this.classes))
     const request = {
@@ -283,7 +284,7 @@ export class MarginHead {
   }
 
   #result(result: NativeResult, outputs: { losses: Float32Array; gradInput?: Float32Array }): StepResult {
-    const cosines = this.margin.name !== 'softmax'
+    const cosines = isNormalized(this.margin)
     return {
       loss: result.loss,
       ...outputs,

@@ -3,6 +3,7 @@ import {
   type FloatArray,
   floats,
   floatsToFill,
+  ignoreIndexRange,
   integerFrom,
   type LabelArray,
   labels,
@@ -14,7 +15,7 @@ import {
   size,
 } from './check'
 import { MarginSoftmaxError, wrongType } from './errors'
-import { arcface, encodeMargin, type Margin } from './margins'
+import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import {
   type ExecutionOptions,
   execution,
@@ -103,7 +104,7 @@ export function outputArray(
   return floatsToFill(given, name, length)
 }
 
-/** The options of a batch's loss that a head and a stateless call have in common. */
+/** The reduction and the upstream gradient that goes with it: of marginLoss and of crossEntropyLoss. */
 export function upstream(gradOutput: number | FloatArray | undefined, reduction: Reduction, rows: number) {
   const perRow = reduction === 'none'
   return {
@@ -120,7 +121,7 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   const { input, weight, bias, dim, rows, classes } = checkBatch(checked, encoded.margin)
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
   const ignoreIndex =
-    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
+    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)
   const checkedLabels = labels(checked.labels, 'labels', rows, classes, ignoreIndex)
   if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
   const outputs: Outputs = {
@@ -156,7 +157,7 @@ export function checkBatch(batch: Partial<Omit<Batch, 'labels'>>, margin: Margin
   const weight = floats(batch.weight, 'weight')
   const rows = rowsOf(input, 'input', dim, 'dim')
   const classes = rowsOf(weight, 'weight', dim, 'dim')
-  if (batch.bias !== undefined && margin.name !== 'softmax')
+  if (batch.bias !== undefined && isNormalized(margin))
     throw wrongType(`no bias with ${margin.name}, which works on cosines,`, 'bias', batch.bias)
   return { input, weight, bias: batch.bias && floats(batch.bias, 'bias', classes), dim, rows, classes }
 }
@@ -235,6 +236,6 @@ export function handOver<T extends object>(own: T, outputs: T): T {
 }
 
 /** Without the properties that were not asked for. */
-function present<T extends object>(outputs: T): T {
+export function present<T extends object>(outputs: T): T {
   return Object.fromEntries(Object.entries(outputs).filter(([, value]) => value !== undefined)) as T
 }

@@ -173,6 +173,11 @@ export function encodeMargin(value: unknown): {
   return { margin, marginKind, marginParameters }
 }
 
+/** Whether a margin works on cosines, which have no bias, rather than on raw dot products. */
+export function isNormalized(margin: Margin): boolean {
+  return margin.name !== 'softmax'
+}
+
 let nativeMargins: { name: string; parameters: string[] }[] | undefined
 
 /** Puts a margin, perhaps one read from JSON or written by hand, through its factory. */

@@ -3,6 +3,7 @@ import {
   apart,
   floats,
   floatsToFill,
+  ignoreIndexRange,
   integerFrom,
   options as knownOptions,
   labels,
@@ -229,7 +230,7 @@ export function crossEntropyLoss(
   if (probabilities && known.ignoreIndex !== undefined)
     throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
   const ignoreIndex =
-    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', -(2 ** 31), 2 ** 32)
+    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
   const inputs = {
     labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),

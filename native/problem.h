@@ -24,6 +24,8 @@ struct Execution {
   int64_t workspaceBytes = 0;                    // for tiles kept between the passes; the rest is computed again
   const char* instructionSet = nullptr;          // null: the best one here
   const std::atomic<bool>* cancelled = nullptr;  // set from another thread to abandon the work
+
+  bool isCancelled() const { return cancelled && *cancelled; }
 };
 
 struct Problem {

@@ -71,25 +71,23 @@ void Step::layOut(Layout& layout) {
   partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
   slotSquares_ = layout.take<double>(plan_.classTiles);
   rowSquares_ = layout.take<double>(n / lanes_);
-  const int64_t tileFloats = roundUp(plan_.tileClasses * plan_.chunkRows, 16);
-  scratchStride_ = tileFloats + roundUp(plan_.tileClasses * paddedDim_, 16) + roundUp(paddedDim_, 16) + 64;
+  scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
-  keptTiles_ = std::clamp<int64_t>(left / (tileFloats * 4), 0, plan_.classTiles * plan_.rowChunks);
-  kept_ = layout.take<float>(keptTiles_ * tileFloats);
+  keptTiles_ = std::clamp<int64_t>(left / (tileFloats() * 4), 0, plan_.classTiles * plan_.rowChunks);
+  kept_ = layout.take<float>(keptTiles_ * tileFloats());
 }
 
 Step::ThreadScratch Step::scratchOf(int thread) const {
   float* base = scratch_ + thread * scratchStride_;
-  const int64_t tileFloats = roundUp(plan_.tileClasses * plan_.chunkRows, 16);
-  float* gradient = base + tileFloats;
-  return {base, gradient, gradient + roundUp(plan_.tileClasses * paddedDim_, 16)};
+  float* gradient = base + tileFloats();
+  return {base, gradient, gradient + classGradientFloats()};
 }
 
 float* Step::keptTile(int64_t tile, int64_t chunk) const {
   const int64_t index = tile * plan_.rowChunks + chunk;
-  return index < keptTiles_ ? kept_ + index * roundUp(plan_.tileClasses * plan_.chunkRows, 16) : nullptr;
+  return index < keptTiles_ ? kept_ + index * tileFloats() : nullptr;
 }
 
 float* Step::tileElement(float* tile, int64_t rowInChunk, int64_t classInTile) const {
@@ -282,14 +280,12 @@ void Step::reduceRow(int64_t row) {
 
 Status Step::collect() {
   Statistics total;
-  int64_t valid = 0;
   for (int64_t i = 0; i < plan_.rows; i++) {
     const RowState& state = states_[i];
     if (state.label < 0) continue;
     if (problem_.update && !std::isfinite(state.loss))
       return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
     lossSum_ += problem_.reduction == Reduction::none ? state.gradient * state.loss : state.loss;
-    valid++;
     const double scale = normalized_ && state.scale != 0 ? state.scale : 1;
     const double other = state.largestOther == leftOut ? -1 : state.largestOther / scale;
     total.accuracy += state.cosine > other;

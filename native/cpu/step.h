@@ -65,7 +65,9 @@ class Step {
   int64_t panelsOf(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }
   bool wantsWeight() const { return problem_.gradWeight || problem_.gradBias || problem_.update; }
   bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
-  bool cancelled() const { return problem_.execution.cancelled && *problem_.execution.cancelled; }
+  bool cancelled() const { return problem_.execution.isCancelled(); }
+  int64_t tileFloats() const { return roundUp(plan_.tileClasses * plan_.chunkRows, 16); }
+  int64_t classGradientFloats() const { return roundUp(plan_.tileClasses * paddedDim_, 16); }
   template <class Body>
   void forEach(int64_t items, const Body& body) {
     Pool::instance().forEach(problem_.execution.threads, items, [&](int64_t item, int thread) {

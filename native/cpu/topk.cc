@@ -43,8 +43,7 @@ class TopK {
     pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
     pool.forEach(threads, classSlots_ * plan_.rowChunks, [&](int64_t slot, int thread) { search(slot, thread); });
     pool.forEach(threads, plan_.rows, [&](int64_t row, int) { merge(row); });
-    const std::atomic<bool>* cancelled = problem_.execution.cancelled;
-    return cancelled && *cancelled ? Status{Failure::cancelled, "The work was abandoned"} : Status{};
+    return problem_.execution.isCancelled() ? Status{Failure::cancelled, "The work was abandoned"} : Status{};
   }
 
  private:
@@ -82,7 +81,7 @@ class TopK {
     std::fill(lists, lists + rows * problem_.k, none);
     for (int64_t t = plan_.classTiles * classSlot / classSlots_; t < plan_.classTiles * (classSlot + 1) / classSlots_;
          t++) {
-      if (problem_.execution.cancelled && *problem_.execution.cancelled) return;
+      if (problem_.execution.isCancelled()) return;
       const int64_t firstClass = t * plan_.tileClasses, classes = plan_.tileSize(t);
       kernels_.logits(problem_.weight + firstClass * plan_.dim, plan_.dim, classes, query_ + first * plan_.dim, panels,
                       classScale_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile,
