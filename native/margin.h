@@ -194,11 +194,11 @@ HOST_DEVICE inline Margin warmedUp(Margin margin, double fraction) {
 }
 
 template <class M>
-constexpr auto iterationParameter(int) -> decltype(M::iteration) {
+HOST_DEVICE constexpr auto iterationParameter(int) -> decltype(M::iteration) {
   return M::iteration;
 }
 template <class M>
-constexpr int iterationParameter(long) {
+HOST_DEVICE constexpr int iterationParameter(long) {
   return -1;
 }
 

@@ -1,8 +1,9 @@
-// Optimizers whose update is fused into the weight gradient's epilogue. Arithmetic as PyTorch's documentation of
-// torch.optim.SGD (dampening 0) and torch.optim.AdamW (amsgrad false) defines it.
+// Optimizers whose update is fused into the weight gradient's epilogue: their settings, and those of one step.
 #pragma once
 #include <cmath>
 #include <cstdint>
+
+#include "optimizer_step.h"
 
 namespace margin_softmax {
 
@@ -25,5 +26,21 @@ struct Update {
   float* weightState[2] = {nullptr, nullptr};  // [C,D] each
   float* biasState[2] = {nullptr, nullptr};    // [C] each
 };
+
+inline SgdStep sgdStep(const Optimizer& optimizer) {
+  return {static_cast<float>(optimizer.learningRate), static_cast<float>(optimizer.momentum),
+          static_cast<float>(optimizer.weightDecay), optimizer.nesterov};
+}
+
+inline AdamWStep adamWStep(const Optimizer& optimizer, int64_t step) {
+  const double t = static_cast<double>(step);
+  return {static_cast<float>(optimizer.learningRate),
+          static_cast<float>(optimizer.beta1),
+          static_cast<float>(optimizer.beta2),
+          static_cast<float>(optimizer.epsilon),
+          static_cast<float>(optimizer.weightDecay),
+          static_cast<float>(1 - std::pow(optimizer.beta1, t)),
+          static_cast<float>(std::sqrt(1 - std::pow(optimizer.beta2, t)))};
+}
 
 }  // namespace margin_softmax

@@ -109,11 +109,8 @@ void Step::finishClasses(int64_t tile, float* gradients) {
     for (; target != end && labels[*target] == j; target++) {
       const RowState& state = states_[*target];
       const float* x = problem_.input + (firstRow_ + *target) * dim;
-      const double share = state.gradient * state.scale * state.error * state.slope * state.targetInverseNorm;
-      if (normalized_)
-        kernels_.combine(out, true, share * state.inverseNorm, x, -share * state.cosine * state.targetInverseNorm, w,
-                         dim);
-      else kernels_.combine(out, true, share, x, 0, x, dim);
+      const TargetShare share = weightShare(state, normalized_);
+      kernels_.combine(out, true, share.input, x, share.weight, w, dim);
       if (problem_.bias) biasGradient += static_cast<float>(state.gradient * state.error);
     }
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
@@ -129,23 +126,11 @@ void Step::finishClasses(int64_t tile, float* gradients) {
 
 // One row's update; `at` is where the row begins in the parameter and in its state.
 void Step::update(int64_t at, float* parameter, float* const* state, const float* gradient, int64_t n) const {
-  const Optimizer& o = problem_.update->optimizer;
+  const Optimizer& optimizer = problem_.update->optimizer;
   float* first = state[0] ? state[0] + at : nullptr;
-  if (o.kind == OptimizerKind::sgd) {
-    const SgdStep step{static_cast<float>(o.learningRate), static_cast<float>(o.momentum),
-                       static_cast<float>(o.weightDecay), o.nesterov};
-    kernels_.sgd(parameter + at, first, gradient, n, step);
-  } else {
-    const double t = static_cast<double>(problem_.update->step);
-    const AdamWStep step{static_cast<float>(o.learningRate),
-                         static_cast<float>(o.beta1),
-                         static_cast<float>(o.beta2),
-                         static_cast<float>(o.epsilon),
-                         static_cast<float>(o.weightDecay),
-                         static_cast<float>(1 - std::pow(o.beta1, t)),
-                         static_cast<float>(std::sqrt(1 - std::pow(o.beta2, t)))};
-    kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, step);
-  }
+  if (optimizer.kind == OptimizerKind::sgd) kernels_.sgd(parameter + at, first, gradient, n, sgdStep(optimizer));
+  else
+    kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
 }
 
 // Adds the class slots' partial gradInput of a panel's rows in order, projects, and joins the target's share.

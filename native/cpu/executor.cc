@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "../batch.h"
 #include "step.h"
 
 namespace margin_softmax {
@@ -11,11 +12,7 @@ namespace cpu {
 static Status inPasses(Problem& problem) {
   const Kernels* kernels = findKernels(problem.execution.instructionSet);
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
-  int64_t valid = 0;
-  for (int64_t i = 0; i < problem.rows; i++) valid += problem.labels[i] >= 0;
-  const bool mean = problem.reduction == Reduction::mean;
-  const double divisor = mean ? static_cast<double>(valid) : 1;
-  const double rowGradient = divisor == 0 ? 0 : problem.gradScale / divisor;
+  const BatchWeights weights = weighBatch(problem);
   const int64_t most = Plan::rowsAtOnce(problem.dim);
   // Several passes would need the sum of their gradients, a [C,D] array, before the update.
   if (problem.update && problem.rows > most)
@@ -25,16 +22,11 @@ static Status inPasses(Problem& problem) {
   const Turn turn;
   double sum = 0;
   for (int64_t first = 0; first < problem.rows; first += most) {
-    Step step(problem, *kernels, first, std::min(most, problem.rows - first), rowGradient);
+    Step step(problem, *kernels, first, std::min(most, problem.rows - first), weights.rowGradient);
     if (Status status = step.run(); !status) return status;
     sum += step.lossSum();
   }
-  problem.loss = divisor == 0 ? 0 : sum / divisor;
-  if (problem.statistics && valid) {
-    problem.statistics->accuracy /= static_cast<double>(valid);
-    problem.statistics->targetCosine /= static_cast<double>(valid);
-    problem.statistics->largestOtherCosine /= static_cast<double>(valid);
-  }
+  closeBatch(problem, weights, sum);
   return {};
 }
 

@@ -1,6 +1,7 @@
 // What the files of the CPU executor share.
 #pragma once
 #include "../executor.h"
+#include "../row.h"
 #include "kernels.h"
 #include "plan.h"
 #include "pool.h"
@@ -11,16 +12,11 @@ namespace margin_softmax::cpu {
 Status loss(Problem& problem);
 Status topK(TopKProblem& problem);
 
-// A row whose norm is below this counts as zero: it has no direction, its cosines are 0 and so is its gradient.
-constexpr double smallestNorm = 1e-30;
-
-inline double inverseNorm(double squares) { return squares < smallestNorm * smallestNorm ? 0 : 1 / std::sqrt(squares); }
-
 // 1/‖row‖ in single precision; where squares could leave its range, by way of double precision.
 inline float inverseNorm(const Kernels& kernels, const float* row, long n) {
   const float squares = kernels.dot(row, row, n);
   if (squares > 1e-24f && squares < 1e30f) return 1.0f / std::sqrt(squares);
-  return static_cast<float>(inverseNorm(kernels.dotDouble(row, row, n)));
+  return static_cast<float>(margin_softmax::inverseNorm(kernels.dotDouble(row, row, n)));
 }
 
 // scales[j] = 1/‖row j‖ for rows of weights that are to be normalised, else 1.

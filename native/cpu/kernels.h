@@ -3,6 +3,8 @@
 #pragma once
 #include <stdint.h>
 
+#include "../optimizer_step.h"
+
 namespace margin_softmax::cpu {
 
 // Panels: L = `lanes` batch rows side by side, so that a class's logits for L rows are contiguous.
@@ -45,23 +47,14 @@ struct Kernels {
   void (*combine)(float* out, bool keep, double alpha, const float* a, double beta, const float* b, long n);
 
   // Optimizer updates of one row, as PyTorch's documentation of SGD and AdamW defines them (see optimizer.h).
-  void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const struct SgdStep& step);
+  void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const SgdStep& step);
   void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n,
-                const struct AdamWStep& step);
+                const AdamWStep& step);
 
   // Twelve independent chains of `rounds` vector multiply-adds on one core, to be timed: the benchmark's peak.
   float (*multiplyAdds)(long rounds);
 
   const struct ProbabilityKernels* probability;  // probability_kernels.h
-};
-
-struct SgdStep {
-  float learningRate, momentum, weightDecay;
-  bool nesterov;
-};
-struct AdamWStep {
-  float learningRate, beta1, beta2, epsilon, weightDecay;
-  float correction1, correction2Root;  // 1 − β1^t and √(1 − β2^t)
 };
 
 // Every table compiled in, best first; and those that this processor can run.

@@ -10,9 +10,11 @@
 
 namespace {
 
-using margin_softmax::cpu::AdamWStep;
+using margin_softmax::adamWElement;
+using margin_softmax::AdamWStep;
+using margin_softmax::sgdElement;
+using margin_softmax::SgdStep;
 using margin_softmax::cpu::Kernels;
-using margin_softmax::cpu::SgdStep;
 
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
@@ -232,36 +234,21 @@ static void combine(float* out, bool keep, double alpha, const float* a, double 
 
 // The updates are written per element; the compiler vectorises them, and each element's arithmetic is its own,
 // so the width changes no bit.
-static void sgd(float* weight, float* momentum, const float* gradient, long n, const SgdStep& step) {
-  const float rate = step.learningRate, decay = step.weightDecay, mu = step.momentum;
-  if (!momentum) {
-    for (long i = 0; i < n; i++) {
-      const float g = fused(decay, weight[i], gradient[i]);
-      weight[i] = fused(-rate, g, weight[i]);
-    }
-    return;
-  }
-  const bool nesterov = step.nesterov;
-  for (long i = 0; i < n; i++) {
-    const float g = fused(decay, weight[i], gradient[i]);
-    const float velocity = fused(mu, momentum[i], g);
-    momentum[i] = velocity;
-    weight[i] = fused(-rate, nesterov ? fused(mu, velocity, g) : velocity, weight[i]);
-  }
+struct Fused {
+  INLINE_MEMBER float operator()(float a, float b, float c) const { return fused(a, b, c); }
+};
+
+static void sgd(float* weight, float* momentum, const float* gradient, long n, const SgdStep& given) {
+  const SgdStep step = given;  // a copy that no store through a float* can change
+  if (momentum)
+    for (long i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], momentum[i], step, Fused{});
+  else
+    for (long i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], step, Fused{});
 }
 
-static void adamW(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& step) {
-  const float rate = step.learningRate / step.correction1, root = 1.0f / step.correction2Root;
-  const float keep = 1.0f - step.learningRate * step.weightDecay;
-  const float beta1 = step.beta1, beta2 = step.beta2, epsilon = step.epsilon;
-  for (long i = 0; i < n; i++) {
-    const float g = gradient[i];
-    const float m = fused(beta1, first[i], (1.0f - beta1) * g);
-    const float v = fused(beta2, second[i], ((1.0f - beta2) * g) * g);
-    first[i] = m;
-    second[i] = v;
-    weight[i] = fused(weight[i], keep, -rate * m / fused(__builtin_sqrtf(v), root, epsilon));
-  }
+static void adamW(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& given) {
+  const AdamWStep step = given;
+  for (long i = 0; i < n; i++) weight[i] = adamWElement(weight[i], gradient[i], first[i], second[i], step, Fused{});
 }
 
 static float multiplyAdds(long rounds) {

@@ -3,9 +3,8 @@
 #include <algorithm>
 #include <cfloat>
 #include <cstring>
-#include <vector>
 
-#include "../softmax.h"
+#include "../batch.h"
 
 namespace margin_softmax::cpu {
 
@@ -27,7 +26,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
 
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
-  sortByLabel();
+  sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
   forEach(paddedRows_ / 16, [&](int64_t block, int) { prepareRows(block); });
   if (plan_.rowSlots > 1) forEach(plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
@@ -94,20 +93,6 @@ float* Step::tileElement(float* tile, int64_t rowInChunk, int64_t classInTile) c
   return tile + ((rowInChunk / lanes_) * plan_.tileClasses + classInTile) * lanes_ + rowInChunk % lanes_;
 }
 
-void Step::sortByLabel() {
-  const int32_t* labels = problem_.labels + firstRow_;
-  if (plan_.classes <= 4 * plan_.rows) {  // few classes: count them
-    std::vector<int32_t> start(plan_.classes + 2, 0);
-    for (int64_t i = 0; i < plan_.rows; i++) start[labels[i] + 2]++;
-    for (int64_t j = 1; j < plan_.classes + 2; j++) start[j] += start[j - 1];
-    for (int64_t i = 0; i < plan_.rows; i++) order_[start[labels[i] + 1]++] = static_cast<int32_t>(i);
-    return;
-  }
-  for (int64_t i = 0; i < plan_.rows; i++) order_[i] = static_cast<int32_t>(i);
-  std::sort(order_, order_ + plan_.rows,
-            [labels](int32_t a, int32_t b) { return labels[a] != labels[b] ? labels[a] < labels[b] : a < b; });
-}
-
 // The first row, in `order_`, of this label or a larger one.
 const int32_t* Step::firstTarget(int64_t label) const {
   const int32_t* labels = problem_.labels + firstRow_;
@@ -144,22 +129,10 @@ void Step::prepareRows(int64_t block) {
     queryFactors[i] = 0;
     if (state.label < 0) continue;
     const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
-    state.inverseNorm = state.scale = state.targetInverseNorm = 1;
-    state.cosine = kernels_.dotDouble(x, w, dim);
-    if (normalized_) {
-      const double squares = kernels_.dotDouble(x, x, dim);
-      state.inverseNorm = inverseNorm(squares);
-      state.targetInverseNorm = inverseNorm(kernels_.dotDouble(w, w, dim));
-      state.scale = scaleOf(problem_.margin, state.inverseNorm == 0 ? 0 : std::sqrt(squares));
-      state.cosine *= state.inverseNorm * state.targetInverseNorm;
-    } else if (problem_.bias) {
-      state.cosine += problem_.bias[state.label];
-    }
-    const MarginValue value = evaluateMargin(problem_.margin, state.cosine);
-    state.psi = value.psi;
-    state.slope = value.slope;
-    state.target = state.scale * value.psi;
-    state.gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
+    const double gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
+    state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim),
+                      normalized_ ? kernels_.dotDouble(x, x, dim) : 0, normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
+                      problem_.bias ? problem_.bias[state.label] : 0, gradient);
     queryFactors[i] = state.scale * state.inverseNorm;
     valueFactors[i] = state.gradient * queryFactors[i];
   }
@@ -255,27 +228,17 @@ void Step::reduceRow(int64_t row) {
     if (problem_.labelSmoothing != 0) logitSum += logitSums_[at];
   }
   const double others = maximum == leftOut ? -HUGE_VAL : maximum + std::log(sum);
-  const RowSoftmax softmax =
-      rowSoftmax(state.target, others, logitSum, problem_.labelSmoothing, static_cast<double>(plan_.classes));
-  state.loss = softmax.loss;
-  state.error = softmax.targetError;
-  state.largestOther = maximum;
-  problem_.losses[global] = static_cast<float>(softmax.loss);
-  rowFactor_[row] = maximum == leftOut ? 0 : static_cast<float>(softmax.others / sum);
+  const double share =
+      closeRow(state, others, logitSum, maximum, problem_.labelSmoothing, static_cast<double>(plan_.classes));
+  problem_.losses[global] = static_cast<float>(state.loss);
+  rowFactor_[row] = maximum == leftOut ? 0 : static_cast<float>(share / sum);
   rowGradients_[row] = static_cast<float>(state.gradient);
   if (!gradInput) return;
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
   const float* x = problem_.input + global * dim;
   const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
-  const double share = state.gradient * state.scale * state.error * state.slope;
-  if (normalized_) {
-    const double along =
-        -share * state.cosine + (radial_ ? state.gradient * state.error * state.psi / state.inverseNorm : 0);
-    kernels_.combine(gradInput, false, share * state.targetInverseNorm * state.inverseNorm, w,
-                     state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm, x, dim);
-  } else {
-    kernels_.combine(gradInput, false, share, w, 0, w, dim);
-  }
+  const TargetShare targets = inputShare(state, normalized_, radial_);
+  kernels_.combine(gradInput, false, targets.weight, w, targets.input, x, dim);
 }
 
 Status Step::collect() {
@@ -286,11 +249,9 @@ Status Step::collect() {
     if (problem_.update && !std::isfinite(state.loss))
       return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
     lossSum_ += problem_.reduction == Reduction::none ? state.gradient * state.loss : state.loss;
-    const double scale = normalized_ && state.scale != 0 ? state.scale : 1;
-    const double other = state.largestOther == leftOut ? -1 : state.largestOther / scale;
-    total.accuracy += state.cosine > other;
+    total.accuracy += state.cosine > state.largestOther;
     total.targetCosine += state.cosine;
-    total.largestOtherCosine += other;
+    total.largestOtherCosine += state.largestOther;
   }
   if (problem_.statistics) {
     problem_.statistics->accuracy += total.accuracy;

@@ -12,20 +12,10 @@
 #pragma once
 #include <atomic>
 
+#include "../row.h"
 #include "executor.h"
 
 namespace margin_softmax::cpu {
-
-// What is known of a batch row, in double precision.
-struct RowState {
-  double inverseNorm, scale;          // 1/‖x‖ and s_i; 1 and 1 for raw scores
-  double targetInverseNorm;           // 1/‖w_y‖
-  double cosine, psi, slope, target;  // of the target; target = z_y
-  double gradient;                    // g_i: the upstream gradient of the row's loss
-  double error;                       // P_y − t_y
-  double loss, largestOther;          // the largest other logit
-  int32_t label;
-};
 
 class Step {
  public:
@@ -42,7 +32,6 @@ class Step {
   };
 
   void layOut(Layout& layout);
-  void sortByLabel();
   void prepareRows(int64_t block);
   void scaleClasses(int64_t tile);
   void forward(int64_t slot, int thread);

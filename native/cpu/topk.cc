@@ -61,7 +61,7 @@ class TopK {
     double factors[16];
     for (int64_t i = 0; i < count; i++) {
       const float* x = rows + i * plan_.dim;
-      factors[i] = problem_.normalized ? inverseNorm(kernels_.dotDouble(x, x, plan_.dim)) : 1;
+      factors[i] = problem_.normalized ? margin_softmax::inverseNorm(kernels_.dotDouble(x, x, plan_.dim)) : 1;
     }
     packQuery(rows, plan_.dim, first, count, factors, lanes_, query_);
   }

@@ -1,0 +1,26 @@
+// Lays arrays out one behind the other in a block of scratch memory: once over a null base to learn the size, once over
+// the block itself.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace margin_softmax {
+
+class Layout {
+ public:
+  explicit Layout(void* base) : base_(static_cast<char*>(base)) {}
+  // Aligned to 256 bytes: a cache line and a GPU's widest transaction alike.
+  template <class T>
+  T* take(int64_t count) {
+    T* at = base_ ? reinterpret_cast<T*>(base_ + offset_) : nullptr;
+    offset_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
+    return at;
+  }
+  int64_t bytes() const { return offset_; }
+
+ private:
+  char* base_;
+  int64_t offset_ = 0;
+};
+
+}  // namespace margin_softmax

@@ -1,0 +1,86 @@
+// What is known of one batch row, in double precision: the target's cosine and margin, the loss, and the factors with
+// which the target enters both gradients. Host and device; every executor keeps the targets out of its tiles and adds
+// their share by these.
+#pragma once
+#include <cstdint>
+
+#include "margin.h"
+#include "softmax.h"
+
+namespace margin_softmax {
+
+// A row whose norm is below this counts as zero: it has no direction, its cosines are 0 and so is its gradient.
+constexpr double smallestNorm = 1e-30;
+
+HOST_DEVICE inline double inverseNorm(double squares) {
+  return squares < smallestNorm * smallestNorm ? 0 : 1 / std::sqrt(squares);
+}
+
+struct RowState {
+  double inverseNorm, scale;          // 1/‖x‖ and s_i; 1 and 1 for raw scores
+  double targetInverseNorm;           // 1/‖w_y‖
+  double cosine, psi, slope, target;  // of the target; target = z_y
+  double gradient;                    // g_i: the upstream gradient of the row's loss
+  double error;                       // P_y − t_y
+  double loss;
+  double largestOther;  // cosine, or raw score; −1 without other classes
+  int32_t label;
+};
+
+// From x·w_y, ‖x‖², ‖w_y‖² (both read for a margin that normalises) and the target's bias.
+HOST_DEVICE inline RowState targetRow(const Margin& margin, int32_t label, double product, double inputSquares,
+                                      double weightSquares, double bias, double gradient) {
+  RowState state{};
+  state.label = label;
+  state.inverseNorm = state.scale = state.targetInverseNorm = 1;
+  state.cosine = product;
+  if (isNormalized(margin)) {
+    state.inverseNorm = inverseNorm(inputSquares);
+    state.targetInverseNorm = inverseNorm(weightSquares);
+    state.scale = scaleOf(margin, state.inverseNorm == 0 ? 0 : std::sqrt(inputSquares));
+    state.cosine *= state.inverseNorm * state.targetInverseNorm;
+  } else {
+    state.cosine += bias;
+  }
+  const MarginValue value = evaluateMargin(margin, state.cosine);
+  state.psi = value.psi;
+  state.slope = value.slope;
+  state.target = state.scale * value.psi;
+  state.gradient = gradient;
+  return state;
+}
+
+// Takes in the other classes: their log Σ exp z (−∞ without any), Σ z (read only with smoothing) and largest z.
+// Returns Σ_{j≠y} P_j.
+HOST_DEVICE inline double closeRow(RowState& state, double others, double sumOthers, double largest,
+                                   double smoothing, double classes) {
+  const RowSoftmax softmax = rowSoftmax(state.target, others, sumOthers, smoothing, classes);
+  state.loss = softmax.loss;
+  state.error = softmax.targetError;
+  state.largestOther = others == -HUGE_VAL ? -1 : largest / (state.scale == 0 ? 1 : state.scale);
+  return softmax.others;
+}
+
+// A gradient as multiples of the target's weights and of the embedding.
+struct TargetShare {
+  double weight, input;
+};
+
+// What the target adds to ∂L/∂x_i. `radial`: the scale is ‖x_i‖ itself.
+HOST_DEVICE inline TargetShare inputShare(const RowState& state, bool normalized, bool radial) {
+  const double share = state.gradient * state.scale * state.error * state.slope;
+  if (!normalized) return {share, 0};
+  const double along =
+      -share * state.cosine + (radial ? state.gradient * state.error * state.psi / state.inverseNorm : 0);
+  return {share * state.targetInverseNorm * state.inverseNorm,
+          state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm};
+}
+
+// What the row adds to ∂L/∂w_y.
+HOST_DEVICE inline TargetShare weightShare(const RowState& state, bool normalized) {
+  const double share = state.gradient * state.scale * state.error * state.slope * state.targetInverseNorm;
+  if (!normalized) return {0, share};
+  return {-share * state.cosine * state.targetInverseNorm, share * state.inverseNorm};
+}
+
+}  // namespace margin_softmax
