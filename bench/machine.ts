@@ -1,7 +1,7 @@
 // What the figures were measured on.
 
 import os from 'node:os'
-import { machinePeak } from '../lib/native'
+import { machinePeak } from '../lib/execution'
 
 export interface Machine {
   cpu: string

@@ -1,7 +1,7 @@
 import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, size } from './check'
 import { MarginSoftmaxError, wrongValue } from './errors'
+import { type ExecutionOptions, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
-import { type ExecutionOptions, executionOptions } from './native'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
 
 export interface MarginHeadOptions extends ExecutionOptions {

@@ -9,7 +9,9 @@ import {
   options,
   rowsOf,
 } from './check'
+import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { MarginSoftmaxError, wrongType } from './errors'
+import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
 import {
   checkBytes,
   checkSettings,
@@ -25,15 +27,7 @@ import {
 } from './head-settings'
 import { handOver, outputArray, present, standIns } from './loss'
 import { encodeMargin, isNormalized, type Margin } from './margins'
-import {
-  type ExecutionOptions,
-  execution,
-  executionOptions,
-  type NativeHead,
-  type NativeResult,
-  native,
-  succeeded,
-} from './native'
+import { type NativeHead, type NativeResult, native, succeeded } from './native'
 import type { Optimizer } from './optimizers'
 import { readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 import { type TopKResult, topKArrays } from './topk'
@@ -45,12 +39,12 @@ import { type TopKResult, topKArrays } from './topk'
 export class MarginHead {
   readonly #native: NativeHead
   readonly #settings: Settings
-  readonly #execution: ReturnType<typeof execution>
+  readonly #execution: Execution
   #pending = new Set<Promise<unknown>>()
   #saving: Promise<void> | undefined
   #disposed = false
 
-  private constructor(head: NativeHead, settings: Settings, run: ReturnType<typeof execution>) {
+  private constructor(head: NativeHead, settings: Settings, run: Execution) {
     this.#native = head
     this.#settings = settings
     this.#execution = run
@@ -70,6 +64,14 @@ export class MarginHead {
   }
   get optimizer(): Optimizer {
     return this.#settings.optimizer
+  }
+  /** Where the weights lie and every step runs: `'cpu'`, `'cuda:0'`, … */
+  get device(): DeviceName {
+    return deviceName(this.#execution.device)
+  }
+  /** Of the matrix products. */
+  get precision(): Precision {
+    return precisionName(this.#execution.precision)
   }
   /** Updates made so far. */
   get iteration(): number {
@@ -94,7 +96,7 @@ export class MarginHead {
       seed,
       random: !first,
     })
-    if (first) native().headWrite(head.#native, 'weight', 0, first)
+    if (first) succeeded(native().headWrite(head.#native, 'weight', 0, first))
     return head
   }
 
@@ -189,7 +191,7 @@ export class MarginHead {
           throw new Error(`it has no ${name} of shape [${shape}]`)
       const head = await MarginHead.#allocate(settings, run, { iteration, seed: 0, random: false })
       const tensors = head.#tensors((name, offset, part) =>
-        native().headWrite(head.#native, name, offset, part)
+        succeeded(native().headWrite(head.#native, name, offset, part))
       )
       return { tensors, result: head }
     })
@@ -208,11 +210,11 @@ export class MarginHead {
 
   static async #allocate(
     settings: Settings,
-    run: ReturnType<typeof execution>,
+    run: Execution,
     start: { iteration: number; seed: number; random: boolean }
   ): Promise<MarginHead> {
     checkBytes(settings)
-    const request = { ...settings, ...encodeMargin(settings.margin), ...start, threads: run.threads }
+    const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run }
     return new MarginHead(succeeded(await native().headCreate(request)).head, settings, run)
   }
 
@@ -301,14 +303,16 @@ export class MarginHead {
   #copy(name: string, length: number): Float32Array {
     this.#idle(name === 'weight' ? 'weights' : name)
     const copy = new Float32Array(length)
-    native().headRead(this.#native, name, 0, copy)
+    succeeded(native().headRead(this.#native, name, 0, copy))
     return copy
   }
 
   async #write(path: string): Promise<void> {
     await Promise.allSettled(this.#pending)
     this.#alive()
-    const tensors = this.#tensors((name, offset, part) => native().headRead(this.#native, name, offset, part))
+    const tensors = this.#tensors((name, offset, part) =>
+      succeeded(native().headRead(this.#native, name, offset, part))
+    )
     const head = JSON.stringify({ ...this.#settings, iteration: this.iteration })
     await writeSafetensors(path, tensors, { format: fileFormat, head })
   }

@@ -1,6 +1,8 @@
 // The public names, on one screen.
 export type { FloatArray, LabelArray } from './check'
+export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'
+export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
 export type {
   EvaluateResult,
@@ -32,7 +34,7 @@ export {
   softmaxMargin,
   sphereface,
 } from './margins'
-export { type ExecutionOptions, instructionSets } from './native'
+export { instructionSets } from './native'
 export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
 export {
   type CrossEntropyLossOptions,
@@ -43,6 +45,7 @@ export {
   informationContent,
   klDivergence,
   logSoftmax,
+  type RowExecution,
   softmax,
 } from './probability'
 export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'

@@ -15,15 +15,9 @@ import {
   size,
 } from './check'
 import { MarginSoftmaxError, wrongType } from './errors'
+import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
-import {
-  type ExecutionOptions,
-  execution,
-  executionOptions,
-  type NativeResult,
-  native,
-  succeeded,
-} from './native'
+import { type NativeResult, native, succeeded } from './native'
 
 /** One batch. B rows of D numbers, C classes. */
 export interface Batch {

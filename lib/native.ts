@@ -1,7 +1,6 @@
-import os from 'node:os'
+import fs from 'node:fs'
 import path from 'node:path'
 import load from 'node-gyp-build'
-import { integerFrom, oneOf } from './check'
 import { MarginSoftmaxError } from './errors'
 
 /** How a native call ended: either `failure` and `message`, or the figures of the work. */
@@ -19,14 +18,31 @@ export interface NativeResult {
   head: NativeHead
 }
 
+/** How a copy to or from a head's array ended. `length`: of the whole array, 0 where the head has none of that name. */
+export type NativePart = Partial<NativeResult> & { length?: number }
+
 /** An opaque handle of native memory. */
 export interface NativeHead {
   readonly native: unique symbol
 }
 
+/** A GPU as native/executor.h describes it, or why there is none (index −1). */
+export interface NativeDevice {
+  index: number
+  name: string
+  usable: boolean
+  reason: string
+  computeCapability: number
+  memoryBytes: number
+  freeBytes: number
+  driverVersion: number
+  tensorCores: boolean
+}
+
 interface Native {
   margins(): { name: string; normalized: boolean; parameters: string[] }[]
   instructionSets(): string[]
+  cudaDevices(): NativeDevice[]
   multiplyAdds(threads: number, rounds: number): number
   loss(request: object): NativeResult | Promise<NativeResult>
   topK(request: object): NativeResult | Promise<NativeResult>
@@ -35,20 +51,29 @@ interface Native {
   headCreate(request: object): Promise<NativeResult>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
-  headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): number
-  headWrite(head: NativeHead, name: string, offset: number, part: Float32Array): number
+  headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): NativePart
+  headWrite(head: NativeHead, name: string, offset: number, part: Float32Array): NativePart
   headDispose(head: NativeHead): void
   headIteration(head: NativeHead): number
 }
 
 let addon: Native | undefined
 
-/** The addon: a binary built here (build/Release) or a prebuilt one for this platform. */
+/**
+ * The addon: a binary built here (build/Release), a prebuilt one for this platform, or the file that
+ * `MARGIN_SOFTMAX_BINARY` in the environment names.
+ */
 export function native(): Native {
   if (addon) return addon
   const root = path.join(__dirname, '..')
+  const given = process.env.MARGIN_SOFTMAX_BINARY
+  if (given && !fs.existsSync(given))
+    throw new MarginSoftmaxError(
+      'ERR_NATIVE_MISSING',
+      `Expected the path of a native binary for MARGIN_SOFTMAX_BINARY but received ${JSON.stringify(given)}`
+    )
   try {
-    addon = load(root) as Native
+    addon = (given ? require(path.resolve(given)) : load(root)) as Native
   } catch (cause) {
     throw new MarginSoftmaxError(
       'ERR_NATIVE_MISSING',
@@ -62,7 +87,10 @@ export function native(): Native {
 }
 
 /** Throws what a native call reports as failed; otherwise hands its result on. */
-export function succeeded(result: NativeResult, name = 'the computation'): NativeResult {
+export function succeeded<Result extends Partial<NativeResult>>(
+  result: Result,
+  name = 'the computation'
+): Result {
   if (result.failure === undefined) return result
   if (result.failure === 'ERR_NOT_FINITE')
     throw new MarginSoftmaxError(
@@ -83,68 +111,4 @@ export function marginNames(): string[] {
   return native()
     .margins()
     .map(({ name }) => name)
-}
-
-/** How a computation is to run. */
-export interface ExecutionOptions {
-  /** Threads, 1 to 1023. Default: `MARGIN_SOFTMAX_THREADS` of the environment, or as many as the process may use. */
-  threads?: number
-  /** `'auto'` takes the best device there is. This release computes on the CPU. */
-  device?: 'auto' | 'cpu'
-  /**
-   * Bytes of scratch memory, at least 32 MiB (default 256 MiB), kept between calls. What the computation does not need
-   * keeps logits between the forward and the backward pass, which saves up to a quarter of the time; no bit depends on it.
-   */
-  workspace?: number
-  /** Forces an instruction set of `instructionSets()`, for tests. */
-  instructionSet?: string
-}
-
-export const executionOptions = ['threads', 'device', 'workspace', 'instructionSet'] as const
-
-const leastWorkspace = 32 * 2 ** 20
-const usualWorkspace = 256 * 2 ** 20
-const mostThreads = 1023
-
-let usualThreads: number | undefined
-
-function defaultThreads(): number {
-  if (usualThreads !== undefined) return usualThreads
-  const fromEnvironment = process.env.MARGIN_SOFTMAX_THREADS
-  usualThreads =
-    fromEnvironment === undefined || fromEnvironment === ''
-      ? Math.min(os.availableParallelism(), mostThreads)
-      : integerFrom(Number(fromEnvironment), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
-  return usualThreads
-}
-
-export function execution(given: ExecutionOptions): {
-  threads: number
-  workspace: number
-  instructionSet?: string
-} {
-  if (given.device !== undefined) oneOf(given.device, 'device', ['auto', 'cpu'])
-  return {
-    threads:
-      given.threads === undefined ? defaultThreads() : integerFrom(given.threads, 'threads', 1, mostThreads),
-    workspace:
-      given.workspace === undefined
-        ? usualWorkspace
-        : integerFrom(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
-    instructionSet:
-      given.instructionSet === undefined
-        ? undefined
-        : oneOf(given.instructionSet, 'instructionSet', instructionSets()),
-  }
-}
-
-/** The fused multiply-adds a second, in GFLOP/s, that `threads` threads reach here: what benchmarks are measured against. */
-export function machinePeak({ threads = defaultThreads() }: { threads?: number } = {}): number {
-  let best = 0
-  for (let i = 0; i < 9; i++) {
-    const start = process.hrtime.bigint()
-    const operations = native().multiplyAdds(threads, 2e6)
-    best = Math.max(best, operations / Number(process.hrtime.bigint() - start))
-  }
-  return best
 }

@@ -12,11 +12,20 @@ import {
   size,
 } from './check'
 import { wrongType, wrongValue } from './errors'
+import { type ExecutionOptions, execution } from './execution'
 import { outputArray, type Reduction, reductions, upstream } from './loss'
-import { type ExecutionOptions, execution, native, succeeded } from './native'
+import { native, succeeded } from './native'
 
 /** How a probability function is to run, and where its result goes. */
-export interface ElementwiseOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
+/**
+ * How a function over given numbers runs. `device: 'auto'` is the CPU here: one pass over memory takes less time than the
+ * trip to a GPU and back. `'cuda'` computes there all the same.
+ */
+export type RowExecution = Pick<ExecutionOptions, (typeof rowExecution)[number]>
+
+const rowExecution = ['device', 'threads', 'instructionSet'] as const
+
+export interface ElementwiseOptions extends RowExecution {
   /** An array to fill with the result and to return. */
   out?: Float32Array
 }
@@ -27,7 +36,7 @@ export interface RowOptions extends ElementwiseOptions {
   classes?: number
 }
 
-const elementwiseOptions = ['out', 'threads', 'instructionSet'] as const
+const elementwiseOptions = ['out', ...rowExecution] as const
 const rowOptions = ['classes', ...elementwiseOptions] as const
 /** In the order of `Measure` in native/probability.h. */
 const measures = [
@@ -58,7 +67,9 @@ function measure(
   q?: Float32Array
 ) {
   const { classes = Math.max(p.length, 1) } = how
-  succeeded(native().measure({ ...execution(how), measure: measures.indexOf(name), classes, p, q, out }))
+  succeeded(
+    native().measure({ ...execution(how, 'cpu'), measure: measures.indexOf(name), classes, p, q, out })
+  )
   return out
 }
 
@@ -160,7 +171,7 @@ export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Arr
   return elementwise('logSoftmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
 }
 
-export interface CrossEntropyLossOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
+export interface CrossEntropyLossOptions extends RowExecution {
   /** C. Default: as many logits as there are for each label; with probabilities the whole array is one row. */
   classes?: number
   /** `'mean'` (default): with labels Σ loss_i / Σ weight of the labels, over the rows that are not ignored; with
@@ -198,15 +209,14 @@ const crossEntropyOptions = [
   'gradOutput',
   'gradLogits',
   'losses',
-  'threads',
-  'instructionSet',
+  ...rowExecution,
 ] as const
 
 /**
  * Cross-entropy loss of given logits, with its gradient:
  * loss_i = −Σ_j weight_j · t_ij · log softmax(logits_i)_j, where t_i is the label's class or the row of probabilities,
  * smoothed. A class with t = 0 adds nothing, whatever its logit. A mean over no weight at all is 0, with gradient 0.
- * Synchronous; a batch's logits are read once from memory.
+ * Synchronous; a batch's logits are read once from memory. `device: 'auto'` is the CPU: see `RowExecution`.
  *
  * @param logits [B,C]; a Float64Array is rounded to single precision
  * @param target labels [B], each from 0 to C − 1 or `ignoreIndex`; or probabilities [B,C] as a Float32Array or
@@ -249,7 +259,7 @@ export function crossEntropyLoss(
   const labelSmoothing =
     known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1)
   const request = {
-    ...execution(known),
+    ...execution(known, 'cpu'),
     ...inputs,
     ...scalars,
     gradOutput,

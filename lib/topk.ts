@@ -1,14 +1,8 @@
 import { integerFrom, options } from './check'
+import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
-import {
-  type ExecutionOptions,
-  execution,
-  executionOptions,
-  type NativeResult,
-  native,
-  succeeded,
-} from './native'
+import { type NativeResult, native, succeeded } from './native'
 
 /** Rows to be compared with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
 export type TopKBatch = Omit<Batch, 'labels'>

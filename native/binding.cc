@@ -8,6 +8,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/pool.h"
+#include "executor.h"
 #include "queue.h"
 
 namespace margin_softmax::binding {
@@ -35,6 +36,8 @@ const char* failureName(Failure failure) {
       return "ERR_DISPOSED";
     case Failure::tooManyRows:
       return "ERR_TOO_MANY_ROWS";
+    case Failure::device:
+      return "ERR_CUDA";
     case Failure::none:
       break;
   }
@@ -42,14 +45,9 @@ const char* failureName(Failure failure) {
 }
 
 Napi::Object resultOf(Napi::Env env, const Job& job, const Status& status) {
+  if (!status) return failureOf(env, status);
   Napi::Object result = Napi::Object::New(env);
-  if (status) {
-    job.fill(result);
-  } else {
-    result["failure"] = failureName(status.failure);
-    result["message"] = status.message;
-    result["row"] = static_cast<double>(status.row);
-  }
+  job.fill(result);
   return result;
 }
 
@@ -73,7 +71,7 @@ class Environment {
       running_++;
     }
     if (all_.size() == 1) wake_.Ref(env_);
-    if (!enqueue([this, pending] { work(pending); })) {
+    if (!enqueue(pending->job->device, [this, pending] { work(pending); })) {
       pending->status = {Failure::outOfMemory, "Expected a thread for asynchronous work but the system refused one"};
       finish(pending);
     }
@@ -157,6 +155,27 @@ Napi::Value instructionSets(const Napi::CallbackInfo& info) {
   return names;
 }
 
+Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const std::vector<DeviceState> states = margin_softmax::cudaDevices();
+  Napi::Array list = Napi::Array::New(env);
+  for (size_t i = 0; i < states.size(); i++) {
+    const DeviceState& state = states[i];
+    Napi::Object entry = Napi::Object::New(env);
+    entry["index"] = state.index;
+    entry["name"] = state.name;
+    entry["usable"] = state.usable;
+    entry["reason"] = state.reason;
+    entry["computeCapability"] = state.computeCapability;
+    entry["memoryBytes"] = static_cast<double>(state.memoryBytes);
+    entry["freeBytes"] = static_cast<double>(state.freeBytes);
+    entry["driverVersion"] = state.driverVersion;
+    entry["tensorCores"] = state.has(Precision::bfloat16);
+    list.Set(static_cast<uint32_t>(i), entry);
+  }
+  return list;
+}
+
 // Runs the fused multiply-adds that machinePeak times, and returns how many operations that were.
 Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   const int threads = info[0].As<Napi::Number>().Int32Value();
@@ -203,6 +222,27 @@ Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
   return resultOf(env, *job, status);
 }
 
+Napi::Object failureOf(Napi::Env env, const Status& status) {
+  Napi::Object result = Napi::Object::New(env);
+  result["failure"] = failureName(status.failure);
+  result["message"] = status.message;
+  result["row"] = static_cast<double>(status.row);
+  return result;
+}
+
+int readDevice(Napi::Object request) {
+  const int device = request.Get("device").As<Napi::Number>().Int32Value();
+  if (device < cpuDevice || !executorOf(device)) throw Napi::RangeError::New(request.Env(), "Expected a device");
+  return device;
+}
+
+Precision readPrecision(Napi::Object request) {
+  const int precision = request.Get("precision").As<Napi::Number>().Int32Value();
+  if (precision < 0 || precision > static_cast<int>(Precision::bfloat16))
+    throw Napi::RangeError::New(request.Env(), "Expected a precision");
+  return static_cast<Precision>(precision);
+}
+
 Margin readMargin(Napi::Object request) {
   Margin margin;
   margin.kind = request.Get("marginKind").As<Napi::Number>().Int32Value();
@@ -215,6 +255,8 @@ Margin readMargin(Napi::Object request) {
 
 Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet) {
   Execution execution;
+  execution.device = job.device = readDevice(request);
+  execution.precision = readPrecision(request);
   execution.threads = request.Get("threads").As<Napi::Number>().Int32Value();
   execution.workspaceBytes = request.Get("workspace").As<Napi::Number>().Int64Value();
   const Napi::Value forced = request.Get("instructionSet");
@@ -232,6 +274,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment*(new Environment(env)));
   exports["margins"] = Napi::Function::New(env, margins);
   exports["instructionSets"] = Napi::Function::New(env, instructionSets);
+  exports["cudaDevices"] = Napi::Function::New(env, cudaDevices);
   exports["multiplyAdds"] = Napi::Function::New(env, multiplyAdds);
   exportLoss(env, exports);
   exportHead(env, exports);

@@ -92,6 +92,7 @@ class Job {
 
   Status prepared;  // how reading the request went, apart from mistakes in it
   bool asynchronous = false;
+  int device = cpuDevice;              // whose queue it waits in
   std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
 
  private:
@@ -107,6 +108,9 @@ Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
 
 // Common parts of a request object.
 Margin readMargin(Napi::Object request);
+int readDevice(Napi::Object request);
+Precision readPrecision(Napi::Object request);
+Napi::Object failureOf(Napi::Env env, const Status& status);
 Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet);
 
 void readBatch(Napi::Object request, Job& job, Problem& problem);

@@ -42,8 +42,7 @@ struct CreateJob : Job {
   int threads = 1;
   Status run() override {
     if (Status status = head->allocate(); !status) return status;
-    if (random) head->initialize(seed, threads);
-    return {};
+    return random ? head->initialize(seed, threads) : Status{};
   }
   void fill(Napi::Object result) const override {
     Napi::Env env = result.Env();
@@ -69,9 +68,12 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   settings.optimizer = readOptimizer(request.Get("optimizer").As<Napi::Object>());
   settings.bias = request.Get("bias").ToBoolean();
   settings.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
+  settings.device = readDevice(request);
+  settings.precision = readPrecision(request);
   settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
   auto job = std::make_unique<CreateJob>();
   job->asynchronous = true;
+  job->device = settings.device;
   job->head = std::make_shared<Head>(settings);
   job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
   job->random = request.Get("random").ToBoolean();
@@ -104,6 +106,7 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<StepJob>();
   job->asynchronous = request.Get("asynchronous").ToBoolean();
   job->head = headOf(info[0]);
+  job->device = job->head->settings().device;
   Problem& problem = job->problem;
   problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
   problem.dim = job->head->settings().dim;
@@ -129,6 +132,7 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<HeadTopKJob>();
   job->asynchronous = request.Get("asynchronous").ToBoolean();
   job->head = headOf(info[0]);
+  job->device = job->head->settings().device;
   readTopK(request, *job, job->problem, job->instructionSet);
   const HeadSettings& settings = job->head->settings();
   if (job->problem.dim != settings.dim || job->problem.classes != settings.classes)
@@ -136,25 +140,26 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
   return perform(info.Env(), std::move(job));
 }
 
-// copy(head, name, offset, array, direction): part of a resident array to (read) or from (write) a Float32Array.
-// Returns the whole array's length, 0 where the head has no such array.
+// copy(head, name, offset, array): part of a resident array to (read) or from (write) a Float32Array. Returns its
+// length {length}, 0 where the head has no such array, or how the copy failed.
 Napi::Value copy(const Napi::CallbackInfo& info, bool read) {
+  Napi::Env env = info.Env();
   Head& head = *headOf(info[0]);
   const std::lock_guard<std::mutex> lock(head.mutex());
-  int64_t length = 0;
-  float* data = head.array(info[1].As<Napi::String>().Utf8Value().c_str(), length);
-  if (!data) return Napi::Number::New(info.Env(), 0);
-  if (info[3].IsUndefined()) return Napi::Number::New(info.Env(), static_cast<double>(length));
+  const std::string name = info[1].As<Napi::String>().Utf8Value();
+  const int64_t length = head.length(name.c_str());
+  Napi::Object result = Napi::Object::New(env);
+  result["length"] = static_cast<double>(length);
+  if (length == 0 || info[3].IsUndefined()) return result;
   const int64_t offset = info[2].As<Napi::Number>().Int64Value();
   const Span<float> part = elements<float>(info[3], "part");
   const int64_t count = static_cast<int64_t>(part.length);
   if (offset < 0 || count > length || offset > length - count)
-    throw Napi::RangeError::New(info.Env(), "Expected a part of the array");
-  if (count) {
-    if (read) std::memcpy(part.data, data + offset, part.length * sizeof(float));
-    else std::memcpy(data + offset, part.data, part.length * sizeof(float));
-  }
-  return Napi::Number::New(info.Env(), static_cast<double>(length));
+    throw Napi::RangeError::New(env, "Expected a part of the array");
+  if (count == 0) return result;
+  const Status status =
+      read ? head.read(name.c_str(), offset, part.data, count) : head.write(name.c_str(), offset, part.data, count);
+  return status ? result : failureOf(env, status);
 }
 
 Napi::Value readPart(const Napi::CallbackInfo& info) { return copy(info, true); }

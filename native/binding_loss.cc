@@ -43,7 +43,7 @@ struct LossJob : Job {
   Problem problem;
   Statistics statistics;
   std::string instructionSet;
-  Status run() override { return cpuExecutor.loss(problem); }
+  Status run() override { return executorOf(problem.execution.device)->loss(problem); }
   void fill(Napi::Object result) const override { fillLoss(result, problem, statistics); }
 };
 
@@ -73,7 +73,7 @@ Napi::Value loss(const Napi::CallbackInfo& info) {
 struct TopKJob : Job {
   TopKProblem problem;
   std::string instructionSet;
-  Status run() override { return cpuExecutor.topK(problem); }
+  Status run() override { return executorOf(problem.execution.device)->topK(problem); }
   void fill(Napi::Object) const override {}
 };
 

@@ -1,7 +1,7 @@
 // Probability functions and the cross-entropy of given logits: JavaScript request → problem → result. Always
 // synchronous.
 #include "binding.h"
-#include "probability.h"
+#include "executor.h"
 
 namespace margin_softmax::binding {
 namespace {
@@ -16,7 +16,7 @@ int64_t rowsOf(Napi::Object request, const char* name, int64_t classes) {
 struct MeasureJob : Job {
   MeasureProblem problem;
   std::string instructionSet;
-  Status run() override { return cpu::measure(problem); }
+  Status run() override { return executorOf(problem.execution.device)->measure(problem); }
   void fill(Napi::Object) const override {}
 };
 
@@ -40,7 +40,7 @@ Napi::Value measure(const Napi::CallbackInfo& info) {
 struct CrossEntropyJob : Job {
   CrossEntropyProblem problem;
   std::string instructionSet;
-  Status run() override { return cpu::crossEntropyLoss(problem); }
+  Status run() override { return executorOf(problem.execution.device)->crossEntropyLoss(problem); }
   void fill(Napi::Object result) const override { result["loss"] = problem.loss; }
 };
 

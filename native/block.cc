@@ -14,7 +14,9 @@ namespace margin_softmax {
 constexpr int64_t hugePage = 2 << 20;
 
 // Below a huge page the allocator's own memory, which is warm more often than not, costs less than a mapping.
-Block::Block(int64_t bytes) : bytes_(bytes < hugePage ? bytes : (bytes + hugePage - 1) / hugePage * hugePage) {
+int64_t Block::mapped(int64_t bytes) { return bytes < hugePage ? bytes : (bytes + hugePage - 1) / hugePage * hugePage; }
+
+Block::Block(int64_t bytes) : bytes_(mapped(bytes)) {
   if (bytes < hugePage) {
     data_ = std::calloc(static_cast<size_t>(bytes ? bytes : 1), 1);
     return;
@@ -30,6 +32,8 @@ Block::~Block() {
 }
 
 #else
+
+int64_t Block::mapped(int64_t bytes) { return bytes; }
 
 Block::Block(int64_t bytes) : bytes_(bytes) {
 #if defined(_WIN32)

@@ -26,7 +26,17 @@ class Block {
   }
   int64_t bytes() const { return bytes_; }
 
+  // For owners that keep nothing but the address: what `letGo` gave of a block of `bytes` comes back by `adopt`.
+  void* letGo() { return std::exchange(data_, nullptr); }
+  static Block adopt(void* data, int64_t bytes) {
+    Block block;
+    block.data_ = data;
+    block.bytes_ = mapped(bytes);
+    return block;
+  }
+
  private:
+  static int64_t mapped(int64_t bytes);  // what the system is asked for
   void swap(Block& other) {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

@@ -1,6 +1,10 @@
-// The list of two: every executor does the same work from the same Problem and gives results within rounding of the
-// other.
+// The list of two: every executor does the same work from the same problems and gives results within rounding of the
+// other. Problems hold host memory, except what a head keeps resident where its device computes.
 #pragma once
+#include <string>
+#include <vector>
+
+#include "probability.h"
 #include "problem.h"
 #include "status.h"
 
@@ -10,9 +14,40 @@ struct Executor {
   const char* name;
   Status (*loss)(Problem& problem);
   Status (*topK)(TopKProblem& problem);
+  Status (*measure)(const MeasureProblem& problem);
+  Status (*crossEntropyLoss)(CrossEntropyProblem& problem);
+  // Memory of a device for a head's arrays, zeros at first, and copies to and from it.
+  Status (*allocate)(int device, int64_t bytes, void*& memory);
+  void (*release)(int device, void* memory, int64_t bytes);
+  Status (*upload)(int device, void* memory, const void* from, int64_t bytes);
+  Status (*download)(int device, const void* memory, void* to, int64_t bytes);
 };
 
-// Defined in cpu/.
-extern const Executor cpuExecutor;
+// Defined in cpu/ and cuda/.
+extern const Executor cpuExecutor, cudaExecutor;
+
+// The one that computes on this device: null where this build has no CUDA.
+const Executor* executorOf(int device);
+
+// A GPU, or why there is none.
+struct DeviceState {
+  int index = -1;
+  std::string name;
+  bool usable = false;
+  std::string reason;         // why it is not
+  int computeCapability = 0;  // 90 for 9.0
+  int64_t memoryBytes = 0, freeBytes = 0;
+  int driverVersion = 0;  // of CUDA, 13000 for 13.0; 0: no driver
+
+  bool has(Precision precision) const { return precision == Precision::float32 || computeCapability >= 80; }
+};
+
+// Every GPU with its state; one entry of index −1 where there is none. A GPU counts as usable once it has passed its
+// trial (trial.h), which its first listing runs.
+std::vector<DeviceState> cudaDevices();
+
+namespace cuda {
+std::vector<DeviceState> listDevices();  // what the driver says
+}
 
 }  // namespace margin_softmax

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "block.h"
 #include "cpu/pool.h"
 
 namespace margin_softmax {
@@ -23,39 +24,51 @@ constexpr double initialDeviation = 0.01;  // InsightFace's: only directions mat
 
 Status Head::allocate() {
   const int64_t row = settings_.classes * 4, matrix = row * settings_.dim;
-  const auto take = [](Block& block, int64_t bytes) {
-    block = Block(bytes);
-    return block.as<void>() != nullptr;
-  };
-  bool taken = take(weight_, matrix) && (!settings_.bias || take(bias_, row));
-  for (int i = 0; i < settings_.optimizer.states(); i++)
-    taken = taken && take(weightState_[i], matrix) && (!settings_.bias || take(biasState_[i], row));
-  if (taken) return {};
-  const int64_t bytes = (1 + settings_.optimizer.states()) * (matrix + (settings_.bias ? row : 0));
-  dispose();
-  return Status::outOfMemory("the head", bytes);
+  const auto take = [&](Memory& memory, int64_t bytes) { return memory.take(settings_.device, bytes); };
+  Status status = take(weight_, matrix);
+  if (status && settings_.bias) status = take(bias_, row);
+  for (int i = 0; status && i < settings_.optimizer.states(); i++) {
+    status = take(weightState_[i], matrix);
+    if (status && settings_.bias) status = take(biasState_[i], row);
+  }
+  if (!status) dispose();
+  return status;
 }
 
-void Head::initialize(uint64_t seed, int threads) {
-  float* weight = weight_.as<float>();
+Status Head::initialize(uint64_t seed, int threads) {
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
   const cpu::Turn turn;
-  cpu::Pool::instance().forEach(threads, (total + chunk - 1) / chunk, [&](int64_t item, int) {
-    const int64_t end = std::min(total, (item + 1) * chunk);
-    for (int64_t i = item * chunk; i < end; i += 2) {  // Box and Muller 1958: two at a time
-      const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, i))));
-      const double angle = 2 * pi * uniform(randomBits(seed, i + 1));
-      weight[i] = static_cast<float>(radius * std::cos(angle));
-      if (i + 1 < end) weight[i + 1] = static_cast<float>(radius * std::sin(angle));
-    }
-  });
+  const auto fill = [&](float* weight, int64_t first, int64_t last) {  // elements [first, last), from an even one on
+    cpu::Pool::instance().forEach(threads, (last - first + chunk - 1) / chunk, [&](int64_t item, int) {
+      const int64_t end = std::min(last, first + (item + 1) * chunk);
+      for (int64_t i = first + item * chunk; i < end; i += 2) {  // Box and Muller 1958: two at a time
+        const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, i))));
+        const double angle = 2 * pi * uniform(randomBits(seed, i + 1));
+        weight[i - first] = static_cast<float>(radius * std::cos(angle));
+        if (i + 1 < end) weight[i + 1 - first] = static_cast<float>(radius * std::sin(angle));
+      }
+    });
+  };
+  if (settings_.device == cpuDevice) {
+    fill(weight_.as<float>(), 0, total);
+    return {};
+  }
+  constexpr int64_t slab = 1 << 20;
+  const Block staged(std::min(slab, total) * 4);
+  if (!staged.as<float>()) return Status::outOfMemory("the first weights", std::min(slab, total) * 4);
+  for (int64_t first = 0; first < total; first += slab) {
+    const int64_t last = std::min(total, first + slab);
+    fill(staged.as<float>(), first, last);
+    if (Status status = weight_.write(first * 4, staged.as<float>(), (last - first) * 4); !status) return status;
+  }
+  return {};
 }
 
 void Head::dispose() {
   const std::lock_guard<std::mutex> lock(mutex_);
   disposed_ = true;
-  for (Block* block : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
-    *block = Block();
+  for (Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
+    memory->release();
 }
 
 Margin Head::marginNow() const {
@@ -63,11 +76,19 @@ Margin Head::marginNow() const {
   return atIteration(warmedUp(settings_.margin, iteration < steps ? iteration / steps : 1), iteration);
 }
 
+Execution Head::here(Execution execution) const {
+  execution.device = settings_.device;
+  execution.precision = settings_.precision;
+  return execution;
+}
+
 Status Head::run(Problem& problem, bool train, double learningRate) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.classes = settings_.classes;
   problem.dim = settings_.dim;
+  problem.execution = here(problem.execution);
+  problem.resident = true;
   problem.weight = weight_.as<float>();
   problem.bias = bias_.as<float>();
   problem.margin = marginNow();
@@ -83,7 +104,7 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     }
     problem.update = &update;
   }
-  const Status status = cpuExecutor.loss(problem);
+  const Status status = executorOf(settings_.device)->loss(problem);
   problem.update = nullptr;
   if (status && train) iteration_++;
   return status;
@@ -92,37 +113,47 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
 Status Head::topK(TopKProblem& problem) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
+  problem.execution = here(problem.execution);
+  problem.resident = true;
   problem.weight = weight_.as<float>();
   problem.bias = bias_.as<float>();
   problem.normalized = isNormalized(settings_.margin);
-  return cpuExecutor.topK(problem);
+  return executorOf(settings_.device)->topK(problem);
 }
 
-float* Head::array(const char* name, int64_t& length) {
+Memory* Head::memoryOf(const char* name) {
   struct Named {
     const char* name;
-    const Block& block;
-    int64_t length;
+    Memory* memory;
   };
-  const int64_t row = settings_.classes, matrix = row * settings_.dim;
-  const Named arrays[] = {{"weight", weight_, matrix},
-                          {"bias", bias_, row},
-                          {"weightState0", weightState_[0], matrix},
-                          {"weightState1", weightState_[1], matrix},
-                          {"biasState0", biasState_[0], row},
-                          {"biasState1", biasState_[1], row}};
-  for (const Named& array : arrays) {
-    if (std::strcmp(array.name, name) != 0) continue;
-    length = array.length;
-    return array.block.as<float>();
-  }
+  const Named arrays[] = {{"weight", &weight_},
+                          {"bias", &bias_},
+                          {"weightState0", &weightState_[0]},
+                          {"weightState1", &weightState_[1]},
+                          {"biasState0", &biasState_[0]},
+                          {"biasState1", &biasState_[1]}};
+  for (const Named& array : arrays)
+    if (std::strcmp(array.name, name) == 0 && array.memory->bytes()) return array.memory;
   return nullptr;
+}
+
+int64_t Head::length(const char* name) {
+  const Memory* memory = memoryOf(name);
+  return memory ? memory->bytes() / 4 : 0;
+}
+
+Status Head::read(const char* name, int64_t offset, float* to, int64_t count) {
+  return memoryOf(name)->read(offset * 4, to, count * 4);
+}
+
+Status Head::write(const char* name, int64_t offset, const float* from, int64_t count) {
+  return memoryOf(name)->write(offset * 4, from, count * 4);
 }
 
 int64_t Head::bytes() const {
   int64_t bytes = 0;
-  for (const Block* block : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
-    bytes += block->bytes();
+  for (const Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
+    bytes += memory->bytes();
   return bytes;
 }
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <mutex>
 
-#include "block.h"
 #include "executor.h"
+#include "memory.h"
 
 namespace margin_softmax {
 
@@ -15,6 +15,8 @@ struct HeadSettings {
   bool bias = false;
   double labelSmoothing = 0;
   int64_t warmupSteps = 0;  // over which the margin grows from its neutral value
+  int device = cpuDevice;   // where the arrays lie and every step runs
+  Precision precision = Precision::float32;
 };
 
 class Head {
@@ -24,8 +26,8 @@ class Head {
   // Takes the memory: zeros everywhere.
   Status allocate();
   // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread
-  // count.
-  void initialize(uint64_t seed, int threads);
+  // count and on every device.
+  Status initialize(uint64_t seed, int threads);
   // Gives the memory back once no work uses it; later work fails.
   void dispose();
 
@@ -33,8 +35,11 @@ class Head {
   Status run(Problem& problem, bool train, double learningRate);
   Status topK(TopKProblem& problem);
 
-  // The named array (weight, bias, and the optimizer's states) or null; `length` in floats.
-  float* array(const char* name, int64_t& length);
+  // Length in floats of the named array (weight, bias, and the optimizer's states); 0: the head has none of that name.
+  int64_t length(const char* name);
+  // Copies `count` floats of it from `offset` on, where they exist. Under mutex().
+  Status read(const char* name, int64_t offset, float* to, int64_t count);
+  Status write(const char* name, int64_t offset, const float* from, int64_t count);
   int64_t bytes() const;
   int64_t iteration() const { return iteration_; }
   void setIteration(int64_t iteration) { iteration_ = iteration; }
@@ -43,11 +48,13 @@ class Head {
 
  private:
   Margin marginNow() const;
+  Execution here(Execution execution) const;
+  Memory* memoryOf(const char* name);
 
   HeadSettings settings_;
   int64_t iteration_ = 0;  // updates made
   bool disposed_ = false;
-  Block weight_, bias_, weightState_[2], biasState_[2];
+  Memory weight_, bias_, weightState_[2], biasState_[2];
   std::mutex mutex_;  // held while anything reads or writes the arrays
 };
 

@@ -1,5 +1,6 @@
 // The optimizers' arithmetic on one element, once for every instruction set and for the GPU: PyTorch's documentation of
-// torch.optim.SGD (dampening 0) and torch.optim.AdamW (amsgrad false), fused multiply-adds where it has products and sums.
+// torch.optim.SGD (dampening 0) and torch.optim.AdamW (amsgrad false), fused multiply-adds where it has products and
+// sums.
 //
 // `multiplyAdd(a, b, c)` is the caller's a·b + c. Templates on the caller's own types, and no header included: inner
 // loops compiled for an instruction set may include this (see cpu/simd.h).

@@ -36,6 +36,25 @@ struct CrossEntropyProblem {
   Execution execution;
 };
 
+// The weight of a class in a loss, what the sum of losses is divided by, and the upstream gradient of a row's loss.
+inline double weightOf(const CrossEntropyProblem& problem, int64_t label) {
+  return problem.classWeights ? problem.classWeights[label] : 1.0;
+}
+
+inline double divisorOf(const CrossEntropyProblem& problem) {
+  if (problem.reduction != Reduction::mean) return 1;
+  if (!problem.labels) return static_cast<double>(problem.rows);
+  double sum = 0;
+  for (int64_t row = 0; row < problem.rows; row++)
+    if (problem.labels[row] >= 0) sum += weightOf(problem, problem.labels[row]);
+  return sum;
+}
+
+inline double upstreamOf(const CrossEntropyProblem& problem, double divisor, int64_t row) {
+  if (problem.reduction == Reduction::none) return problem.gradOutput ? problem.gradOutput[row] : 1.0;
+  return divisor == 0 ? 0 : problem.gradScale / divisor;
+}
+
 namespace cpu {
 Status measure(const MeasureProblem& problem);
 Status crossEntropyLoss(CrossEntropyProblem& problem);

@@ -18,8 +18,15 @@ struct Statistics {
   double inputGradientSquares = 0;  // ‖gradInput‖²
 };
 
+// Of the matrix products on a GPU; everything else is float32 or better.
+enum class Precision { float32, tf32, bfloat16 };
+
+constexpr int cpuDevice = -1;
+
 // How to run, for any work.
 struct Execution {
+  int device = cpuDevice;  // or the index of a GPU
+  Precision precision = Precision::float32;
   int threads = 1;
   int64_t workspaceBytes = 0;                    // for tiles kept between the passes; the rest is computed again
   const char* instructionSet = nullptr;          // null: the best one here
@@ -30,6 +37,7 @@ struct Execution {
 
 struct Problem {
   int64_t rows = 0, dim = 0, classes = 0;  // B, D, C
+  bool resident = false;                   // weight, bias and the update's state lie in the device's own memory
   const float* input = nullptr;            // [B,D]
   float* weight = nullptr;                 // [C,D]; written only by an update
   float* bias = nullptr;                   // [C] or null; softmax only
@@ -54,6 +62,7 @@ struct Problem {
 // The k best classes of each row: by cosine, or by raw score for a margin that does not normalise.
 struct TopKProblem {
   int64_t rows = 0, dim = 0, classes = 0, k = 0;
+  bool resident = false;          // weight and bias lie in the device's own memory
   const float* input = nullptr;   // [B,D]
   const float* weight = nullptr;  // [C,D]
   const float* bias = nullptr;    // [C] or null

@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <thread>
 
@@ -30,8 +31,13 @@ struct Queue {
 
 }  // namespace
 
-bool enqueue(std::function<void()> job) {
-  static Queue* queue = new Queue;  // never destroyed: its thread sleeps on it until the process ends
+bool enqueue(int device, std::function<void()> job) {
+  // Never destroyed: their threads sleep on them until the process ends.
+  static std::mutex* const mutex = new std::mutex;
+  static auto* const queues = new std::map<int, Queue>;
+  mutex->lock();
+  Queue* const queue = &(*queues)[device];
+  mutex->unlock();
   std::lock_guard<std::mutex> lock(queue->mutex);
   if (!queue->running) {
     try {

@@ -52,8 +52,8 @@ HOST_DEVICE inline RowState targetRow(const Margin& margin, int32_t label, doubl
 
 // Takes in the other classes: their log Σ exp z (−∞ without any), Σ z (read only with smoothing) and largest z.
 // Returns Σ_{j≠y} P_j.
-HOST_DEVICE inline double closeRow(RowState& state, double others, double sumOthers, double largest,
-                                   double smoothing, double classes) {
+HOST_DEVICE inline double closeRow(RowState& state, double others, double sumOthers, double largest, double smoothing,
+                                   double classes) {
   const RowSoftmax softmax = rowSoftmax(state.target, others, sumOthers, smoothing, classes);
   state.loss = softmax.loss;
   state.error = softmax.targetError;

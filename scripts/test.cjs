@@ -10,10 +10,12 @@ const root = path.join(__dirname, '..')
 const pattern = new RegExp(process.argv[2] ?? '')
 const limit = 8 * 60e3 // milliseconds for one file
 const bin = (name, file) => path.join(path.dirname(require.resolve(`${name}/package.json`)), file)
-const native = fs
-  .readdirSync(path.join(root, 'native'), { recursive: true })
-  .filter((file) => /\.(h|cc|cuh|cu)$/.test(file))
-  .map((file) => path.join('native', file))
+const native = ['native', path.join('test', 'simt')].flatMap((folder) =>
+  fs
+    .readdirSync(path.join(root, folder), { recursive: true })
+    .filter((file) => /\.(h|cc|cuh|cu)$/.test(file))
+    .map((file) => path.join(folder, file))
+)
 
 const checks = [
   ['format and lint (biome)', [bin('@biomejs/biome', 'bin/biome'), 'check', '--error-on-warnings', '.']],

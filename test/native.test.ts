@@ -5,7 +5,8 @@ import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { instructionSets, machinePeak } from '../lib/native'
+import { machinePeak } from '../lib/execution'
+import { instructionSets } from '../lib/native'
 
 const test = suite('native')
 const root = path.join(__dirname, '..')

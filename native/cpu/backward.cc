@@ -129,8 +129,7 @@ void Step::update(int64_t at, float* parameter, float* const* state, const float
   const Optimizer& optimizer = problem_.update->optimizer;
   float* first = state[0] ? state[0] + at : nullptr;
   if (optimizer.kind == OptimizerKind::sgd) kernels_.sgd(parameter + at, first, gradient, n, sgdStep(optimizer));
-  else
-    kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
+  else kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
 }
 
 // Adds the class slots' partial gradInput of a panel's rows in order, projects, and joins the target's share.

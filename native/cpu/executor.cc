@@ -1,8 +1,10 @@
 #include "executor.h"
 
+#include <cstring>
 #include <new>
 
 #include "../batch.h"
+#include "../block.h"
 #include "step.h"
 
 namespace margin_softmax {
@@ -38,8 +40,27 @@ Status loss(Problem& problem) {
   }
 }
 
+// A head's memory is ordinary memory, used in place.
+static Status allocate(int, int64_t bytes, void*& memory) {
+  Block block(bytes);
+  memory = block.letGo();
+  return memory ? Status{} : Status::outOfMemory("the head", bytes);
+}
+
+static void release(int, void* memory, int64_t bytes) { Block::adopt(memory, bytes); }
+
+static Status copy(int, void* to, const void* from, int64_t bytes) {
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+  return {};
+}
+
+static Status copyOut(int device, const void* memory, void* to, int64_t bytes) {
+  return copy(device, to, memory, bytes);
+}
+
 }  // namespace cpu
 
-const Executor cpuExecutor = {"cpu", cpu::loss, cpu::topK};
+const Executor cpuExecutor = {"cpu",         cpu::loss,    cpu::topK, cpu::measure, cpu::crossEntropyLoss,
+                              cpu::allocate, cpu::release, cpu::copy, cpu::copyOut};
 
 }  // namespace margin_softmax

@@ -48,8 +48,7 @@ struct Kernels {
 
   // Optimizer updates of one row, as PyTorch's documentation of SGD and AdamW defines them (see optimizer.h).
   void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const SgdStep& step);
-  void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n,
-                const AdamWStep& step);
+  void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& step);
 
   // Twelve independent chains of `rounds` vector multiply-adds on one core, to be timed: the benchmark's peak.
   float (*multiplyAdds)(long rounds);

@@ -3,10 +3,10 @@
 #include "../probability.h"
 
 #include <cmath>
-#include <limits>
 #include <new>
 #include <vector>
 
+#include "../row_sums.h"
 #include "kernels.h"
 #include "plan.h"
 #include "pool.h"
@@ -15,44 +15,9 @@
 namespace margin_softmax::cpu {
 namespace {
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr int64_t chunkSize = 32768;       // 128 KB of logits: still in a core's level-2 cache when read again
 constexpr int64_t itemSize = 16384;        // elements worth handing to a thread
 constexpr int64_t streamBytes = 16 << 20;  // an output that large leaves the caches before anybody reads it
-
-// A row's sums as its blocks and chunks come in, relative to the largest logit so far. Among the addends of Σ e^(z −
-// max) the ones are counted apart from the rest, so that log1p(Σ − 1) keeps what is small beside the maximum.
-struct RowSums {
-  double maximum = -infinity;
-  double ones = 0, rest = 0;
-  double shares = 0;   // Σ a_j
-  double deficit = 0;  // Σ a_j (max − z_j)
-
-  // What to subtract from logits: −∞ − (−∞) would be NaN before the first finite logit has come.
-  double shift() const { return maximum == -infinity ? 0 : maximum; }
-  double total() const { return maximum == -infinity ? std::nan("") : ones + rest; }
-  double totalLessOne() const { return maximum == -infinity ? std::nan("") : ones - 1 + rest; }
-
-  void raise(double to) {
-    if (!(to > maximum)) return;
-    deficit += shares * (to - shift());
-    rest = (ones + rest) * std::exp(maximum - to);
-    ones = 0;
-    maximum = to;
-  }
-  template <class Sums>
-  void add(const Sums& sums) {
-    ones += sums.ones;
-    rest += sums.rest;
-    shares += sums.shares;
-    deficit += sums.deficit;
-  }
-  void merge(RowSums other) {
-    raise(other.maximum);
-    other.raise(maximum);
-    add(other);
-  }
-};
 
 RowSums sumsOf(const ProbabilityKernels& kernels, const float* z, int64_t n, Shares shares, bool weighted) {
   RowSums sums;
@@ -205,8 +170,8 @@ Status run(const MeasureProblem& problem) {
   return {};
 }
 
-// loss_i = Σ_j a_j (lse_i − z_ij) with the shares a_j = w_j t_j; ∂loss_i/∂z_ij = (Σ_k a_k) P_ij − a_j.
-// With labels, the smoothing's even share of every class is in the vectors, and the label's own share is added here.
+// The shares a_j = w_j t_j of closeLogits. With labels, the smoothing's even share of every class is in the vectors,
+// and the label's own share is added here.
 class CrossEntropy {
  public:
   CrossEntropy(CrossEntropyProblem& problem, const ProbabilityKernels& kernels)
@@ -220,43 +185,20 @@ class CrossEntropy {
 
   void run() {
     const CrossEntropyProblem& p = problem_;
-    divisor_ = 1;
-    if (p.reduction == Reduction::mean) divisor_ = totalWeight();
+    divisor_ = divisorOf(p);
     const Pieces pieces(p.rows, p.classes, p.execution.threads);
     pieces.overRows([this](int64_t row, int64_t first, long n) { return sums(row, first, n); },
                     [this](int64_t row, const RowSums& s) { return finish(row, s); },
-                    [this](const Gradient& by, int64_t row, int64_t first, long n) { write(by, row, first, n); });
+                    [this](const LogitGradient& by, int64_t row, int64_t first, long n) { write(by, row, first, n); });
     double sum = 0;
     const bool none = p.reduction == Reduction::none;
     for (int64_t row = 0; row < p.rows; row++)
-      if (!ignored(row)) sum += none ? upstream(row) * losses_[row] : losses_[row];
+      if (!ignored(row)) sum += none ? upstreamOf(p, divisor_, row) * losses_[row] : losses_[row];
     problem_.loss = divisor_ == 0 ? 0 : sum / divisor_;
   }
 
  private:
-  // What the row's gradient is made of: factor·e^(z − shift) − scale·a_j, and the value at its label.
-  struct Gradient {
-    float shift, factor;
-    double scale;
-    float atLabel;
-  };
-
   bool ignored(int64_t row) const { return problem_.labels && problem_.labels[row] < 0; }
-  double weightOf(int64_t label) const { return problem_.classWeights ? problem_.classWeights[label] : 1.0; }
-
-  double totalWeight() const {
-    if (!problem_.labels) return static_cast<double>(problem_.rows);
-    double sum = 0;
-    for (int64_t row = 0; row < problem_.rows; row++)
-      if (!ignored(row)) sum += weightOf(problem_.labels[row]);
-    return sum;
-  }
-
-  double upstream(int64_t row) const {
-    if (problem_.reduction == Reduction::none) return problem_.gradOutput ? problem_.gradOutput[row] : 1.0;
-    return divisor_ == 0 ? 0 : problem_.gradScale / divisor_;
-  }
-
   Shares sharesOf(int64_t row, int64_t first, double scale) const {
     Shares shares;
     if (!weighted_) return shares;
@@ -272,34 +214,22 @@ class CrossEntropy {
     return sumsOf(kernels_, problem_.logits + row * problem_.classes + first, n, sharesOf(row, first, 1), weighted_);
   }
 
-  Gradient finish(int64_t row, const RowSums& s) {
+  LogitGradient finish(int64_t row, const RowSums& s) {
+    LogitGradient gradient{};
     if (ignored(row)) {
       problem_.losses[row] = 0;
-      return {};
+      return gradient;
     }
-    const double g = upstream(row), total = s.total(), logTotal = std::log1p(s.totalLessOne());
-    double shares = s.shares, loss = s.deficit;
-    Gradient gradient{};
-    if (problem_.labels) {
-      const int64_t label = problem_.labels[row];
-      const double own = keep_ * weightOf(label), even = even_ * weightOf(label);
-      const double difference = problem_.logits[row * problem_.classes + label] - s.shift();  // ≤ 0
-      const double others = difference == 0 ? s.totalLessOne() : total - std::exp(difference);
-      shares += own;
-      if (own != 0) loss -= own * difference;  // a share of 0 counts nothing, even of an infinite loss
-      // shares·P − own − even with P − 1 = −others/total, which does not cancel where P is near 1
-      gradient.atLabel = static_cast<float>(g * (s.shares - even - shares * (others / total)));
-    }
-    loss += shares * logTotal;
-    losses_[row] = loss;
-    problem_.losses[row] = static_cast<float>(loss);
-    gradient.shift = static_cast<float>(s.shift());
-    gradient.factor = static_cast<float>(g * shares / total);
-    gradient.scale = g;
+    LabelledLogit label{};
+    if (problem_.labels)
+      label = {true, problem_.logits[row * problem_.classes + problem_.labels[row]],
+               weightOf(problem_, problem_.labels[row])};
+    losses_[row] = closeLogits(s, label, keep_, even_, upstreamOf(problem_, divisor_, row), gradient);
+    problem_.losses[row] = static_cast<float>(losses_[row]);
     return gradient;
   }
 
-  void write(const Gradient& by, int64_t row, int64_t first, long n) const {
+  void write(const LogitGradient& by, int64_t row, int64_t first, long n) const {
     if (!problem_.gradLogits) return;
     const int64_t at = row * problem_.classes + first;
     float* out = problem_.gradLogits + at;

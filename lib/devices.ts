@@ -1,0 +1,124 @@
+import { oneOf } from './check'
+import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
+import { instructionSets, type NativeDevice, native } from './native'
+
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
+
+export type Precision = 'float32' | 'tf32' | 'bfloat16'
+
+const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
+
+/** The index that stands for the CPU. */
+export const cpu = -1
+
+/** What a computation can run on, or why it can not. */
+export interface Device {
+  /** `'cpu'`, `'cuda:0'`, …; plain `'cuda'` where there is no GPU at all, to say why. */
+  device: DeviceName
+  /** The instruction set, or the GPU's name. */
+  name: string
+  usable: boolean
+  /** Why it is not usable. */
+  reason?: string
+  /** What `precision` may be. */
+  precisions: Precision[]
+  /** Of a GPU: `'9.0'`. */
+  computeCapability?: string
+  /** Of a GPU, in bytes. */
+  memoryBytes?: number
+  /** Of `memoryBytes`, at the moment of the call. */
+  freeBytes?: number
+  /** The newest CUDA that the driver knows: `'13.0'`. */
+  driver?: string
+}
+
+let listed: NativeDevice[] | undefined
+
+/** The GPUs as they were when first asked for: which there are and which are usable changes no more. */
+const gpus = () => {
+  listed ??= native().cudaDevices()
+  return listed
+}
+
+/**
+ * The CPU and every GPU, usable or with the reason why not. A GPU is tried before it counts as usable: the first call
+ * runs a small step on it and compares with the CPU.
+ */
+export function devices(): Device[] {
+  listed = native().cudaDevices()
+  return [
+    { device: 'cpu', name: instructionSets()[0] as string, usable: true, precisions: ['float32'] },
+    ...listed.map(describe),
+  ]
+}
+
+function describe(gpu: NativeDevice): Device {
+  return {
+    device: gpu.index < 0 ? 'cuda' : `cuda:${gpu.index}`,
+    name: gpu.name,
+    usable: gpu.usable,
+    ...(!gpu.usable && { reason: gpu.reason }),
+    precisions: !gpu.usable ? [] : gpu.tensorCores ? [...precisions] : ['float32'],
+    ...(gpu.computeCapability && {
+      computeCapability: (gpu.computeCapability / 10).toFixed(1),
+      memoryBytes: gpu.memoryBytes,
+      freeBytes: gpu.freeBytes,
+    }),
+    ...(gpu.driverVersion && {
+      driver: (gpu.driverVersion / 1000).toFixed(1),
+    }),
+  }
+}
+
+/** The index of a device by its name. @param auto what `'auto'` means: the best device, or always the CPU */
+export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
+  if (given === undefined || given === 'auto') return auto === 'cpu' ? cpu : usualDevice()
+  if (typeof given !== 'string') throw wrongType("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', given)
+  if (given === 'cpu') return cpu
+  const named = /^cuda(?::(\d+))?$/.exec(given)
+  if (!named) throw wrongValue("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', given)
+  const list = gpus()
+  const gpu =
+    named[1] === undefined
+      ? list.find(({ usable }) => usable)
+      : list.find(({ index }) => index === Number(named[1]))
+  if (gpu?.usable) return gpu.index
+  const reasons = (gpu ? [gpu] : list).map(({ index, reason, usable }) =>
+    index < 0 ? reason : `cuda:${index} ${usable ? 'is usable' : `is not: ${reason}`}`
+  )
+  throw new MarginSoftmaxError(
+    'ERR_UNAVAILABLE',
+    `Expected a usable GPU for device but received ${JSON.stringify(given)}: ${reasons.join('; ')}`
+  )
+}
+
+/** What `'auto'` means where a GPU would be worth it. */
+function usualDevice(): number {
+  const given = process.env.MARGIN_SOFTMAX_DEVICE
+  if (given && given !== 'auto') return deviceIndex(given, 'cpu')
+  return gpus().find(({ usable }) => usable)?.index ?? cpu
+}
+
+export function deviceName(index: number): DeviceName {
+  return index === cpu ? 'cpu' : `cuda:${index}`
+}
+
+/** A precision as the addon takes it, checked against what the device has. */
+export function precisionIndex(given: unknown, device: number): number {
+  if (given === undefined) return 0
+  const precision = oneOf(given, 'precision', precisions)
+  if (precision === 'float32') return 0
+  if (device === cpu) throw wrongValue("'float32' on the CPU", 'precision', given)
+  const gpu = gpus().find(({ index }) => index === device) as NativeDevice
+  if (!gpu.tensorCores)
+    throw wrongValue(
+      `'float32' on a GPU of compute capability ${describe(gpu).computeCapability}`,
+      'precision',
+      given
+    )
+  return precisions.indexOf(precision)
+}
+
+export function precisionName(index: number): Precision {
+  return precisions[index] as Precision
+}

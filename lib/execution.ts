@@ -1,0 +1,91 @@
+import os from 'node:os'
+import { integerFrom, oneOf } from './check'
+import { cpu, type DeviceName, deviceIndex, type Precision, precisionIndex } from './devices'
+import { wrongValue } from './errors'
+import { instructionSets, native } from './native'
+
+/** How a computation is to run. */
+export interface ExecutionOptions {
+  /** Threads of the CPU, 1 to 1023. Default: `MARGIN_SOFTMAX_THREADS` of the environment, or as many as the process may use. */
+  threads?: number
+  /**
+   * Where to compute. `'auto'` (default) is the first usable GPU where there is one, else the CPU; the environment's
+   * `MARGIN_SOFTMAX_DEVICE` says otherwise. `'cuda'` is the first usable GPU, `'cuda:1'` that one. See `devices()`.
+   */
+  device?: DeviceName
+  /**
+   * Of the matrix products on a GPU; norms, targets, losses and updates are float32 or better. `'float32'` (default) is
+   * exact to single precision on every GPU. `'tf32'` (10 bits of fraction) and `'bfloat16'` (7 bits; 15 where `dim` is
+   * below 128) run on tensor cores, from compute capability 8.0, with gradients within about 1e-3 and 5e-3. The CPU has
+   * float32 only.
+   */
+  precision?: Precision
+  /**
+   * Bytes of scratch memory on the CPU, at least 32 MiB (default 256 MiB), kept between calls. What the computation does not need
+   * keeps logits between the forward and the backward pass, which saves up to a quarter of the time; no bit depends on it.
+   */
+  workspace?: number
+  /** Forces an instruction set of `instructionSets()`, and with it the CPU: for tests. */
+  instructionSet?: string
+}
+
+export const executionOptions = ['threads', 'device', 'precision', 'workspace', 'instructionSet'] as const
+
+const leastWorkspace = 32 * 2 ** 20
+const usualWorkspace = 256 * 2 ** 20
+const mostThreads = 1023
+
+let usualThreads: number | undefined
+
+function defaultThreads(): number {
+  if (usualThreads !== undefined) return usualThreads
+  const fromEnvironment = process.env.MARGIN_SOFTMAX_THREADS
+  usualThreads =
+    fromEnvironment === undefined || fromEnvironment === ''
+      ? Math.min(os.availableParallelism(), mostThreads)
+      : integerFrom(Number(fromEnvironment), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
+  return usualThreads
+}
+
+/** How a computation runs, as the addon takes it. */
+export interface Execution {
+  /** −1: the CPU; else the GPU's index. */
+  device: number
+  precision: number
+  threads: number
+  workspace: number
+  instructionSet?: string
+}
+
+/** @param auto what `'auto'` means to this work: the best device, or always the CPU */
+export function execution(given: ExecutionOptions, auto: 'best' | 'cpu' = 'best'): Execution {
+  const instructionSet =
+    given.instructionSet === undefined
+      ? undefined
+      : oneOf(given.instructionSet, 'instructionSet', instructionSets())
+  const device = deviceIndex(given.device, instructionSet === undefined ? auto : 'cpu')
+  if (instructionSet !== undefined && device !== cpu)
+    throw wrongValue("'cpu' with an instructionSet", 'device', given.device)
+  return {
+    device,
+    precision: precisionIndex(given.precision, device),
+    threads:
+      given.threads === undefined ? defaultThreads() : integerFrom(given.threads, 'threads', 1, mostThreads),
+    workspace:
+      given.workspace === undefined
+        ? usualWorkspace
+        : integerFrom(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
+    instructionSet,
+  }
+}
+
+/** The fused multiply-adds a second, in GFLOP/s, that `threads` threads reach here: what benchmarks are measured against. */
+export function machinePeak({ threads = defaultThreads() }: { threads?: number } = {}): number {
+  let best = 0
+  for (let i = 0; i < 9; i++) {
+    const start = process.hrtime.bigint()
+    const operations = native().multiplyAdds(threads, 2e6)
+    best = Math.max(best, operations / Number(process.hrtime.bigint() - start))
+  }
+  return best
+}

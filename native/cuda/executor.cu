@@ -1,0 +1,49 @@
+// The CUDA executor: the table of what it does.
+#include "../executor.h"
+
+#include "device.h"
+
+namespace margin_softmax {
+namespace cuda {
+
+Status loss(Problem& problem);
+Status topK(TopKProblem& problem);
+Status measure(const MeasureProblem& problem);
+Status crossEntropyLoss(CrossEntropyProblem& problem);
+
+static Status allocate(int index, int64_t bytes, void*& memory) {
+  const Turn turn(index);
+  if (!turn.status()) return turn.status();
+  Device& device = turn.device();
+  if (Status status = device.allocate(bytes, "the head", memory); !status) return status;
+  device.check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), device.stream()), "clear memory");
+  Status status = device.finish("clear memory");
+  if (!status) device.release(memory);
+  return status;
+}
+
+static void release(int index, void* memory, int64_t) {
+  const Turn turn(index);
+  if (turn.status()) turn.device().release(memory);
+}
+
+static Status upload(int index, void* memory, const void* from, int64_t bytes) {
+  const Turn turn(index);
+  if (!turn.status()) return turn.status();
+  turn.device().upload(memory, from, bytes);
+  return turn.device().finish("receive a head's numbers");
+}
+
+static Status download(int index, const void* memory, void* to, int64_t bytes) {
+  const Turn turn(index);
+  if (!turn.status()) return turn.status();
+  turn.device().download(to, memory, bytes);
+  return turn.device().finish("send a head's numbers");
+}
+
+}  // namespace cuda
+
+const Executor cudaExecutor = {"cuda",         cuda::loss,    cuda::topK,   cuda::measure, cuda::crossEntropyLoss,
+                               cuda::allocate, cuda::release, cuda::upload, cuda::download};
+
+}  // namespace margin_softmax

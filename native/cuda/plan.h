@@ -1,0 +1,45 @@
+// How a step's work is cut on a GPU: from the shape and the precision alone, so that sums are formed in the same order
+// on every run.
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "tile.cuh"
+
+namespace margin_softmax::cuda {
+
+inline int64_t divideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t roundUp(int64_t a, int64_t b) { return divideUp(a, b) * b; }
+
+struct Plan {
+  // A chunk's class directions and gradients are written once and read once or twice: 32 MB of them stay in the level-2
+  // cache of an H100 (50 MB) or an L4 (48 MB). More chunks than that costs launches, about 3 µs each.
+  static constexpr int64_t chunkBytes = int64_t{32} << 20;
+  static constexpr int64_t mostClasses = 16384;
+  // Blocks that fill a large GPU: two on each of 132 multiprocessors.
+  static constexpr int64_t wantedBlocks = 264;
+  // Below this the cosines' rounding errors do not average out: bfloat16 operands come in pairs (see tile.cuh).
+  static constexpr int64_t pairsBelow = 128;
+
+  int64_t paddedRows, paddedDim, classes;
+  int64_t chunk, chunks;  // classes of a chunk, a multiple of a tile
+  int64_t inputSlots;     // shares of a chunk's classes in the sums of gradInput
+  int terms, planes;
+
+  Plan(int64_t rows, int64_t dim, int64_t c, int64_t elementBytes)
+      : paddedRows(roundUp(rows, tileSize)), paddedDim(roundUp(dim, 32)), classes(c) {
+    terms = elementBytes == 2 && dim < pairsBelow ? leadingAndCorrection : leadingOnly;
+    planes = terms == leadingOnly ? 1 : 2;
+    const int64_t perClass = planes * elementBytes * (paddedRows + paddedDim);
+    const int64_t affordable = std::clamp<int64_t>(chunkBytes / perClass / tileSize * tileSize, tileSize, mostClasses);
+    chunk = std::min(affordable, roundUp(classes, tileSize));
+    chunks = divideUp(classes, chunk);
+    const int64_t outputs = paddedRows / tileSize * divideUp(paddedDim, tileSize);
+    inputSlots = std::clamp<int64_t>(wantedBlocks / outputs, 1, std::min<int64_t>(16, chunk / tileSize));
+  }
+  int64_t chunkTiles() const { return chunk / tileSize; }
+  int64_t firstClass(int64_t index) const { return index * chunk; }
+  int64_t chunkSize(int64_t index) const { return std::min(chunk, classes - index * chunk); }
+};
+
+}  // namespace margin_softmax::cuda

@@ -1,0 +1,229 @@
+// The kernels that work on batch rows, a warp to each: see step.cuh for where they stand in a step. They touch O(B·D)
+// numbers, so they can afford double precision even where a GPU has little of it.
+#pragma once
+#include "step.cuh"
+
+namespace margin_softmax::cuda {
+
+constexpr int rowWarps = 8;  // rows of a block
+
+__device__ inline int warpRow() { return blockIdx.x * rowWarps + threadIdx.x / 32; }
+
+template <class Element>
+__global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> step) {
+  const int row = warpRow(), lane = threadIdx.x % 32;
+  if (row >= step.paddedRows) return;
+  const int label = row < step.rows ? step.labels[row] : -1;
+  const float* x = step.input + static_cast<int64_t>(row) * step.dim;
+  float factor = 0;
+  if (label >= 0) {
+    const float* w = step.weight + static_cast<int64_t>(label) * step.dim;
+    double product = 0, inputSquares = 0, weightSquares = 0;
+    for (int d = lane; d < step.dim; d += 32) {
+      const double a = x[d], b = w[d];
+      product += a * b;
+      inputSquares += a * a;
+      weightSquares += b * b;
+    }
+    product = gpu::warpSum(product);
+    inputSquares = gpu::warpSum(inputSquares);
+    weightSquares = gpu::warpSum(weightSquares);
+    const double gradient = step.rowGradient * (step.perRowGradient ? step.gradOutput[row] : 1);
+    const RowState state =
+        targetRow(step.margin, label, product, inputSquares, weightSquares, step.bias ? step.bias[label] : 0, gradient);
+    if (lane == 0) {
+      step.states[row] = state;
+      step.factors[row] = {static_cast<float>(state.scale), 0, 0, 0};
+    }
+    factor = static_cast<float>(state.inverseNorm);
+  } else if (lane == 0) {
+    if (row < step.rows) step.states[row].label = -1;
+    step.factors[row] = {0, 0, 0, 0};
+  }
+  Element* out = step.inputOperand + static_cast<int64_t>(row) * step.paddedDim;
+  for (int d = lane; d < step.paddedDim; d += 32)
+    storeOperand(out + d, step.inputPlane(), step.terms, factor != 0 && d < step.dim ? x[d] * factor : 0);
+}
+
+template <class Element>
+__global__ void __launch_bounds__(rowWarps * 32) reduceRows(StepData<Element> step, int tiles) {
+  const int row = warpRow(), lane = threadIdx.x % 32;
+  if (row >= step.rows) return;
+  float* gradInput = step.gradInput ? step.gradInput + static_cast<int64_t>(row) * step.dim : nullptr;
+  const int label = step.states[row].label;
+  if (label < 0) {
+    if (lane == 0) step.losses[row] = 0;
+    for (int d = lane; gradInput && d < step.dim; d += 32) gradInput[d] = 0;
+    return;
+  }
+  float maximum = leftOut;
+  for (int t = lane; t < tiles; t += 32)
+    maximum = fmaxf(maximum, step.extremes[static_cast<int64_t>(t) * step.paddedRows + row].x);
+  maximum = gpu::warpMax(maximum);
+  double sum = 0, logitSum = 0;
+  for (int t = lane; t < tiles; t += 32) {
+    const int64_t at = static_cast<int64_t>(t) * step.paddedRows + row;
+    const float2 partial = step.extremes[at];
+    sum += partial.y * exp(static_cast<double>(partial.x) - maximum);
+    if (step.labelSmoothing != 0) logitSum += step.logitSums[at];
+  }
+  sum = gpu::warpSum(sum);
+  logitSum = gpu::warpSum(logitSum);
+  const bool alone = sum == 0;  // no other class
+  RowState state = step.states[row];
+  const double share =
+      closeRow(state, alone ? -HUGE_VAL : maximum + log(sum), logitSum, maximum, step.labelSmoothing, step.classes);
+  if (lane == 0) {
+    step.states[row] = state;
+    step.losses[row] = static_cast<float>(state.loss);
+    step.factors[row] = {static_cast<float>(state.scale), maximum, alone ? 0 : static_cast<float>(share / sum),
+                         static_cast<float>(state.gradient * state.scale)};
+  }
+  if (!gradInput) return;
+  // Now, while the weights are what the forward pass saw: an update may change them soon.
+  const TargetShare target = inputShare(state, step.normalized, step.radial);
+  const float* x = step.input + static_cast<int64_t>(row) * step.dim;
+  const float* w = step.weight + static_cast<int64_t>(label) * step.dim;
+  for (int d = lane; d < step.dim; d += 32)
+    gradInput[d] = static_cast<float>(fma(target.input, static_cast<double>(x[d]), target.weight * w[d]));
+}
+
+// The first place in `sorted` whose label is at least this.
+template <class Element>
+__device__ int firstTarget(const StepData<Element>& step, int label) {
+  int first = 0, last = step.rows;
+  while (first < last) {
+    const int middle = (first + last) / 2;
+    if (step.sorted[middle] < label) first = middle + 1;
+    else last = middle;
+  }
+  return first;
+}
+
+// Σ over a label's rows of their share of its weights' gradient, by the warp of the label's first row in `order`.
+template <class Element>
+__global__ void __launch_bounds__(rowWarps * 32) targetGradients(StepData<Element> step) {
+  const int place = warpRow(), lane = threadIdx.x % 32;
+  if (place >= step.rows) return;
+  const int label = step.sorted[place];
+  if (label < 0 || (place > 0 && step.sorted[place - 1] == label)) return;
+  const float* w = step.weight + static_cast<int64_t>(label) * step.dim;
+  float* out = step.targetGradient + static_cast<int64_t>(place) * step.dim;
+  for (int d = lane; d < step.dim; d += 32) {
+    double sum = 0;
+    for (int p = place; p < step.rows && step.sorted[p] == label; p++) {
+      const int row = step.order[p];
+      const TargetShare share = weightShare(step.states[row], step.normalized);
+      const double x = step.input[static_cast<int64_t>(row) * step.dim + d];
+      sum = fma(share.weight, static_cast<double>(w[d]), fma(share.input, x, sum));
+    }
+    out[d] = static_cast<float>(sum);
+  }
+}
+
+template <class Element>
+__global__ void __launch_bounds__(rowWarps * 32) finishRows(StepData<Element> step) {
+  const int row = warpRow(), lane = threadIdx.x % 32;
+  if (row >= step.rows) return;
+  const RowState state = step.states[row];
+  if (state.label < 0) {
+    if (lane == 0) step.rowSquares[row] = 0;
+    return;
+  }
+  const int64_t slot = static_cast<int64_t>(step.paddedRows) * step.paddedDim;
+  float* partial = step.partialInput + static_cast<int64_t>(row) * step.paddedDim;
+  const float* x = step.input + static_cast<int64_t>(row) * step.dim;
+  float* out = step.gradInput + static_cast<int64_t>(row) * step.dim;
+  double along = 0;
+  for (int d = lane; d < step.dim; d += 32) {
+    float sum = partial[d];
+    for (int s = 1; s < step.inputSlots; s++) sum += partial[s * slot + d];
+    partial[d] = sum;
+    along += static_cast<double>(sum) * x[d];
+  }
+  along = gpu::warpSum(along) * state.inverseNorm;  // Σ_j A_ij·cos_ij
+  // The tiles' A holds g and s already: what is left is 1/‖x‖ and the projection.
+  double scale = 1, back = 0;
+  if (step.normalized) {
+    scale = state.inverseNorm;
+    const double radial = step.radial ? along / (state.scale == 0 ? 1 : state.scale) : 0;  // g Σ (P − t) cos
+    back = (radial - along * state.inverseNorm) * state.inverseNorm;
+  }
+  double squares = 0;
+  for (int d = lane; d < step.dim; d += 32) {
+    const double value =
+        fma(scale, static_cast<double>(partial[d]), fma(back, static_cast<double>(x[d]), static_cast<double>(out[d])));
+    out[d] = static_cast<float>(value);
+    squares += value * value;
+  }
+  squares = gpu::warpSum(squares);
+  if (lane == 0) step.rowSquares[row] = squares;
+}
+
+// One block adds in a fixed order what the rows and tiles left.
+constexpr int collectThreads = 256;
+
+template <class Add>
+__device__ double blockSum(double* shared, int count, const Add& add) {
+  double sum = 0;
+  for (int i = threadIdx.x; i < count; i += collectThreads) sum += add(i);
+  sum = gpu::warpSum(sum);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = sum;
+  __syncthreads();
+  double total = 0;
+  for (int w = 0; w < collectThreads / 32; w++) total += shared[w];
+  return total;
+}
+
+struct CollectShared {
+  double sums[collectThreads / 32];
+  int firstBad[collectThreads / 32];
+};
+
+// After the forward pass: everything of the totals but the gradients' norms.
+template <class Element>
+__global__ void __launch_bounds__(collectThreads) collectLosses(StepData<Element> step) {
+  GPU_SHARED(CollectShared, shared);
+  const auto sum = [&](auto value) {
+    return blockSum(shared.sums, step.rows, [&](int i) {
+      const RowState& state = step.states[i];
+      return state.label < 0 ? 0.0 : value(state);
+    });
+  };
+  Totals totals{};
+  totals.loss =
+      sum([&](const RowState& state) { return step.perRowGradient ? state.gradient * state.loss : state.loss; });
+  totals.accuracy = sum([&](const RowState& state) { return state.cosine > state.largestOther ? 1.0 : 0.0; });
+  totals.targetCosine = sum([](const RowState& state) { return state.cosine; });
+  totals.largestOther = sum([](const RowState& state) { return state.largestOther; });
+  int bad = step.rows;
+  for (int i = threadIdx.x; i < step.rows; i += collectThreads) {
+    const RowState& state = step.states[i];
+    if (state.label >= 0 && !isfinite(state.loss) && i < bad) bad = i;
+  }
+  for (int distance = 16; distance; distance /= 2) bad = min(bad, __shfl_xor_sync(allLanes, bad, distance));
+  if (threadIdx.x % 32 == 0) shared.firstBad[threadIdx.x / 32] = bad;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 0; w < collectThreads / 32; w++) bad = min(bad, shared.firstBad[w]);
+  totals.notFinite = bad == step.rows ? -1 : bad;
+  *step.totals = totals;
+}
+
+// After the backward pass: the gradients' norms.
+template <class Element>
+__global__ void __launch_bounds__(collectThreads) collectSquares(StepData<Element> step) {
+  GPU_SHARED(CollectShared, shared);
+  double weights = 0, inputs = 0;
+  if (step.weightUse != WeightUse::none) {
+    weights = blockSum(shared.sums, step.chunkTiles * step.dimTiles(), [&](int i) { return step.gradientSquares[i]; });
+    if (step.bias) weights += blockSum(shared.sums, step.chunkTiles, [&](int i) { return step.biasSquares[i]; });
+  }
+  if (step.gradInput) inputs = blockSum(shared.sums, step.rows, [&](int i) { return step.rowSquares[i]; });
+  if (threadIdx.x != 0) return;
+  step.totals->gradientSquares = weights;
+  step.totals->inputGradientSquares = inputs;
+}
+
+}  // namespace margin_softmax::cuda

@@ -1,0 +1,246 @@
+// Launches a step's kernels in the order that step.cuh lists, and moves what goes up and down.
+#include <new>
+#include <vector>
+
+#include "../batch.h"
+#include "../executor.h"
+#include "backward.cuh"
+#include "device.h"
+#include "plan.h"
+
+namespace margin_softmax::cuda {
+namespace {
+
+template <class Core>
+class Step {
+  using Element = typename Core::Element;
+
+ public:
+  Step(Device& device, Problem& problem)
+      : device_(device), problem_(problem), plan_(problem.rows, problem.dim, problem.classes, sizeof(Element)) {}
+
+  Status run() {
+    describe();
+    if (Status status = device_.placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
+    upload();
+    launchRows(prepareRows<Element>, data_.paddedRows, "prepare the rows");
+    for (int64_t c = 0; c < plan_.chunks && !cancelled(); c++) forward(c);
+    device_.check(gpu::launch(reduceRows<Element>, rowGrid(data_.rows), dim3(rowWarps * 32), 0, device_.stream(), data_,
+                              data_.chunkTiles),
+                  "reduce the rows");
+    device_.check(gpu::launch(collectLosses<Element>, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
+                  "add up the losses");
+    if (wantsWeight()) launchRows(targetGradients<Element>, data_.rows, "add up the targets' gradients");
+    for (int64_t c = 0; wantsGradient() && c < plan_.chunks && !cancelled(); c++) backward(c);
+    if (problem_.gradInput) launchRows(finishRows<Element>, data_.rows, "finish the input gradient");
+    if (wantsGradient())
+      device_.check(gpu::launch(collectSquares<Element>, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
+                    "add up the gradients' squares");
+    return download();
+  }
+
+ private:
+  bool wantsWeight() const { return problem_.gradWeight || problem_.gradBias || problem_.update; }
+  bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
+  bool cancelled() const { return problem_.execution.isCancelled(); }
+
+  void describe() {
+    StepData<Element>& data = data_;
+    weights_ = weighBatch(problem_);
+    data.rows = static_cast<int>(problem_.rows);
+    data.dim = static_cast<int>(problem_.dim);
+    data.classes = static_cast<int>(problem_.classes);
+    data.paddedRows = static_cast<int>(plan_.paddedRows);
+    data.paddedDim = static_cast<int>(plan_.paddedDim);
+    data.chunk = static_cast<int>(plan_.chunk);
+    data.chunkTiles = static_cast<int>(plan_.chunkTiles());
+    data.inputSlots = static_cast<int>(plan_.inputSlots);
+    data.terms = plan_.terms;
+    data.normalized = isNormalized(problem_.margin);
+    data.radial = scalesWithNorm(problem_.margin);
+    data.perRowGradient = problem_.reduction == Reduction::none;
+    data.rowGradient = weights_.rowGradient;
+    data.labelSmoothing = problem_.labelSmoothing;
+    data.margin = problem_.margin;
+    data.weightUse = WeightUse::none;
+    if (const Update* update = problem_.update) {
+      const Optimizer& optimizer = update->optimizer;
+      data.sgd = sgdStep(optimizer);
+      data.adamW = adamWStep(optimizer, update->step);
+      data.weightUse = optimizer.kind == OptimizerKind::adamW ? WeightUse::adamW
+                       : optimizer.states()                   ? WeightUse::momentum
+                                                              : WeightUse::sgd;
+      for (int i = 0; i < 2; i++) {
+        data.weightState[i] = update->weightState[i];
+        data.biasState[i] = update->biasState[i];
+      }
+    } else if (wantsWeight()) {
+      data.weightUse = WeightUse::gradient;
+    }
+  }
+
+  void layOut(Layout& layout) {
+    StepData<Element>& data = data_;
+    const int64_t rows = problem_.rows, dim = problem_.dim, classes = problem_.classes, padded = plan_.paddedRows;
+    const int64_t tiles = plan_.chunkTiles(), planes = plan_.planes;
+    const bool weight = wantsWeight(), gradient = wantsGradient();
+    data.totals = layout.take<Totals>(1);
+    input_ = layout.take<float>(rows * dim);
+    labels_ = layout.take<int32_t>(padded);
+    order_ = layout.take<int32_t>(rows);
+    sorted_ = layout.take<int32_t>(rows);
+    gradOutput_ = problem_.gradOutput ? layout.take<float>(rows) : nullptr;
+    data.weight = problem_.resident ? problem_.weight : layout.take<float>(classes * dim);
+    data.bias = problem_.resident || !problem_.bias ? problem_.bias : layout.take<float>(classes);
+    data.input = input_;
+    data.labels = labels_;
+    data.order = order_;
+    data.sorted = sorted_;
+    data.gradOutput = gradOutput_;
+    data.states = layout.take<RowState>(rows);
+    data.factors = layout.take<RowFactors>(padded);
+    data.inputOperand = layout.take<Element>(planes * padded * plan_.paddedDim);
+    data.weightOperand = layout.take<Element>(planes * plan_.chunk * plan_.paddedDim);
+    data.gradientOperand = gradient ? layout.take<Element>(planes * padded * plan_.chunk) : nullptr;
+    data.classScale = layout.take<float>(plan_.chunk);
+    data.extremes = layout.take<float2>(tiles * padded);
+    data.logitSums = layout.take<double>(problem_.labelSmoothing != 0 ? tiles * padded : 0);
+    data.columnSums = layout.take<float>(padded / tileSize * plan_.chunk);
+    data.targetPlaces = layout.take<int32_t>(plan_.chunk);
+    data.partialInput = problem_.gradInput ? layout.take<float>(plan_.inputSlots * padded * plan_.paddedDim) : nullptr;
+    data.targetGradient = weight ? layout.take<float>(rows * dim) : nullptr;
+    data.gradientSquares = layout.take<double>(tiles * data.dimTiles());
+    data.biasSquares = layout.take<double>(tiles);
+    data.rowSquares = layout.take<double>(rows);
+    data.losses = layout.take<float>(rows);
+    data.gradInput = problem_.gradInput ? layout.take<float>(rows * dim) : nullptr;
+    // A gradient of the bias alone still passes through the kernel that writes both.
+    data.gradWeight = data.weightUse == WeightUse::gradient ? layout.take<float>(classes * dim) : nullptr;
+    data.gradBias = problem_.gradBias ? layout.take<float>(classes) : nullptr;
+  }
+
+  void upload() {
+    const int64_t rows = problem_.rows, dim = problem_.dim, classes = problem_.classes;
+    std::vector<int32_t> labels(problem_.labels, problem_.labels + rows), order(rows), sorted(rows);
+    sortByLabel(labels.data(), rows, classes, order.data());
+    for (int64_t i = 0; i < rows; i++) sorted[i] = labels[order[i]];
+    labels.resize(plan_.paddedRows, -1);
+    device_.upload(input_, problem_.input, rows * dim * 4);
+    device_.upload(labels_, labels.data(), plan_.paddedRows * 4);
+    device_.upload(order_, order.data(), rows * 4);
+    device_.upload(sorted_, sorted.data(), rows * 4);
+    if (gradOutput_) device_.upload(gradOutput_, problem_.gradOutput, rows * 4);
+    if (!problem_.resident) {
+      device_.upload(data_.weight, problem_.weight, classes * dim * 4);
+      if (problem_.bias) device_.upload(data_.bias, problem_.bias, classes * 4);
+    }
+    clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
+    clear(data_.biasSquares, data_.chunkTiles);
+    if (problem_.gradInput) clear(data_.partialInput, plan_.inputSlots * plan_.paddedRows * plan_.paddedDim);
+  }
+
+  template <class T>
+  void clear(T* array, int64_t count) {
+    device_.check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), device_.stream()), "begin");
+  }
+
+  static dim3 rowGrid(int64_t rows) { return dim3(static_cast<unsigned>(divideUp(rows, rowWarps))); }
+
+  template <class Kernel>
+  void launchRows(Kernel kernel, int64_t rows, const char* what) {
+    device_.check(gpu::launch(kernel, rowGrid(rows), dim3(rowWarps * 32), 0, device_.stream(), data_), what);
+  }
+
+  void prepareChunk(int64_t c) {
+    device_.check(gpu::launch(prepareClasses<Element>, rowGrid(plan_.chunk), dim3(rowWarps * 32), 0, device_.stream(),
+                              data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(plan_.chunkSize(c))),
+                  "prepare the classes");
+  }
+
+  template <class Kernel, class... Arguments>
+  void launchTiles(const char* what, Kernel kernel, dim3 grid, Arguments... arguments) {
+    device_.check(gpu::launch(kernel, grid, dim3(tileThreads), tileSharedBytes, device_.stream(), data_, arguments...),
+                  what);
+  }
+
+  void forward(int64_t c) {
+    prepareChunk(c);
+    const int classes = static_cast<int>(plan_.chunkSize(c));
+    launchTiles("compute the logits", forwardTile<Core, Element>, dim3(data_.rowTiles(), tilesOf(classes)),
+                static_cast<int>(plan_.firstClass(c)), classes, c == 0);
+  }
+
+  void backward(int64_t c) {
+    prepareChunk(c);
+    const int firstClass = static_cast<int>(plan_.firstClass(c)), classes = static_cast<int>(plan_.chunkSize(c));
+    const unsigned tiles = tilesOf(classes), dimTiles = static_cast<unsigned>(data_.dimTiles());
+    launchTiles("compute the logits' gradient", gradientTile<Core, Element>, dim3(data_.rowTiles(), tiles), firstClass,
+                classes);
+    if (problem_.gradInput)
+      launchTiles("compute the input gradient", inputGradient<Core, Element>,
+                  dim3(dimTiles, data_.rowTiles(), data_.inputSlots), static_cast<int>(tiles));
+    if (!wantsWeight()) return;
+    launchTiles("compute the weight gradient", weightGradient<Core, Element>, dim3(dimTiles, tiles), firstClass,
+                classes);
+    if (problem_.bias)
+      device_.check(gpu::launch(biasGradient<Element>, dim3(static_cast<unsigned>(divideUp(classes, tileThreads))),
+                                dim3(tileThreads), 0, device_.stream(), data_, firstClass, classes),
+                    "compute the bias gradient");
+  }
+
+  static unsigned tilesOf(int64_t classes) { return static_cast<unsigned>(divideUp(classes, tileSize)); }
+
+  Status download() {
+    const int64_t rows = problem_.rows, dim = problem_.dim, classes = problem_.classes;
+    Totals totals;
+    device_.download(&totals, data_.totals, sizeof(Totals));
+    device_.download(problem_.losses, data_.losses, rows * 4);
+    if (problem_.gradInput) device_.download(problem_.gradInput, data_.gradInput, rows * dim * 4);
+    if (problem_.gradWeight) device_.download(problem_.gradWeight, data_.gradWeight, classes * dim * 4);
+    if (problem_.gradBias) device_.download(problem_.gradBias, data_.gradBias, classes * 4);
+    if (Status status = device_.finish("compute the step"); !status) return status;
+    if (cancelled()) return {Failure::cancelled, "The work was abandoned"};
+    if (problem_.update && totals.notFinite >= 0)
+      return {Failure::notFinite, "the loss is not finite", totals.notFinite};
+    if (problem_.statistics)
+      *problem_.statistics = {totals.accuracy, totals.targetCosine, totals.largestOther, totals.gradientSquares,
+                              totals.inputGradientSquares};
+    closeBatch(problem_, weights_, totals.loss);
+    return {};
+  }
+
+  Device& device_;
+  Problem& problem_;
+  const Plan plan_;
+  BatchWeights weights_;
+  StepData<Element> data_{};
+  // In the workspace, as what is uploaded into.
+  float *input_ = nullptr, *gradOutput_ = nullptr;
+  int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr;
+};
+
+Status run(Problem& problem) {
+  const Turn turn(problem.execution.device);
+  if (!turn.status()) return turn.status();
+  switch (problem.execution.precision) {
+    case Precision::float32:
+      return Step<MultiplyAddCore>(turn.device(), problem).run();
+    case Precision::tf32:
+      return Step<TensorCore<Tf32>>(turn.device(), problem).run();
+    case Precision::bfloat16:
+      return Step<TensorCore<bf16>>(turn.device(), problem).run();
+  }
+  return {Failure::unavailable, "Expected a precision"};
+}
+
+}  // namespace
+
+Status loss(Problem& problem) {
+  try {
+    return run(problem);
+  } catch (const std::bad_alloc&) {
+    return Status::outOfMemory("the computation", 0);
+  }
+}
+
+}  // namespace margin_softmax::cuda

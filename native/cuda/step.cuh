@@ -1,0 +1,136 @@
+// What the kernels of a step share: one plain struct of sizes and device pointers, passed to each by value.
+//
+//   prepareRows      a warp per row      norms, target cosine and margin in double precision; the embedding as an
+//   operand per chunk of classes:
+//     prepareClasses a warp per class    1/‖w‖; the class's direction as an operand
+//     forwardTile    a tile per block    logits → running (maximum, sum) per row; no logit reaches device memory
+//   reduceRows       a warp per row      loss, the probabilities' factors, the target's share of gradInput
+//   targetGradients  a warp per row      the targets' share of gradWeight, a row per label of the batch
+//   per chunk of classes:
+//     prepareClasses again (its operand was overwritten by the next chunk's)
+//     gradientTile   a tile per block    logits again → A = ∂loss/∂cosine, kept in the level-2 cache
+//     inputGradient  a tile per block    partial gradInput += A·ŵ
+//     weightGradient a tile per block    Aᵀ·x̂, projected, joined by its targets: written, or spent on the update
+//   finishRows       a warp per row      partial gradInput added in order, projected, joined to the target's share
+//
+// No sum is formed by atomics and each array has one writer per launch, so the same inputs give the same bits.
+#pragma once
+#include "../optimizer_step.h"
+#include "../row.h"
+#include "tile.cuh"
+
+namespace margin_softmax::cuda {
+
+// A left-out logit: below every other, and finite, so that differences to it stay numbers.
+constexpr float leftOut = -3.402823466e38f;
+
+// A row as the tiles see it: z = scale·cos (+ bias); A = gradient·(e^(z − maximum)·factor − smoothing).
+struct RowFactors {
+  float scale, maximum, factor, gradient;
+};
+
+struct Totals {
+  double loss;  // Σ losses, or Σ gradOutput·losses
+  double accuracy, targetCosine, largestOther;
+  double gradientSquares, inputGradientSquares;
+  int32_t notFinite;  // the first row whose loss is not finite, or −1
+};
+
+enum class WeightUse { none, gradient, sgd, momentum, adamW };
+
+template <class Element>
+struct StepData {
+  int rows, paddedRows, dim, paddedDim, classes;
+  int chunk, chunkTiles;  // classes of a chunk, padded to whole tiles
+  int inputSlots;         // shares of a chunk's classes, each with a partial gradInput of its own
+  int terms;              // leadingOnly or leadingAndCorrection
+  bool normalized, radial, perRowGradient;
+  double rowGradient, labelSmoothing;
+  Margin margin;
+
+  const float* input;       // [rows][dim]
+  float* weight;            // [classes][dim]
+  float* bias;              // [classes] or null
+  const int32_t* labels;    // [paddedRows], −1 from rows on
+  const int32_t* order;     // [rows] rows by label, then by row
+  const int32_t* sorted;    // [rows] their labels
+  const float* gradOutput;  // [rows] or null
+
+  RowState* states;          // [rows]
+  RowFactors* factors;       // [paddedRows]
+  Element* inputOperand;     // [planes][paddedRows][paddedDim]
+  Element* weightOperand;    // [planes][chunk][paddedDim]
+  Element* gradientOperand;  // [planes][paddedRows][chunk]
+  float* classScale;         // [chunk] 1/‖w‖; 1 for raw scores
+  float2* extremes;          // [chunkTiles][paddedRows] running maximum, and Σ e^(z − maximum)
+  double* logitSums;         // [chunkTiles][paddedRows], only with label smoothing
+  float* columnSums;         // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
+  int32_t* targetPlaces;     // [chunk] where the class's rows begin in `order`, or −1
+  float* partialInput;       // [inputSlots][paddedRows][paddedDim], zeros at first
+  float* targetGradient;     // [rows][dim]: at the place in `order` of a label's first row
+  double* gradientSquares;   // [chunkTiles][dimTiles], zeros at first
+  double* biasSquares;       // [chunkTiles], zeros at first
+  double* rowSquares;        // [rows]
+  Totals* totals;            // [1]
+
+  float* losses;          // [rows]
+  float* gradInput;       // [rows][dim] or null
+  float* gradWeight;      // [classes][dim], read for WeightUse::gradient
+  float* gradBias;        // [classes] or null
+  float* weightState[2];  // [classes][dim]
+  float* biasState[2];    // [classes]
+  WeightUse weightUse;
+  SgdStep sgd;
+  AdamWStep adamW;
+
+  __host__ __device__ int64_t inputPlane() const { return static_cast<int64_t>(paddedRows) * paddedDim; }
+  __host__ __device__ int64_t weightPlane() const { return static_cast<int64_t>(chunk) * paddedDim; }
+  __host__ __device__ int64_t gradientPlane() const { return static_cast<int64_t>(paddedRows) * chunk; }
+  __host__ __device__ int rowTiles() const { return paddedRows / tileSize; }
+  __host__ __device__ int dimTiles() const { return (paddedDim + tileSize - 1) / tileSize; }
+  __device__ Matrix<Element> inputs() const { return {inputOperand, paddedDim, inputPlane(), paddedDim}; }
+  __device__ Matrix<Element> weights() const { return {weightOperand, paddedDim, weightPlane(), paddedDim}; }
+  __device__ Matrix<Element> gradients() const { return {gradientOperand, chunk, gradientPlane(), chunk}; }
+};
+
+// A value as an operand: rounded to nearest, and for pairs what that leaves in the second plane.
+template <class Element>
+struct Rounded;
+template <>
+struct Rounded<bf16> {
+  __device__ static bf16 of(float value) { return __float2bfloat16(value); }
+  __device__ static float back(bf16 value) { return __bfloat162float(value); }
+};
+template <>
+struct Rounded<float> {
+  __device__ static float of(float value) { return value; }
+  __device__ static float back(float value) { return value; }
+};
+
+// tf32 travels as float32 with a shorter fraction: a type of its own, so that operands are rounded on the way in.
+struct Tf32 {
+  float value;
+};
+template <>
+struct Rounded<Tf32> {
+  __device__ static Tf32 of(float value) { return {gpu::toTf32(value)}; }
+  __device__ static float back(Tf32 value) { return value.value; }
+};
+
+// Writes a value into an operand, and returns it as the products will see it.
+template <class Element>
+__device__ float storeOperand(Element* at, int64_t plane, int terms, float value) {
+  const Element leading = Rounded<Element>::of(value);
+  *at = leading;
+  float seen = Rounded<Element>::back(leading);
+  if (terms == leadingAndCorrection) {
+    const Element correction = Rounded<Element>::of(value - seen);
+    at[plane] = correction;
+    seen += Rounded<Element>::back(correction);
+  }
+  return seen;
+}
+
+__device__ inline float multiplyAdd(float a, float b, float c) { return fmaf(a, b, c); }
+
+}  // namespace margin_softmax::cuda

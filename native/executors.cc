@@ -1,0 +1,33 @@
+// Which executors this build has: the only file that asks.
+#include "executor.h"
+#include "trial.h"
+
+namespace margin_softmax {
+
+#if defined(MARGIN_SOFTMAX_CUDA)
+
+const Executor* executorOf(int device) { return device == cpuDevice ? &cpuExecutor : &cudaExecutor; }
+
+std::vector<DeviceState> cudaDevices() {
+  std::vector<DeviceState> devices = cuda::listDevices();
+  for (DeviceState& device : devices) {
+    if (!device.usable) continue;
+    device.reason = trialOf(device);
+    device.usable = device.reason.empty();
+  }
+  return devices;
+}
+
+#else
+
+const Executor* executorOf(int device) { return device == cpuDevice ? &cpuExecutor : nullptr; }
+
+std::vector<DeviceState> cudaDevices() {
+  DeviceState none;
+  none.reason = "this build has no CUDA: build it where nvcc is found, with MARGIN_SOFTMAX_CUDA=on";
+  return {none};
+}
+
+#endif
+
+}  // namespace margin_softmax

@@ -1,0 +1,234 @@
+// See runtime.h.
+#include "runtime.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+namespace {
+
+constexpr int mostDevices = 8;
+constexpr size_t usualMemory = size_t{4} << 30;
+
+struct Piece {
+  int device;
+  size_t bytes;
+};
+
+struct Machine {
+  std::mutex mutex;
+  std::map<void*, Piece> pieces;
+  size_t used[mostDevices] = {};
+  bool broken[mostDevices] = {};
+  std::string planned;  // SIMT_FAIL as last seen
+  int calls = 0;        // of its function since then
+};
+Machine& machine() {
+  static Machine* machine = new Machine;  // never destroyed: threads may still work while the process ends
+  return *machine;
+}
+
+thread_local int current = 0;
+thread_local cudaError_t last = cudaSuccess;
+
+cudaError_t remember(cudaError_t error) {
+  if (error != cudaSuccess) last = error;
+  return error;
+}
+
+const char* environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value && *value ? value : nullptr;
+}
+
+size_t memoryOf() {
+  const char* bytes = environment("SIMT_MEMORY");
+  return bytes ? std::strtoull(bytes, nullptr, 10) : usualMemory;
+}
+
+// Whether SIMT_FAIL makes this call fail.
+bool planned(const char* function) {
+  const char* value = environment("SIMT_FAIL");
+  if (!value) return false;
+  Machine& m = machine();
+  if (m.planned != value) {
+    m.planned = value;
+    m.calls = 0;
+  }
+  const size_t name = std::strlen(function);
+  if (m.planned.compare(0, name, function) != 0 || m.planned[name] != ':') return false;
+  return ++m.calls == std::atoi(m.planned.c_str() + name + 1);
+}
+
+// The current device's state, with a planned failure of this call taken into account.
+cudaError_t enter(const char* function, cudaError_t failure, bool breaks) {
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  if (m.broken[current]) return remember(cudaErrorLaunchFailure);
+  if (!planned(function)) return cudaSuccess;
+  m.broken[current] = breaks;
+  return remember(failure);
+}
+
+}  // namespace
+
+namespace simt {
+cudaError_t enterLaunch() { return enter("launch", cudaErrorLaunchFailure, true); }
+cudaError_t leaveLaunch(cudaError_t error) {
+  if (error == cudaSuccess) return error;
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  m.broken[current] = true;
+  return remember(error);
+}
+}  // namespace simt
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 0;
+  if (environment("SIMT_DRIVER")) return remember(cudaErrorInsufficientDriver);
+  const char* devices = environment("SIMT_DEVICES");
+  *count = devices ? std::min(std::atoi(devices), mostDevices) : 1;
+  return *count ? cudaSuccess : remember(cudaErrorNoDevice);
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  const char* driver = environment("SIMT_DRIVER");
+  *version = !driver ? 13000 : std::strcmp(driver, "old") == 0 ? 11020 : 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || device < 0 || device >= count)
+    return remember(cudaErrorInvalidDevice);
+  const char* capability = environment("SIMT_CAPABILITY");
+  const int version = capability ? std::atoi(capability) : 90;
+  *properties = {};
+  std::strcpy(properties->name, "SIMT shim");
+  properties->major = version / 10;
+  properties->minor = version % 10;
+  properties->totalGlobalMem = memoryOf();
+  properties->sharedMemPerBlockOptin = version < 80 ? 64 << 10 : 227 << 10;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || device < 0 || device >= count)
+    return remember(cudaErrorInvalidDevice);
+  current = device;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  if (const cudaError_t error = enter("cudaMalloc", cudaErrorMemoryAllocation, false); error != cudaSuccess)
+    return error;
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  const size_t total = memoryOf();
+  if (bytes > total || m.used[current] > total - bytes) return remember(cudaErrorMemoryAllocation);
+  void* at = nullptr;
+  if (posix_memalign(&at, 256, bytes ? bytes : 1) != 0) return remember(cudaErrorMemoryAllocation);
+  std::memset(at, 0xff, bytes);
+  m.pieces[at] = {current, bytes};
+  m.used[current] += bytes;
+  *memory = at;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* memory) {
+  if (!memory) return cudaSuccess;
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  const auto piece = m.pieces.find(memory);
+  if (piece == m.pieces.end()) return remember(cudaErrorInvalidValue);
+  m.used[piece->second.device] -= piece->second.bytes;
+  m.pieces.erase(piece);
+  std::free(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void** memory, size_t bytes) {
+  *memory = std::malloc(bytes);
+  return *memory ? cudaSuccess : remember(cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  *total = memoryOf();
+  *available = *total > m.used[current] ? *total - m.used[current] : 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  if (const cudaError_t error = enter("cudaMemcpyAsync", cudaErrorInvalidValue, false); error != cudaSuccess)
+    return error;
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+  if (const cudaError_t error = enter("cudaMemsetAsync", cudaErrorInvalidValue, false); error != cudaSuccess)
+    return error;
+  std::memset(memory, value, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = reinterpret_cast<cudaStream_t>(&machine());
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true); }
+
+cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
+
+cudaError_t cudaGetLastError() {
+  const cudaError_t error = last;
+  last = cudaSuccess;
+  return error;
+}
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorNoDevice:
+      return "cudaErrorNoDevice";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorLaunchFailure:
+      return "cudaErrorLaunchFailure";
+  }
+  return "an unknown error";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorMemoryAllocation ? "out of memory" : "the shim's own report";
+}

@@ -1,0 +1,59 @@
+// The part of the CUDA runtime that native/cuda calls, on the CPU. Streams run at once; device memory is ordinary
+// memory, exactly as long as asked for and poisoned. The environment says what machine this is, and what goes wrong on
+// it:
+//
+//   SIMT_DEVICES=2          how many GPUs (default 1)
+//   SIMT_CAPABILITY=75      their compute capability (default 90)
+//   SIMT_MEMORY=1000000     bytes of memory that each has (default 4 GiB)
+//   SIMT_DRIVER=none|old    no driver, or one that knows CUDA 11.2 at most
+//   SIMT_FAIL=cudaMalloc:3  the third call from now fails; also launch, cudaMemcpyAsync, cudaStreamSynchronize, whose
+//                           failure breaks the device for good, as a real one's does. Counted anew when the value
+//                           changes
+#pragma once
+#include <cstddef>
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorLaunchFailure = 719,
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+enum cudaStreamFlags { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+  size_t totalGlobalMem, sharedMemPerBlockOptin;
+};
+using cudaStream_t = struct SimtStream*;
+using cudaEvent_t = struct SimtEvent*;
+
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocHost(void** memory, size_t bytes);
+cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaMemGetInfo(size_t* available, size_t* total);
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaGetLastError();
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+
+namespace simt {
+// Called around a launch: whether the device still works, and what becomes of it.
+cudaError_t enterLaunch();
+cudaError_t leaveLaunch(cudaError_t error);
+}  // namespace simt
