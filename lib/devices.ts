@@ -70,9 +70,12 @@ function describe(gpu: NativeDevice): Device {
   }
 }
 
-/** The index of a device by its name. @param auto what `'auto'` means: the best device, or always the CPU */
+/**
+ * The index of a device by its name.
+ * @param auto what `'auto'` means unless `MARGIN_SOFTMAX_DEVICE` says otherwise: the best device, or always the CPU
+ */
 export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
-  if (given === undefined || given === 'auto') return auto === 'cpu' ? cpu : usualDevice()
+  if (given === undefined || given === 'auto') return usualDevice(auto)
   if (typeof given !== 'string') throw wrongType("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', given)
   if (given === 'cpu') return cpu
   const named = /^cuda(?::(\d+))?$/.exec(given)
@@ -92,11 +95,10 @@ export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
   )
 }
 
-/** What `'auto'` means where a GPU would be worth it. */
-function usualDevice(): number {
+function usualDevice(auto: 'best' | 'cpu'): number {
   const given = process.env.MARGIN_SOFTMAX_DEVICE
   if (given && given !== 'auto') return deviceIndex(given, 'cpu')
-  return gpus().find(({ usable }) => usable)?.index ?? cpu
+  return auto === 'cpu' ? cpu : (gpus().find(({ usable }) => usable)?.index ?? cpu)
 }
 
 export function deviceName(index: number): DeviceName {

@@ -15,9 +15,9 @@ export interface ExecutionOptions {
   device?: DeviceName
   /**
    * Of the matrix products on a GPU; norms, targets, losses and updates are float32 or better. `'float32'` (default) is
-   * exact to single precision on every GPU. `'tf32'` (10 bits of fraction) and `'bfloat16'` (7 bits; 15 where `dim` is
-   * below 128) run on tensor cores, from compute capability 8.0, with gradients within about 1e-3 and 5e-3. The CPU has
-   * float32 only.
+   * exact to single precision on every GPU. `'tf32'` (10 bits of fraction) and `'bfloat16'` (7 bits) run on tensor cores,
+   * from compute capability 8.0, with gradients within about 1e-3 and 5e-3; where `dim` is below 128 they take three
+   * products for one and are within 1e-4. The CPU has float32 only.
    */
   precision?: Precision
   /**
@@ -63,7 +63,10 @@ export function execution(given: ExecutionOptions, auto: 'best' | 'cpu' = 'best'
     given.instructionSet === undefined
       ? undefined
       : oneOf(given.instructionSet, 'instructionSet', instructionSets())
-  const device = deviceIndex(given.device, instructionSet === undefined ? auto : 'cpu')
+  const device =
+    instructionSet !== undefined && (given.device ?? 'auto') === 'auto'
+      ? cpu
+      : deviceIndex(given.device, auto)
   if (instructionSet !== undefined && device !== cpu)
     throw wrongValue("'cpu' with an instructionSet", 'device', given.device)
   return {

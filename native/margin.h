@@ -5,6 +5,7 @@
 // lib/margins.ts, a row in test/margins.ts. Its position in the list is its kind.
 #pragma once
 #include <cmath>
+#include <cstring>
 
 #include "host_device.h"
 
@@ -145,6 +146,16 @@ HOST_DEVICE inline void forEachMargin(MarginListOf<Margins...>, const Visit& vis
   int position = 0;
   (visit(position++, Margins{}), ...);
 }
+
+template <class... Margins>
+int kindOf(MarginListOf<Margins...>, const char* name) {
+  int kind = 0, found = -1;
+  ((found = std::strcmp(Margins::name, name) == 0 ? kind : found, kind++), ...);
+  return found;
+}
+
+// The kind of the margin of this name; −1 without one.
+inline int kindOf(const char* name) { return kindOf(MarginList{}, name); }
 
 // Calls visit(margin struct) for the one of this kind.
 template <class Visit>

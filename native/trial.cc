@@ -30,9 +30,7 @@ Status compute(int device, Precision precision, Outcome& outcome) {
   problem.input = input.data();
   problem.weight = weight.data();
   problem.labels = labels.data();
-  forEachMargin(MarginList{}, [&](int position, auto margin) {
-    if (std::string(decltype(margin)::name) == ArcFace::name) problem.margin = {position, {16, 0.5}};
-  });
+  problem.margin = {kindOf(ArcFace::name), {16, 0.5}};
   problem.losses = outcome.losses.data();
   problem.gradInput = outcome.gradInput.data();
   problem.gradWeight = outcome.gradWeight.data();

@@ -10,13 +10,24 @@ const root = path.join(__dirname, '..')
 const pattern = new RegExp(process.argv[2] ?? '')
 const limit = 8 * 60e3 // milliseconds for one file
 const bin = (name, file) => path.join(path.dirname(require.resolve(`${name}/package.json`)), file)
-const native = ['native', path.join('test', 'simt')].flatMap((folder) =>
+const native = ['native', path.join('test', 'simt'), path.join('bench', 'gpu')].flatMap((folder) =>
   fs
     .readdirSync(path.join(root, folder), { recursive: true })
     .filter((file) => /\.(h|cc|cuh|cu)$/.test(file))
     .map((file) => path.join(folder, file))
 )
 
+// The addon whose CUDA devices are the shim of test/simt, for the suites that drive the CUDA executor without a GPU.
+const shim = [
+  'build of the shim addon (cmake-js)',
+  [
+    require.resolve('cmake-js/bin/cmake-js'),
+    'compile',
+    '--out',
+    'build/simt',
+    '--CDMARGIN_SOFTMAX_CUDA=shim',
+  ],
+]
 const checks = [
   ['format and lint (biome)', [bin('@biomejs/biome', 'bin/biome'), 'check', '--error-on-warnings', '.']],
   [
@@ -24,6 +35,7 @@ const checks = [
     [bin('clang-format-node', 'build/cli.js'), '--dry-run', '--Werror', ...native],
   ],
   ['types (tsc)', [bin('typescript', 'bin/tsc'), '-p', 'tsconfig.json']],
+  ...(process.platform === 'linux' ? [shim] : []),
 ]
 const tests = fs
   .readdirSync(path.join(root, 'test'))

@@ -298,6 +298,7 @@ test('a batch too long for one step can be evaluated, and a step says how many r
   const head = await MarginHead.create({
     classes: 5,
     dim: 6000,
+    device: 'cpu', // whose limit this is
     weights: weight,
     optimizer: optimizerOf(optimizer),
   })

@@ -105,14 +105,15 @@ void Step::finishClasses(int64_t tile, float* gradients) {
     } else if (out != sum) {
       std::memcpy(out, sum, dim * sizeof(float));
     }
-    float biasGradient = problem_.bias ? partialBias_[j] : 0;
+    double biasSum = problem_.bias ? partialBias_[j] : 0;
     for (; target != end && labels[*target] == j; target++) {
       const RowState& state = states_[*target];
       const float* x = problem_.input + (firstRow_ + *target) * dim;
       const TargetShare share = weightShare(state, normalized_);
       kernels_.combine(out, true, share.input, x, share.weight, w, dim);
-      if (problem_.bias) biasGradient += static_cast<float>(state.gradient * state.error);
+      if (problem_.bias) biasSum += state.gradient * state.error;
     }
+    const float biasGradient = static_cast<float>(biasSum);
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
     if (problem_.update) {
       update(j * dim, problem_.weight, problem_.update->weightState, out, dim);

@@ -118,15 +118,15 @@ __device__ inline double sumOfBlock(double* shared, double value) {
 
 // Σ over all rows, of the chunk's class j.
 template <class Element>
-__device__ float columnSum(const StepData<Element>& step, int j) {
-  float sum = 0;
+__device__ double columnSum(const StepData<Element>& step, int j) {
+  double sum = 0;
   for (int t = 0; t < step.rowTiles(); t++) sum += step.columnSums[static_cast<int64_t>(t) * step.chunk + j];
   return sum;
 }
 
 struct WeightShared {
   float scale[tileSize];  // 1/‖w_j‖
-  float along[tileSize];  // what to add of w_j itself
+  float along[tileSize];  // how far the sum over rows goes along w_j's direction
   int targets[tileSize];  // the class's row of targetGradient, or −1
   double squares[tileThreads / 32];
 };
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
     const int j = firstRow + threadIdx.x;
     const float scale = step.classScale[j];
     shared.scale[threadIdx.x] = scale;
-    shared.along[threadIdx.x] = step.normalized ? -(columnSum(step, j) * scale) * scale : 0;
+    shared.along[threadIdx.x] = step.normalized ? static_cast<float>(columnSum(step, j)) : 0;
     shared.targets[threadIdx.x] = step.targetPlaces[j];
   }
   __syncthreads();
@@ -164,8 +164,9 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
     for (int c = 0; c < 8; c++) {
       const int dim = firstDim + Core::template column<Lies::across>(c);
       if (dim >= step.dim) continue;
-      float gradient = scale * sums.at(r, c);
-      if (step.normalized) gradient = fmaf(along, step.weight[from + dim], gradient);
+      // Scaled last: weights of 1e±15 would leave float32's range on another way.
+      float gradient = sums.at(r, c);
+      if (step.normalized) gradient = scale * fmaf(-along, scale * step.weight[from + dim], gradient);
       if (targets >= 0) gradient += step.targetGradient[static_cast<int64_t>(targets) * step.dim + dim];
       rowSquares = fmaf(gradient, gradient, rowSquares);
       if (step.weightUse == WeightUse::gradient) gpu::storeStreaming(step.gradWeight + from + dim, gradient);
@@ -189,11 +190,12 @@ __global__ void __launch_bounds__(tileThreads) biasGradient(StepData<Element> st
   const int j = blockIdx.x * tileThreads + threadIdx.x, label = firstClass + j;
   double square = 0;
   if (j < classes && (step.weightUse == WeightUse::gradient || step.totals->notFinite < 0)) {
-    float gradient = columnSum(step, j);
+    double sum = columnSum(step, j);
     for (int p = step.targetPlaces[j]; p >= 0 && p < step.rows && step.sorted[p] == label; p++) {
       const RowState& state = step.states[step.order[p]];
-      gradient += static_cast<float>(state.gradient * state.error);
+      sum += state.gradient * state.error;
     }
+    const float gradient = static_cast<float>(sum);
     square = static_cast<double>(gradient) * gradient;
     if (step.weightUse != WeightUse::gradient) applyUpdate(step, step.bias, step.biasState, label, gradient);
     else if (step.gradBias) step.gradBias[label] = gradient;

@@ -18,7 +18,7 @@ struct Plan {
   static constexpr int64_t mostClasses = 16384;
   // Blocks that fill a large GPU: two on each of 132 multiprocessors.
   static constexpr int64_t wantedBlocks = 264;
-  // Below this the cosines' rounding errors do not average out: bfloat16 operands come in pairs (see tile.cuh).
+  // Below this the rounding errors of a cosine's terms do not average out: rounded operands come in pairs (tile.cuh).
   static constexpr int64_t pairsBelow = 128;
 
   int64_t paddedRows, paddedDim, classes;
@@ -26,9 +26,10 @@ struct Plan {
   int64_t inputSlots;     // shares of a chunk's classes in the sums of gradInput
   int terms, planes;
 
-  Plan(int64_t rows, int64_t dim, int64_t c, int64_t elementBytes)
+  // `rounds`: the operands are rounded below float32.
+  Plan(int64_t rows, int64_t dim, int64_t c, int64_t elementBytes, bool rounds)
       : paddedRows(roundUp(rows, tileSize)), paddedDim(roundUp(dim, 32)), classes(c) {
-    terms = elementBytes == 2 && dim < pairsBelow ? leadingAndCorrection : leadingOnly;
+    terms = rounds && dim < pairsBelow ? leadingAndCorrection : leadingOnly;
     planes = terms == leadingOnly ? 1 : 2;
     const int64_t perClass = planes * elementBytes * (paddedRows + paddedDim);
     const int64_t affordable = std::clamp<int64_t>(chunkBytes / perClass / tileSize * tileSize, tileSize, mostClasses);

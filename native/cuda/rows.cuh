@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     product = gpu::warpSum(product);
     inputSquares = gpu::warpSum(inputSquares);
     weightSquares = gpu::warpSum(weightSquares);
-    const double gradient = step.rowGradient * (step.perRowGradient ? step.gradOutput[row] : 1);
+    const double gradient = step.rowGradient * (step.gradOutput ? step.gradOutput[row] : 1);
     const RowState state =
         targetRow(step.margin, label, product, inputSquares, weightSquares, step.bias ? step.bias[label] : 0, gradient);
     if (lane == 0) {

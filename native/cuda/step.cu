@@ -17,7 +17,9 @@ class Step {
 
  public:
   Step(Device& device, Problem& problem)
-      : device_(device), problem_(problem), plan_(problem.rows, problem.dim, problem.classes, sizeof(Element)) {}
+      : device_(device),
+        problem_(problem),
+        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds) {}
 
   Status run() {
     describe();

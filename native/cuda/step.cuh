@@ -98,11 +98,13 @@ template <class Element>
 struct Rounded;
 template <>
 struct Rounded<bf16> {
+  static constexpr bool rounds = true;
   __device__ static bf16 of(float value) { return __float2bfloat16(value); }
   __device__ static float back(bf16 value) { return __bfloat162float(value); }
 };
 template <>
 struct Rounded<float> {
+  static constexpr bool rounds = false;
   __device__ static float of(float value) { return value; }
   __device__ static float back(float value) { return value; }
 };
@@ -113,6 +115,7 @@ struct Tf32 {
 };
 template <>
 struct Rounded<Tf32> {
+  static constexpr bool rounds = true;
   __device__ static Tf32 of(float value) { return {gpu::toTf32(value)}; }
   __device__ static float back(Tf32 value) { return value.value; }
 };

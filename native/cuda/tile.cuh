@@ -32,7 +32,8 @@ struct Matrix {
   int columns;
 };
 
-// bfloat16 pairs: an element's leading part and what that leaves, 8 more bits. A product of pairs is three products.
+// Pairs: an element's rounded leading part, and what that leaves, rounded as well: twice the bits of fraction, and a
+// product of pairs is three products.
 constexpr int leadingOnly = 1, leadingAndCorrection = 3;
 
 // A thread's 8 × 8 outputs, grouped as mma.sync wants them.

@@ -87,6 +87,7 @@ static void runFibre() {
 void startFibre(Fibre& fibre) {
   if (!fibre.stack) fibre.stack = static_cast<char*>(mapMemory(stackBytes));
   if (addressSanitizer()) __asan_unpoison_memory_region(fibre.stack, stackBytes);
+  fibre.asanFakeStack = nullptr;
   if (threadSanitizer() && !fibre.tsanFibre) fibre.tsanFibre = __tsan_create_fiber(0);
 #if defined(SIMT_UCONTEXT)
   getcontext(&fibre.context);
@@ -123,16 +124,19 @@ void fault(Site site, const char* format, ...) {
 }
 
 static void deadlock() {
-  std::string text;
-  int exited = 0, shown = 0, lastLine = -1;
-  for (const Fibre& fibre : running->fibres) {
+  char text[300];
+  int length = 0, exited = 0, shown = 0, lastLine = -1;
+  Site site{"a kernel", 0};
+  for (int i = 0; i < running->threads; i++) {
+    const Fibre& fibre = running->fibres[i];
     exited += fibre.done;
     if (fibre.done || fibre.site.line == lastLine || ++shown > 4) continue;
+    if (shown == 1) site = fibre.site;
     lastLine = fibre.site.line;
-    text += " thread " + std::to_string(fibre.thread.linear) + " waits in " + fibre.waitsIn + " of line " +
-            std::to_string(fibre.site.line) + ";";
+    length += std::snprintf(text + length, sizeof(text) - static_cast<size_t>(length),
+                            " thread %u waits in %s of line %d;", fibre.thread.linear, fibre.waitsIn, lastLine);
   }
-  fault(running->current->site, "deadlock:%s %d threads have exited", text.c_str(), exited);
+  fault(site, "deadlock:%s %d threads have exited", text, exited);
 }
 
 static int pickLane(uint32_t ready, int from) {
@@ -182,7 +186,7 @@ int blockBarrier(int vote, Site site) {
   barrier.votes += vote != 0;
   barrier.waiting[own->thread.warp] |= 1u << own->thread.lane;
   // A thread that has exited never arrives: on a GPU that is undefined or a hang, here it is a fault.
-  if (barrier.arrived == static_cast<int>(running->fibres.size())) {
+  if (barrier.arrived == running->threads) {
     for (size_t warp = 0; warp < running->warps.size(); warp++) {
       running->warps[warp].ready |= barrier.waiting[warp];
       barrier.waiting[warp] = 0;

@@ -100,7 +100,8 @@ struct StaticPiece {
 };
 
 struct Block {
-  std::vector<Fibre> fibres;
+  std::vector<Fibre> fibres;  // of which the first `threads` are in use
+  int threads = 0;
   std::vector<Warp> warps;
   BlockBarrier barrier;
   Fibre main;  // the system's own stack

@@ -22,7 +22,8 @@ void runBlock(Block& block, uint3 index, dim3 grid, dim3 size, size_t sharedByte
   block.barrier = BlockBarrier{};
   block.barrier.waiting.resize(warps);
   block.warps.assign(warps, Warp{});
-  block.fibres.resize(count);
+  if (block.fibres.size() < static_cast<size_t>(count)) block.fibres.resize(count);
+  block.threads = count;
   // One sanitizer fibre serves another thread of each block, or races between equal threads of two blocks would hide.
   for (int i = 0; threadSanitizer() && i < count; i++) {
     std::swap(block.fibres[i].stack, block.fibres[(i + 33) % count].stack);
@@ -38,6 +39,7 @@ void runBlock(Block& block, uint3 index, dim3 grid, dim3 size, size_t sharedByte
     block.warps[i / 32].ready |= 1u << i % 32;
     startFibre(fibre);
   }
+  block.main.stack = nullptr;  // of whichever thread runs the block now
   block.main.thread.lane = 31;
   block.current = &block.main;
   if (threadSanitizer()) {
@@ -49,24 +51,45 @@ void runBlock(Block& block, uint3 index, dim3 grid, dim3 size, size_t sharedByte
   self = nullptr;
 }
 
-// The launcher sees all that the fibres did, those abandoned by a fault included.
-void closeBlock(Block& block) {
-  for (Fibre& fibre : block.fibres) {
+// Blocks wait here for the next launch: fresh stacks for hundreds of fibres would cost more than a small kernel. Never
+// destroyed: threads may still work while the process ends.
+struct Idle {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Block>> blocks;
+};
+Idle& idle() {
+  static Idle* const idle = new Idle;
+  return *idle;
+}
+
+std::unique_ptr<Block> takeBlock() {
+  const std::lock_guard<std::mutex> lock(idle().mutex);
+  if (idle().blocks.empty()) return std::make_unique<Block>();
+  std::unique_ptr<Block> block = std::move(idle().blocks.back());
+  idle().blocks.pop_back();
+  return block;
+}
+
+// Under ThreadSanitizer the launcher sees all that the fibres did, those abandoned by a fault included, and fibres end
+// with their launch: another's must not seem to follow them.
+void giveBack(std::unique_ptr<Block> block) {
+  for (Fibre& fibre : block->fibres) {
     if (!fibre.tsanFibre) continue;
     __tsan_switch_to_fiber(fibre.tsanFibre, 1);
-    __tsan_release(&block.main);
+    __tsan_release(&block->main);
   }
-  if (threadSanitizer()) {
-    __tsan_switch_to_fiber(block.main.tsanFibre, 1);
-    __tsan_acquire(&block.main);
+  if (!threadSanitizer()) {
+    const std::lock_guard<std::mutex> lock(idle().mutex);
+    idle().blocks.push_back(std::move(block));
+    return;
   }
-  for (Fibre& fibre : block.fibres) {
+  __tsan_switch_to_fiber(block->main.tsanFibre, 1);
+  __tsan_acquire(&block->main);
+  for (Fibre& fibre : block->fibres) {
     if (fibre.stack) munmap(fibre.stack, stackBytes);
     if (fibre.tsanFibre) __tsan_destroy_fiber(fibre.tsanFibre);
   }
-  if (!block.arena) return;
-  if (addressSanitizer()) __asan_unpoison_memory_region(block.arena, arenaBytes);
-  munmap(block.arena, arenaBytes);
+  if (block->arena) munmap(block->arena, arenaBytes);
 }
 
 }  // namespace
@@ -83,7 +106,7 @@ cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 size
   std::mutex mutex;
   std::string error;
   const auto work = [&] {
-    auto owned = std::make_unique<Block>();
+    std::unique_ptr<Block> owned = takeBlock();
     Block& block = *(running = owned.get());
     block.body = body;
     block.argument = argument;
@@ -97,10 +120,9 @@ cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 size
       if (error.empty()) error = block.error;
       nextBlock = blocks;
     }
-    closeBlock(block);
-    const Unwatched unwatched;
     running = nullptr;
-    owned.reset();
+    const Unwatched unwatched;
+    giveBack(std::move(owned));
   };
   const unsigned wanted = threadSanitizer()   ? 1
                           : options().threads ? static_cast<unsigned>(options().threads)

@@ -1,0 +1,43 @@
+// The suites of the CPU once more, with the CUDA executor in its place: same oracle, same bounds.
+import { spawnSync } from 'node:child_process'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { shimRuns, useShim } from './cuda'
+
+const test = suite('cuda suites')
+
+/** Those that judge results. What concerns threads, instruction sets and arguments is the same code on any device. */
+const suites = [
+  'loss-edges',
+  'loss-outputs',
+  'head',
+  'topk',
+  'probability',
+  'cross-entropy',
+  'cross-entropy-edges',
+]
+
+if (shimRuns) {
+  useShim()
+  for (const name of suites)
+    test(`${name} on 'cuda'`, () => {
+      const { status, stdout, stderr } = spawnSync(
+        process.execPath,
+        ['--import', 'tsx', path.join(__dirname, `${name}.test.ts`)],
+        {
+          encoding: 'utf8',
+          env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cuda', SIMT_THREADS: '1', NO_COLOR: '1' },
+          timeout: 400e3,
+        }
+      )
+      assert.is(status, 0, `${stdout}${stderr}`.slice(-3000))
+      const [, total, passed] = /Total: +(\d+)\s+Passed: +(\d+)/.exec(stdout) ?? []
+      assert.ok(Number(total) > 0, stdout)
+      assert.is(passed, total)
+    })
+} else {
+  test.skip('the shim runs on Linux', () => {})
+}
+
+test.run()

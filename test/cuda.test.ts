@@ -1,0 +1,342 @@
+// device: 'cuda', driven on the shim: golden vectors in every precision, odd sizes, two devices, and everything that may
+// go wrong on a machine with GPUs.
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { shimRuns, useShim } from './cuda'
+
+if (shimRuns) {
+  useShim()
+  process.env.SIMT_DEVICES = '2'
+}
+
+import { arcface, devices, MarginHead, marginLoss, marginLossSync, sgd, topKSync } from '../lib/index'
+import { goldenCases, goldenFolder } from './golden'
+import { compare } from './losses'
+import { marginCase, marginCases } from './margins'
+import { reference } from './reference'
+import { makeBatch, pick, random, relativeError, sameBits, within } from './support'
+
+const test = suite('cuda')
+const precisions = ['float32', 'tf32', 'bfloat16'] as const
+const bounds = { float32: 1e-5, tf32: 1e-2, bfloat16: 1e-2 }
+
+/** Something goes wrong on the machine while `work` runs. */
+async function withEnvironment<T>(
+  environment: Record<string, string>,
+  work: () => T | Promise<T>
+): Promise<T> {
+  Object.assign(process.env, environment)
+  try {
+    return await work()
+  } finally {
+    for (const name of Object.keys(environment)) delete process.env[name]
+  }
+}
+
+/** `code` is an error's own, or the name of its class where it has none. */
+async function fails(run: () => unknown, code: string, pattern: RegExp): Promise<void> {
+  let caught: (Error & { code?: string }) | undefined
+  try {
+    await run()
+  } catch (error) {
+    caught = error as Error
+  }
+  assert.ok(caught, `expected ${code} like ${pattern} but nothing was thrown`)
+  assert.is(caught.code ?? caught.name, code, caught.message)
+  assert.match(caught.message, pattern)
+}
+
+const small = () => makeBatch(5, { rows: 9, dim: 20, classes: 30 })
+const headOf = (device: `cuda:${number}` | 'cpu', seed = 1) =>
+  MarginHead.create({
+    classes: 30,
+    dim: 20,
+    device,
+    seed,
+    optimizer: sgd({ learningRate: 0.1, momentum: 0.9 }),
+  })
+
+if (!shimRuns) {
+  test.skip('the shim runs on Linux', () => {})
+} else {
+  const cases = goldenCases()
+  if (cases) {
+    for (const golden of cases)
+      test(`golden vectors: ${golden.title}`, () => {
+        const margin = marginCase(golden.margin, golden.parameters)
+        const batch = {
+          input: Float32Array.from(golden.input),
+          weight: Float32Array.from(golden.weight),
+          labels: golden.labels,
+          dim: golden.dim,
+          ...(golden.bias && { bias: Float32Array.from(golden.bias) }),
+        }
+        for (const precision of precisions) {
+          const result = marginLossSync(batch, {
+            margin: margin.margin,
+            reduction: golden.reduction,
+            labelSmoothing: golden.labelSmoothing,
+            ...(golden.gradOutput && { gradOutput: Float32Array.from(golden.gradOutput) }),
+            device: 'cuda',
+            precision,
+          })
+          const tolerance = precision === 'float32' ? golden.tolerance : bounds[precision]
+          for (const name of ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const) {
+            const expected = golden[name]
+            if (expected)
+              within(relativeError(result[name] ?? [], expected), tolerance, `${name}, ${precision}`)
+          }
+        }
+      })
+  } else {
+    const missing = `no golden vectors in ${goldenFolder}`
+    if (process.env.CI) test(missing, () => assert.unreachable(missing))
+    else test.skip(missing, () => {})
+  }
+
+  test('every margin on odd sizes, with float32 as exact as the CPU', () => {
+    const next = random(7)
+    for (const margin of marginCases) {
+      const shape = {
+        rows: pick(next, [1, 2, 31, 33, 127, 129]),
+        dim: pick(next, [2, 4, 15, 17, 33, 63, 130]),
+        classes: pick(next, [1, 2, 127, 128, 130, 257]),
+      }
+      const batch = makeBatch(shape.rows, shape, { bias: margin.row.raw })
+      const expected = reference(batch, margin.oracle)
+      const what = `${margin.title} ${Object.values(shape).join('×')}`
+      compare(marginLossSync(batch, { margin: margin.margin, device: 'cuda' }), expected, what, 1e-5)
+    }
+  })
+
+  test('the same bits on every run, in every precision', () => {
+    const batch = makeBatch(3, { rows: 140, dim: 40, classes: 300 })
+    for (const precision of precisions) {
+      const [first, second] = [1, 2].map(() => marginLossSync(batch, { device: 'cuda', precision }))
+      for (const name of ['losses', 'gradInput', 'gradWeight'] as const)
+        sameBits(first?.[name] as Float32Array, second?.[name] as Float32Array, `${name} ${precision}`)
+    }
+  })
+
+  test('devices() lists the CPU and both GPUs, usable after their trial', () => {
+    const [own, first, second] = devices()
+    assert.is(own?.device, 'cpu')
+    assert.equal([first?.device, second?.device], ['cuda:0', 'cuda:1'])
+    assert.ok(first?.usable && second?.usable)
+    assert.equal(first?.precisions, [...precisions])
+    assert.is(first?.computeCapability, '9.0')
+    assert.ok((first?.freeBytes ?? 0) > 0 && (first?.freeBytes ?? 0) <= (first?.memoryBytes ?? 0))
+  })
+
+  test('heads on two GPUs and the CPU train alike, at the same time', async () => {
+    const batch = small()
+    const heads = await Promise.all([headOf('cpu'), headOf('cuda:0'), headOf('cuda:1')])
+    assert.equal(
+      heads.map(({ device }) => device),
+      ['cpu', 'cuda:0', 'cuda:1']
+    )
+    sameBits(heads[0].weights(), heads[1].weights(), 'the first weights')
+    for (let i = 0; i < 5; i++) await Promise.all(heads.map((head) => head.step(batch.input, batch.labels)))
+    const [expected, first, second] = heads.map((head) => head.weights())
+    within(relativeError(first as Float32Array, expected as Float32Array), 1e-5, 'weights')
+    sameBits(first as Float32Array, second as Float32Array, 'both GPUs')
+    for (const head of heads) head.dispose()
+  })
+
+  test('a head saved on a GPU goes on on the CPU, and the other way round', async () => {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-'))
+    const batch = small()
+    for (const [from, to] of [
+      ['cuda:0', 'cpu'],
+      ['cpu', 'cuda:1'],
+    ] as const) {
+      const file = path.join(folder, `${to}.safetensors`)
+      const head = await headOf(from)
+      await head.step(batch.input, batch.labels)
+      await head.save(file)
+      const loaded = await MarginHead.load(file, { device: to })
+      assert.is(loaded.device, to)
+      assert.is(loaded.iteration, 1)
+      sameBits(loaded.weights(), head.weights(), 'weights')
+      const [a, b] = [head, loaded].map((each) => each.stepSync(batch.input, batch.labels))
+      within(relativeError(b?.gradInput as Float32Array, a?.gradInput as Float32Array), 1e-5, 'the next step')
+    }
+    fs.rmSync(folder, { recursive: true })
+  })
+
+  test('a step whose loss is not finite changes nothing', async () => {
+    const head = await headOf('cuda:0')
+    const before = head.weights()
+    const batch = small()
+    batch.input[25] = Number.NaN
+    await fails(() => head.step(batch.input, batch.labels), 'ERR_NOT_FINITE', /row 1/)
+    assert.is(head.iteration, 0)
+    sameBits(head.weights(), before, 'weights')
+  })
+
+  test('no memory: the bytes asked for and those free; the head goes on when there is room again', async () => {
+    await withEnvironment({ SIMT_MEMORY: '1000' }, () =>
+      fails(
+        () => headOf('cuda:1'),
+        'ERR_OUT_OF_MEMORY',
+        /^Expected 2400 bytes of memory for the head but cuda:1 has \d+ of its 1000 free$/
+      )
+    )
+    const head = await headOf('cuda:1')
+    const batch = makeBatch(6, { rows: 3000, dim: 20, classes: 30 })
+    await withEnvironment({ SIMT_FAIL: 'cudaMalloc:1' }, () =>
+      fails(() => head.step(batch.input, batch.labels), 'ERR_OUT_OF_MEMORY', /the workspace/)
+    )
+    assert.is(head.iteration, 0)
+    await head.step(batch.input, batch.labels)
+    assert.is(head.iteration, 1)
+  })
+
+  test('a copy that fails is an error with the name that CUDA gives it, and the head stays usable', async () => {
+    const head = await headOf('cuda:0')
+    const batch = small()
+    await withEnvironment({ SIMT_FAIL: 'cudaMemcpyAsync:1' }, () =>
+      fails(
+        () => head.step(batch.input, batch.labels),
+        'ERR_CUDA',
+        /^Expected the GPU to receive its inputs but cuda:0 reported cudaErrorInvalidValue \(1\)/
+      )
+    )
+    await head.step(batch.input, batch.labels)
+    assert.is(head.iteration, 1)
+  })
+
+  test('asynchronous and synchronous work and topK give the same', async () => {
+    const batch = small()
+    const result = await marginLoss(batch, { device: 'cuda:1' })
+    sameBits(
+      result.gradWeight as Float32Array,
+      marginLossSync(batch, { device: 'cuda:0' }).gradWeight as Float32Array,
+      'gradWeight'
+    )
+    const { input, weight, dim } = batch
+    const [onGpu, onCpu] = (['cuda', 'cpu'] as const).map((device) =>
+      topKSync({ input, weight, dim }, { device, k: 3 })
+    )
+    assert.equal(onGpu?.indices, onCpu?.indices)
+  })
+
+  test('names of devices and precisions are checked', async () => {
+    for (const [options, code, pattern] of [
+      [{ device: 'cuda:2' }, 'ERR_UNAVAILABLE', /"cuda:2": cuda:0 is usable; cuda:1 is usable/],
+      [{ device: 'gpu' }, 'RangeError', /for device but received "gpu"/],
+      [{ device: 'cuda:-1' }, 'RangeError', /for device/],
+      [{ device: 1 }, 'TypeError', /for device but received 1/],
+      [{ device: 'cpu', precision: 'bfloat16' }, 'RangeError', /'float32' on the CPU for precision/],
+      [{ device: 'cuda', precision: 'fp8' }, 'RangeError', /for precision but received "fp8"/],
+      [{ device: 'cuda', instructionSet: 'portable' }, 'RangeError', /'cpu' with an instructionSet/],
+    ] as const)
+      await fails(() => marginLossSync(small(), options as object), code, pattern)
+  })
+
+  /** What a fresh process sees of a machine that the environment describes. */
+  const elsewhere = (environment: Record<string, string>, body: string) =>
+    new Promise<unknown>((resolve, reject) => {
+      const worker = new Worker(
+        `const { parentPort } = require('node:worker_threads')
+         require('tsx/cjs')
+         const { spawnSync } = require('node:child_process')
+         const script = 'const m = require(' + JSON.stringify(${JSON.stringify(path.join(__dirname, '../lib/index.ts'))}) + ');' +
+           'const say = (x) => console.log(JSON.stringify(x));' + ${JSON.stringify(body)}
+         const { stdout, stderr } = spawnSync(process.execPath, ['--require', 'tsx/cjs', '-e', script], {
+           encoding: 'utf8', env: { ...process.env, ...${JSON.stringify(environment)} } })
+         parentPort.postMessage(stdout ? JSON.parse(stdout) : { stderr })`,
+        { eval: true }
+      )
+      worker.once('message', resolve)
+      worker.once('error', reject)
+    })
+
+  const explains = `
+    let thrown = {}
+    try { m.marginLossSync({ input: new Float32Array(4), weight: new Float32Array(8), labels: [0], dim: 4 }, { device: 'cuda' }) }
+    catch (error) { thrown = { code: error.code, message: error.message } }
+    const { loss } = m.marginLossSync({ input: new Float32Array(4).fill(1), weight: new Float32Array(8).fill(1), labels: [0], dim: 4 })
+    say({ gpu: m.devices()[1], thrown, automatic: Number.isFinite(loss) })`
+
+  for (const [title, environment, reason] of [
+    ['no driver', { SIMT_DRIVER: 'none' }, /no NVIDIA driver was found/],
+    [
+      'an old driver',
+      { SIMT_DRIVER: 'old' },
+      /knows CUDA 11\.2 but this build needs 13\.0: update the driver/,
+    ],
+    ['no GPU', { SIMT_DEVICES: '0' }, /sees no GPU/],
+    ['a GPU too old', { SIMT_CAPABILITY: '70', SIMT_DEVICES: '1' }, /compute capability 7\.0 is below 7\.5/],
+    [
+      'a GPU that fails its trial',
+      { SIMT_FAIL: 'launch:3', SIMT_DEVICES: '1' },
+      /cudaErrorLaunchFailure \(719\)/,
+    ],
+  ] as const)
+    test(`${title}: devices() says so, 'auto' is the CPU, 'cuda' explains`, async () => {
+      const seen = (await elsewhere(environment, explains)) as {
+        gpu: { usable: boolean; reason: string }
+        thrown: { code: string; message: string }
+        automatic: boolean
+      }
+      assert.is(seen.gpu?.usable, false, JSON.stringify(seen))
+      assert.match(seen.gpu.reason, reason)
+      assert.is(seen.thrown.code, 'ERR_UNAVAILABLE')
+      assert.match(seen.thrown.message, reason)
+      assert.is(seen.automatic, true)
+    })
+
+  test('a GPU without tensor cores computes in float32 and says what it lacks', async () => {
+    const seen = await elsewhere(
+      { SIMT_CAPABILITY: '75', SIMT_DEVICES: '1' },
+      `const batch = { input: new Float32Array(4).fill(1), weight: new Float32Array(8).fill(1), labels: [0], dim: 4 }
+       let message = ''
+       try { m.marginLossSync(batch, { device: 'cuda', precision: 'bfloat16' }) } catch (error) { message = error.message }
+       say({ precisions: m.devices()[1].precisions, message, finite: Number.isFinite(m.marginLossSync(batch, { device: 'cuda' }).loss) })`
+    )
+    assert.equal(seen, {
+      precisions: ['float32'],
+      message:
+        'Expected \'float32\' on a GPU of compute capability 7.5 for precision but received "bfloat16"',
+      finite: true,
+    })
+  })
+
+  test('a launch that fails breaks the device for good, in words; the other GPU goes on', async () => {
+    const seen = await elsewhere(
+      { SIMT_DEVICES: '2' },
+      `const batch = { input: new Float32Array(8).fill(1), weight: new Float32Array(8).fill(1), labels: [0, 1], dim: 4 }
+       const codes = []
+       const attempt = (device) => { try { m.marginLossSync(batch, { device }); codes.push('well') } catch (error) { codes.push(error.code + (/can't be used again/.test(error.message) ? ', for good' : '')) } }
+       m.devices()
+       process.env.SIMT_FAIL = 'launch:2'
+       attempt('cuda:0')
+       delete process.env.SIMT_FAIL
+       attempt('cuda:0')
+       attempt('cuda:1')
+       attempt('cpu')
+       say(codes)`
+    )
+    assert.equal(seen, ['ERR_CUDA, for good', 'ERR_CUDA, for good', 'well', 'well'])
+  })
+
+  test('the margin is the same value on every device', async () => {
+    const head = await MarginHead.create({
+      classes: 30,
+      dim: 20,
+      device: 'cuda',
+      margin: arcface({ scale: 16 }),
+    })
+    assert.equal(head.margin, arcface({ scale: 16 }))
+    assert.is(head.precision, 'float32')
+    head.dispose()
+    await fails(() => head.step(new Float32Array(20), [0]), 'ERR_DISPOSED', /disposed/)
+  })
+}
+
+test.run()

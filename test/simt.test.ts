@@ -1,0 +1,140 @@
+// The CUDA kernels on the CPU: conformance of the PTX wrappers, faults planted on purpose, and the executor's own launch
+// code against formulas in double precision, in three orders of fibres and under the sanitizers. And what nvcc says of them.
+import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { shimRuns } from './cuda'
+
+const test = suite('simt')
+const root = path.join(__dirname, '..')
+const build = path.join(root, 'build/simt-tests')
+
+function run(command: string, args: string[], environment: Record<string, string> = {}) {
+  return spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, ...environment },
+    timeout: 240e3,
+  })
+}
+
+function succeeds(result: SpawnSyncReturns<string>, what: string): string {
+  assert.is(
+    result.status,
+    0,
+    `${what}: ${result.error ?? ''}\n${result.stdout}\n${result.stderr}`.slice(0, 4000)
+  )
+  return result.stdout
+}
+
+const flavours = ['plain', 'address', 'thread'] as const
+type Flavour = (typeof flavours)[number]
+
+const program = (name: string, flavour: Flavour) => path.join(build, `${name}-${flavour}`)
+
+/** Every line says ok; returns them. */
+function allRight(result: SpawnSyncReturns<string>, what: string): string[] {
+  const lines = succeeds(result, what).trim().split('\n')
+  for (const line of lines) assert.match(line, /^(ok|hash) /, what)
+  return lines
+}
+
+if (shimRuns) {
+  test('the shim and its programs compile', () => {
+    succeeds(run('cmake', ['-S', 'test/simt', '-B', build]), 'cmake')
+    succeeds(run('cmake', ['--build', build, '--parallel', '2']), 'the build')
+  })
+
+  for (const flavour of flavours)
+    test(`every PTX wrapper keeps its contract: ${flavour}`, () => {
+      assert.is(allRight(run(program('conformance', flavour), []), flavour).length, 8)
+    })
+
+  test('the kernels agree with double precision, with the same bits in every order of fibres', () => {
+    const hashes = ['0', '1', '7'].map((order) =>
+      allRight(run(program('steps', 'plain'), [], { SIMT_ORDER: order }), `order ${order}`).pop()
+    )
+    assert.match(String(hashes[0]), /^hash [0-9a-f]{16}$/)
+    assert.equal(hashes, [hashes[0], hashes[0], hashes[0]])
+  })
+
+  for (const flavour of ['address', 'thread'] as const)
+    test(`the kernels run without a finding: ${flavour}`, () => {
+      const result = run(program('steps', flavour), [])
+      allRight(result, flavour)
+      assert.not.match(result.stderr, /Sanitizer|runtime error/)
+    })
+
+  const caughtBy: Record<string, Partial<Record<Flavour, RegExp>>> = {
+    missingBarrier: { plain: /^result: -?nan/, thread: /data race/ },
+    missingWarpBarrier: { plain: /^result: -?nan/, thread: /data race/ },
+    divergentBarrier: { plain: /^fault: .*divergent barrier/ },
+    barrierInBranch: { plain: /^fault: .*deadlock.*32 threads have exited/ },
+    exitBeforeBarrier: { plain: /^fault: .*deadlock.* 1 threads have exited/ },
+    differentTrips: { plain: /^fault: .*deadlock/ },
+    shuffleInBranch: { plain: /^fault: .*deadlock.*shuffle/ },
+    wrongMask: { plain: /^fault: .*(mask|deadlock)/ },
+    readsBeforeWait: { plain: /^result: -?nan/ },
+    waitsForTooFew: { plain: /^result: -?nan/ },
+    sharedOverrun: { address: /use-after-poison/ },
+    pieceOverrun: { address: /use-after-poison/ },
+    globalOverrun: { address: /heap-buffer-overflow/ },
+    misaligned: { address: /misaligned address/ },
+    tooLittleShared: { plain: /^fault: .*the launch asked for 512 bytes/ },
+    uninitialised: { plain: /^result: -?nan/ },
+    twoBlocksOneElement: { thread: /data race/ },
+  }
+  for (const [name, flavoursThatCatch] of Object.entries(caughtBy))
+    test(`a planted fault is caught: ${name}`, () => {
+      for (const [flavour, report] of Object.entries(flavoursThatCatch)) {
+        const { stdout, stderr } = run(program('faults', flavour as Flavour), [name])
+        assert.match(stdout + stderr, report, flavour)
+      }
+    })
+
+  for (const name of ['soundExchange', 'soundLastBlock'])
+    test(`a sound kernel raises no alarm: ${name}`, () => {
+      for (const flavour of flavours) {
+        const { status, stdout, stderr } = run(program('faults', flavour), [name])
+        assert.equal({ status, stdout, stderr }, { status: 0, stdout: '', stderr: '' }, flavour)
+      }
+    })
+} else {
+  test.skip('the shim runs on Linux', () => {})
+}
+
+const compiles = run('nvcc', ['--version']).status === 0
+/** The addon's own build demands the same of its targets, sm_75 and sm_80. */
+const architectures = ['sm_90', 'sm_120']
+
+if (compiles) {
+  for (const architecture of architectures)
+    test(`nvcc compiles every kernel, and none spills registers: ${architecture}`, () => {
+      const folder = fs.mkdtempSync(path.join(root, 'build/nvcc-'))
+      try {
+        const files = fs.readdirSync(path.join(root, 'native/cuda')).filter((file) => file.endsWith('.cu'))
+        for (const file of files) {
+          const result = run('nvcc', [
+            ...[
+              '-std=c++17',
+              `-arch=${architecture}`,
+              '-Xptxas',
+              '--warn-on-spills,--warning-as-error',
+              '-c',
+            ],
+            ...[path.join('native/cuda', file), '-o', path.join(folder, `${file}.o`)],
+          ])
+          succeeds(result, file)
+          assert.is(result.stderr, '', file)
+        }
+      } finally {
+        fs.rmSync(folder, { recursive: true })
+      }
+    })
+} else {
+  test.skip('nvcc is not on the PATH', () => {})
+}
+
+test.run()

@@ -1,0 +1,281 @@
+// The executor's own kernels and launch code on the shim, against the formulas in double precision: what the sanitizers
+// watch, and what must give the same bits in every order of fibres. Prints a line for each check and a hash of all
+// bits; the exit code counts the checks that are wrong.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../../native/executor.h"
+#include "../../native/row.h"
+
+namespace margin_softmax {
+namespace {
+
+int wrong = 0;
+uint64_t hash = 1469598103934665603u;  // FNV-1a
+
+void addToHash(const std::vector<float>& values) {
+  for (const float value : values) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    hash = (hash ^ bits) * 1099511628211u;
+  }
+}
+
+void report(const std::string& name, double error, double allowed) {
+  const bool right = error <= allowed;  // false for NaN
+  std::printf("%s %s: %.2g\n", right ? "ok" : "WRONG", name.c_str(), error);
+  wrong += !right;
+}
+
+// ‖a − b‖ / ‖b‖; ‖a‖ where b is zero.
+double difference(const std::vector<float>& a, const std::vector<double>& b) {
+  double square = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); i++) {
+    square += (a[i] - b[i]) * (a[i] - b[i]);
+    norm += b[i] * b[i];
+  }
+  return std::sqrt(square / (norm == 0 ? 1 : norm));
+}
+
+struct Batch {
+  int64_t rows, dim, classes;
+  Margin margin;
+  std::vector<float> input, weight, bias;
+  std::vector<int32_t> labels;
+
+  Batch(int64_t b, int64_t d, int64_t c, int kind)
+      : rows(b), dim(d), classes(c), input(b * d), weight(c * d), labels(b) {
+    std::mt19937 generator(static_cast<unsigned>(b * 31 + d * 7 + c));
+    std::normal_distribution<float> normal;
+    margin.kind = kind;
+    margin.parameters[0] = 16;  // the scale, where the margin has one
+    margin.parameters[1] = 0.4;
+    for (float& value : input) value = normal(generator);
+    for (float& value : weight) value = normal(generator);
+    for (int32_t& label : labels) label = static_cast<int32_t>(generator() % static_cast<unsigned>(c));
+    if (b > 2) labels[1] = -1;
+    if (isNormalized(margin)) return;
+    bias.resize(c);
+    for (float& value : bias) value = normal(generator);
+    for (float& value : input) value *= 0.3f;
+  }
+};
+
+// The formulas as they stand in a paper: every logit held, nothing rearranged.
+struct Textbook {
+  std::vector<double> losses, gradInput, gradWeight, gradBias;
+
+  Textbook(const Batch& batch, double smoothing)
+      : losses(batch.rows),
+        gradInput(batch.input.size()),
+        gradWeight(batch.weight.size()),
+        gradBias(batch.bias.size()) {
+    const bool normalized = isNormalized(batch.margin);
+    const auto norm = [&](const float* v) {
+      double squares = 0;
+      for (int64_t d = 0; d < batch.dim; d++) squares += static_cast<double>(v[d]) * v[d];
+      return normalized ? std::sqrt(squares) : 1;
+    };
+    double counted = 0;
+    for (const int32_t label : batch.labels) counted += label >= 0;
+    for (int64_t i = 0; i < batch.rows; i++) {
+      const int32_t label = batch.labels[i];
+      if (label < 0) continue;
+      const float* x = &batch.input[i * batch.dim];
+      const double length = norm(x), scale = scaleOf(batch.margin, length);
+      std::vector<double> cosines(batch.classes), logits(batch.classes), lengths(batch.classes);
+      double sum = 0, even = 0, slope = 1;
+      for (int64_t j = 0; j < batch.classes; j++) {
+        const float* w = &batch.weight[j * batch.dim];
+        lengths[j] = norm(w);
+        for (int64_t d = 0; d < batch.dim; d++) cosines[j] += static_cast<double>(x[d]) * w[d];
+        cosines[j] /= length * lengths[j];
+        const double score = cosines[j] + (batch.bias.empty() ? 0 : batch.bias[j]);
+        logits[j] = scale * score;
+        if (j == label) {
+          const MarginValue value = evaluateMargin(batch.margin, score);
+          logits[j] = scale * value.psi;
+          slope = value.slope;
+        }
+        sum += std::exp(logits[j]);
+        even += logits[j];
+      }
+      const double spread = smoothing / static_cast<double>(batch.classes);
+      losses[i] = std::log(sum) - (1 - smoothing) * logits[label] - spread * even;
+      for (int64_t j = 0; j < batch.classes; j++) {
+        const double error = std::exp(logits[j]) / sum - (j == label ? 1 - smoothing : 0) - spread;
+        const double a = error * scale * (j == label ? slope : 1) / counted;
+        const float* w = &batch.weight[j * batch.dim];
+        for (int64_t d = 0; d < batch.dim; d++) {
+          const double xhat = x[d] / length, what = w[d] / lengths[j];
+          gradInput[i * batch.dim + d] += a * (what - (normalized ? cosines[j] * xhat : 0)) / length;
+          gradWeight[j * batch.dim + d] += a * (xhat - (normalized ? cosines[j] * what : 0)) / lengths[j];
+        }
+        if (!batch.bias.empty()) gradBias[j] += a;
+      }
+    }
+  }
+};
+
+Problem problemOf(Batch& batch, Precision precision, double smoothing, std::vector<float>& losses) {
+  Problem problem;
+  problem.rows = batch.rows;
+  problem.dim = batch.dim;
+  problem.classes = batch.classes;
+  problem.input = batch.input.data();
+  problem.weight = batch.weight.data();
+  problem.bias = batch.bias.empty() ? nullptr : batch.bias.data();
+  problem.labels = batch.labels.data();
+  problem.margin = batch.margin;
+  problem.labelSmoothing = smoothing;
+  problem.gradScale = 1;
+  problem.losses = losses.data();
+  problem.execution.device = 0;
+  problem.execution.precision = precision;
+  return problem;
+}
+
+void stepsAgree(int64_t rows, int64_t dim, int64_t classes, int kind, Precision precision, double smoothing) {
+  Batch batch(rows, dim, classes, kind);
+  const Textbook expected(batch, smoothing);
+  std::vector<float> losses(rows), gradInput(batch.input.size()), gradWeight(batch.weight.size()),
+      gradBias(batch.bias.size());
+  Problem problem = problemOf(batch, precision, smoothing, losses);
+  problem.gradInput = gradInput.data();
+  problem.gradWeight = gradWeight.data();
+  if (!gradBias.empty()) problem.gradBias = gradBias.data();
+  const Status status = cudaExecutor.loss(problem);
+  if (!status) std::printf("%s\n", status.message.c_str());
+  const char* const names[] = {"float32", "tf32", "bfloat16"};
+  const std::string what = std::to_string(rows) + "×" + std::to_string(dim) + "×" + std::to_string(classes) +
+                           " margin " + std::to_string(kind) + " " + names[static_cast<int>(precision)];
+  const double allowed = precision == Precision::float32 ? 1e-5 : 1e-2;
+  report(what + " losses", status ? difference(losses, expected.losses) : NAN, allowed);
+  report(what + " gradInput", difference(gradInput, expected.gradInput), allowed);
+  report(what + " gradWeight", difference(gradWeight, expected.gradWeight), allowed);
+  if (!gradBias.empty()) report(what + " gradBias", difference(gradBias, expected.gradBias), allowed);
+  for (const auto* values : {&losses, &gradInput, &gradWeight, &gradBias}) addToHash(*values);
+}
+
+// Plain SGD on resident weights is the gradient times the learning rate.
+void updateAgrees() {
+  Batch batch(9, 33, 150, 3);
+  const Textbook expected(batch, 0);
+  std::vector<float> losses(batch.rows), after(batch.weight.size());
+  void* weight = nullptr;
+  const int64_t bytes = static_cast<int64_t>(batch.weight.size()) * 4;
+  Status status = cudaExecutor.allocate(0, bytes, weight);
+  if (status) status = cudaExecutor.upload(0, weight, batch.weight.data(), bytes);
+  Problem problem = problemOf(batch, Precision::float32, 0, losses);
+  problem.weight = static_cast<float*>(weight);
+  problem.resident = true;
+  Update update;
+  update.optimizer.learningRate = 8;
+  problem.update = &update;
+  if (status) status = cudaExecutor.loss(problem);
+  if (status) status = cudaExecutor.download(0, weight, after.data(), bytes);
+  cudaExecutor.release(0, weight, bytes);
+  std::vector<float> moved(after.size());
+  for (size_t i = 0; i < after.size(); i++) moved[i] = (batch.weight[i] - after[i]) / 8;
+  report("an update of resident weights", status ? difference(moved, expected.gradWeight) : NAN, 1e-4);
+  addToHash(after);
+}
+
+void rowsAgree(int64_t rows, int64_t classes) {
+  std::vector<float> logits(rows * classes), out(logits.size()), losses(rows), gradient(logits.size());
+  std::vector<int32_t> labels(rows);
+  for (size_t i = 0; i < logits.size(); i++) logits[i] = static_cast<float>(4 * std::sin(1.7 * static_cast<double>(i)));
+  for (int64_t i = 0; i < rows; i++) labels[i] = static_cast<int32_t>(i * 5 % classes);
+  std::vector<double> softmax(logits.size()), expected(logits.size()), loss(rows);
+  for (int64_t i = 0; i < rows; i++) {
+    double sum = 0;
+    for (int64_t j = 0; j < classes; j++) sum += std::exp(static_cast<double>(logits[i * classes + j]));
+    for (int64_t j = 0; j < classes; j++) {
+      softmax[i * classes + j] = std::exp(static_cast<double>(logits[i * classes + j])) / sum;
+      expected[i * classes + j] = softmax[i * classes + j] - (j == labels[i]);
+    }
+    loss[i] = std::log(sum) - logits[i * classes + labels[i]];
+  }
+  MeasureProblem measure;
+  measure.rows = rows;
+  measure.classes = classes;
+  measure.p = logits.data();
+  measure.out = out.data();
+  measure.execution.device = 0;
+  const std::string what = std::to_string(rows) + "×" + std::to_string(classes);
+  Status status = cudaExecutor.measure(measure);
+  report(what + " softmax", status ? difference(out, softmax) : NAN, 1e-6);
+  CrossEntropyProblem problem;
+  problem.rows = rows;
+  problem.classes = classes;
+  problem.logits = logits.data();
+  problem.labels = labels.data();
+  problem.reduction = Reduction::sum;
+  problem.losses = losses.data();
+  problem.gradLogits = gradient.data();
+  problem.execution.device = 0;
+  status = cudaExecutor.crossEntropyLoss(problem);
+  report(what + " cross-entropy", status ? difference(losses, loss) : NAN, 1e-6);
+  report(what + " its gradient", difference(gradient, expected), 1e-6);
+  for (const auto* values : {&out, &losses, &gradient}) addToHash(*values);
+}
+
+void topKAgrees() {
+  Batch batch(5, 20, 1500, 3);
+  const int64_t k = 7;
+  std::vector<int32_t> indices(batch.rows * k);
+  std::vector<float> scores(indices.size());
+  std::vector<double> expected;
+  TopKProblem problem;
+  problem.rows = batch.rows;
+  problem.dim = batch.dim;
+  problem.classes = batch.classes;
+  problem.k = k;
+  problem.input = batch.input.data();
+  problem.weight = batch.weight.data();
+  problem.indices = indices.data();
+  problem.scores = scores.data();
+  problem.execution.device = 0;
+  const Status status = cudaExecutor.topK(problem);
+  for (int64_t i = 0; i < batch.rows; i++) {
+    std::vector<double> cosines;
+    for (int64_t j = 0; j < batch.classes; j++) {
+      double product = 0, a = 0, b = 0;
+      for (int64_t d = 0; d < batch.dim; d++) {
+        const double x = batch.input[i * batch.dim + d], w = batch.weight[j * batch.dim + d];
+        product += x * w, a += x * x, b += w * w;
+      }
+      cosines.push_back(product / std::sqrt(a * b));
+    }
+    std::sort(cosines.begin(), cosines.end(), [](double a, double b) { return a > b; });
+    expected.insert(expected.end(), cosines.begin(), cosines.begin() + k);
+  }
+  report("the best classes", status ? difference(scores, expected) : NAN, 1e-6);
+  addToHash(scores);
+}
+
+}  // namespace
+}  // namespace margin_softmax
+
+int main() {
+  using namespace margin_softmax;
+  stepsAgree(1, 1, 2, 0, Precision::float32, 0);
+  stepsAgree(37, 70, 300, 3, Precision::float32, 0);
+  stepsAgree(7, 33, 129, 0, Precision::float32, 0.1);
+  stepsAgree(130, 20, 140, 5, Precision::float32, 0.1);
+  stepsAgree(37, 70, 300, 3, Precision::tf32, 0);
+  stepsAgree(37, 70, 300, 3, Precision::bfloat16, 0);
+  stepsAgree(20, 136, 130, 0, Precision::bfloat16, 0);
+  updateAgrees();
+  rowsAgree(3, 1);
+  rowsAgree(4, 1001);
+  rowsAgree(1, 60001);
+  topKAgrees();
+  std::printf("hash %016llx\n", static_cast<unsigned long long>(hash));
+  return wrong;
+}
