@@ -42,7 +42,7 @@ const gpus = () => {
 
 /**
  * The CPU and every GPU, usable or with the reason why not. A GPU is tried before it counts as usable: the first call
- * runs a small step on it and compares with the CPU.
+ * runs a small step on it and compares with the CPU, which takes as long as the driver takes to open the GPU.
  */
 export function devices(): Device[] {
   listed = native().cudaDevices()
@@ -65,7 +65,7 @@ function describe(gpu: NativeDevice): Device {
       freeBytes: gpu.freeBytes,
     }),
     ...(gpu.driverVersion && {
-      driver: (gpu.driverVersion / 1000).toFixed(1),
+      driver: `${Math.floor(gpu.driverVersion / 1000)}.${(gpu.driverVersion % 1000) / 10}`, // 13020 is 13.2
     }),
   }
 }

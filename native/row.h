@@ -70,8 +70,7 @@ struct TargetShare {
 HOST_DEVICE inline TargetShare inputShare(const RowState& state, bool normalized, bool radial) {
   const double share = state.gradient * state.scale * state.error * state.slope;
   if (!normalized) return {share, 0};
-  const double along =
-      -share * state.cosine + (radial ? state.gradient * state.error * state.psi / state.inverseNorm : 0);
+  const double along = -share * state.cosine + (radial ? state.gradient * state.error * state.target : 0);
   return {share * state.targetInverseNorm * state.inverseNorm,
           state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm};
 }

@@ -16,6 +16,7 @@ const before: Record<string, string> = {
   'await marginLoss(': `const dim = 8, input = ${wave('16 * 8')}, weight = ${wave('10 * 8')}
     const labels = Int32Array.from({ length: 16 }, (_, i) => i % 10)`,
   'MarginHead.create(': `const embeddings = ${wave('16 * 128')}, labels = Int32Array.from({ length: 16 }, (_, i) => i)`,
+  'devices()': '',
   'adapter(tf)': `import { MarginHead } from 'margin-softmax'
     await tf.setBackend('cpu')
     const head = await MarginHead.create({ classes: 4, dim: 3 })

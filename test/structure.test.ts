@@ -20,7 +20,7 @@ function files(folder: string, ending: RegExp): { name: string; text: string }[]
     }))
 }
 
-const native = files('native', /\.(h|cc)$/)
+const native = files('native', /\.(h|cc|cuh|cu)$/)
 const code = [
   ...native,
   ...['lib', 'test', 'bench', 'examples', 'scripts'].flatMap((folder) => files(folder, /\.(ts|mts|cjs)$/)),
@@ -36,6 +36,12 @@ function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
 test('only the binding knows Node-API', () => onlyIn(/napi/i, /\/binding[^/]*$/))
 test('only native.ts says where the addon is', () =>
   onlyIn(/node-gyp-build/, /\/native\.ts$|\.d\.ts$/, files('lib', /\.ts$/)))
+test('only gpu.cuh contains PTX and asks which compiler reads it', () => {
+  const kernels = native.filter(({ name }) => name.startsWith('native/cuda/'))
+  onlyIn(/\basm\b|__CUDACC__|__CUDA_ARCH__/, /\/gpu\.cuh$/, kernels)
+  onlyIn(/#include <cuda|<<</, /\/gpu\.cuh$/, kernels)
+})
+test('only executors.cc asks whether there is CUDA', () => onlyIn(/MARGIN_SOFTMAX_CUDA/, /\/executors\.cc$/))
 test('native code prints and exits nowhere', () => onlyIn(/\b(printf|puts|cout|cerr|exit|abort)\b/, /^$/))
 test('lib prints nowhere', () => onlyIn(/console\.|process\.std(out|err)/, /^$/, files('lib', /\.ts$/)))
 test('no file is much over 400 lines', () => {

@@ -86,9 +86,8 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks) inputGradient(StepD
 }
 
 // One element of a weight or bias, given its gradient; `parameter` and `state` are the arrays that `at` counts in.
-template <class Element>
-__device__ void applyUpdate(const StepData<Element>& step, float* parameter, float* const (&state)[2], int64_t at,
-                            float gradient) {
+__device__ inline void applyUpdate(const StepRows& step, float* parameter, float* const (&state)[2], int64_t at,
+                                   float gradient) {
   const float before = parameter[at];
   float after;
   if (step.weightUse == WeightUse::sgd) {
@@ -117,8 +116,7 @@ __device__ inline double sumOfBlock(double* shared, double value) {
 }
 
 // Σ over all rows, of the chunk's class j.
-template <class Element>
-__device__ double columnSum(const StepData<Element>& step, int j) {
+__device__ inline double columnSum(const StepRows& step, int j) {
   double sum = 0;
   for (int t = 0; t < step.rowTiles(); t++) sum += step.columnSums[static_cast<int64_t>(t) * step.chunk + j];
   return sum;
@@ -184,8 +182,7 @@ struct BiasShared {
 };
 
 // The biases of a chunk: a thread per class.
-template <class Element>
-__global__ void __launch_bounds__(tileThreads) biasGradient(StepData<Element> step, int firstClass, int classes) {
+static __global__ void __launch_bounds__(tileThreads) biasGradient(StepRows step, int firstClass, int classes) {
   GPU_SHARED(BiasShared, shared);
   const int j = blockIdx.x * tileThreads + threadIdx.x, label = firstClass + j;
   double square = 0;

@@ -148,10 +148,10 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
   device_->outcome_ = {};
 }
 
-// Work that failed half-way may still have copies under way into memory of ours.
+// Work that was given up half-way may still have copies under way to or from the staging memory.
 Turn::~Turn() {
   if (!device_ || !device_->stream_) return;
-  if (!device_->outcome_) cudaStreamSynchronize(device_->stream_);
+  cudaStreamSynchronize(device_->stream_);
   device_->downloads_.clear();
   device_->staged_ = 0;
 }

@@ -4,18 +4,6 @@
 
 namespace margin_softmax::cuda {
 
-// 1/‖w‖ of a warp's row: in single precision, and by way of double where squares could leave its range.
-__device__ inline float inverseNormOfRow(const float* w, int dim) {
-  const int lane = threadIdx.x % 32;
-  float squares = 0;
-  for (int d = lane; d < dim; d += 32) squares = fmaf(w[d], w[d], squares);
-  squares = gpu::warpSum(squares);
-  if (squares > 1e-24f && squares < 1e30f) return 1 / sqrtf(squares);
-  double exact = 0;
-  for (int d = lane; d < dim; d += 32) exact += static_cast<double>(w[d]) * w[d];
-  return static_cast<float>(inverseNorm(gpu::warpSum(exact)));
-}
-
 template <class Element>
 __global__ void __launch_bounds__(rowWarps * 32) prepareClasses(StepData<Element> step, int firstClass, int classes) {
   const int j = warpRow(), lane = threadIdx.x % 32;
@@ -46,8 +34,7 @@ __device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, El
 }
 
 // The biases of a block's columns, 0 where there are none.
-template <class Element>
-__device__ void loadBias(const StepData<Element>& step, LogitTile tile, int firstClass, int classes, float* bias) {
+__device__ inline void loadBias(const StepRows& step, LogitTile tile, int firstClass, int classes, float* bias) {
   if (threadIdx.x >= tileSize) return;
   const int column = tile.firstColumn + threadIdx.x;
   bias[threadIdx.x] = step.bias && column < classes ? step.bias[firstClass + column] : 0;

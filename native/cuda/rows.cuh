@@ -2,12 +2,9 @@
 // numbers, so they can afford double precision even where a GPU has little of it.
 #pragma once
 #include "step.cuh"
+#include "warp_rows.cuh"
 
 namespace margin_softmax::cuda {
-
-constexpr int rowWarps = 8;  // rows of a block
-
-__device__ inline int warpRow() { return blockIdx.x * rowWarps + threadIdx.x / 32; }
 
 template <class Element>
 __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> step) {
@@ -45,15 +42,11 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     storeOperand(out + d, step.inputPlane(), step.terms, factor != 0 && d < step.dim ? x[d] * factor : 0);
 }
 
-template <class Element>
-__global__ void __launch_bounds__(rowWarps * 32) reduceRows(StepData<Element> step, int tiles) {
+static __global__ void __launch_bounds__(rowWarps * 32) reduceRows(StepRows step, int tiles) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
-  float* gradInput = step.gradInput ? step.gradInput + static_cast<int64_t>(row) * step.dim : nullptr;
-  const int label = step.states[row].label;
-  if (label < 0) {
+  if (step.states[row].label < 0) {
     if (lane == 0) step.losses[row] = 0;
-    for (int d = lane; gradInput && d < step.dim; d += 32) gradInput[d] = 0;
     return;
   }
   float maximum = leftOut;
@@ -69,28 +62,36 @@ __global__ void __launch_bounds__(rowWarps * 32) reduceRows(StepData<Element> st
   }
   sum = gpu::warpSum(sum);
   logitSum = gpu::warpSum(logitSum);
+  if (lane != 0) return;
   const bool alone = sum == 0;  // no other class
   RowState state = step.states[row];
   const double share =
       closeRow(state, alone ? -HUGE_VAL : maximum + log(sum), logitSum, maximum, step.labelSmoothing, step.classes);
-  if (lane == 0) {
-    step.states[row] = state;
-    step.losses[row] = static_cast<float>(state.loss);
-    step.factors[row] = {static_cast<float>(state.scale), maximum, alone ? 0 : static_cast<float>(share / sum),
-                         static_cast<float>(state.gradient * state.scale)};
+  step.states[row] = state;
+  step.losses[row] = static_cast<float>(state.loss);
+  step.factors[row] = {static_cast<float>(state.scale), maximum, alone ? 0 : static_cast<float>(share / sum),
+                       static_cast<float>(state.gradient * state.scale)};
+}
+
+// The target's share of a row's gradInput, while the weights are what the forward pass saw: an update may change them.
+static __global__ void __launch_bounds__(rowWarps * 32) targetInputs(StepRows step) {
+  const int row = warpRow(), lane = threadIdx.x % 32;
+  if (row >= step.rows) return;
+  float* out = step.gradInput + static_cast<int64_t>(row) * step.dim;
+  const RowState& state = step.states[row];
+  if (state.label < 0) {
+    for (int d = lane; d < step.dim; d += 32) out[d] = 0;
+    return;
   }
-  if (!gradInput) return;
-  // Now, while the weights are what the forward pass saw: an update may change them soon.
   const TargetShare target = inputShare(state, step.normalized, step.radial);
   const float* x = step.input + static_cast<int64_t>(row) * step.dim;
-  const float* w = step.weight + static_cast<int64_t>(label) * step.dim;
+  const float* w = step.weight + static_cast<int64_t>(state.label) * step.dim;
   for (int d = lane; d < step.dim; d += 32)
-    gradInput[d] = static_cast<float>(fma(target.input, static_cast<double>(x[d]), target.weight * w[d]));
+    out[d] = static_cast<float>(fma(target.input, static_cast<double>(x[d]), target.weight * w[d]));
 }
 
 // The first place in `sorted` whose label is at least this.
-template <class Element>
-__device__ int firstTarget(const StepData<Element>& step, int label) {
+__device__ inline int firstTarget(const StepRows& step, int label) {
   int first = 0, last = step.rows;
   while (first < last) {
     const int middle = (first + last) / 2;
@@ -101,8 +102,7 @@ __device__ int firstTarget(const StepData<Element>& step, int label) {
 }
 
 // Σ over a label's rows of their share of its weights' gradient, by the warp of the label's first row in `order`.
-template <class Element>
-__global__ void __launch_bounds__(rowWarps * 32) targetGradients(StepData<Element> step) {
+static __global__ void __launch_bounds__(rowWarps * 32) targetGradients(StepRows step) {
   const int place = warpRow(), lane = threadIdx.x % 32;
   if (place >= step.rows) return;
   const int label = step.sorted[place];
@@ -121,8 +121,7 @@ __global__ void __launch_bounds__(rowWarps * 32) targetGradients(StepData<Elemen
   }
 }
 
-template <class Element>
-__global__ void __launch_bounds__(rowWarps * 32) finishRows(StepData<Element> step) {
+static __global__ void __launch_bounds__(rowWarps * 32) finishRows(StepRows step) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
   const RowState state = step.states[row];
@@ -142,13 +141,10 @@ __global__ void __launch_bounds__(rowWarps * 32) finishRows(StepData<Element> st
     along += static_cast<double>(sum) * x[d];
   }
   along = gpu::warpSum(along) * state.inverseNorm;  // Σ_j A_ij·cos_ij
-  // The tiles' A holds g and s already: what is left is 1/‖x‖ and the projection.
-  double scale = 1, back = 0;
-  if (step.normalized) {
-    scale = state.inverseNorm;
-    const double radial = step.radial ? along / (state.scale == 0 ? 1 : state.scale) : 0;  // g Σ (P − t) cos
-    back = (radial - along * state.inverseNorm) * state.inverseNorm;
-  }
+  // The tiles' A holds g and s already: what is left is 1/‖x‖, and the projection. Where s is ‖x‖ itself, its own
+  // gradient, Σ_j A_ij·cos_ij / s along x̂, undoes the projection.
+  const double scale = step.normalized ? state.inverseNorm : 1;
+  const double back = step.normalized && !step.radial ? -along * state.inverseNorm * state.inverseNorm : 0;
   double squares = 0;
   for (int d = lane; d < step.dim; d += 32) {
     const double value =
@@ -182,8 +178,7 @@ struct CollectShared {
 };
 
 // After the forward pass: everything of the totals but the gradients' norms.
-template <class Element>
-__global__ void __launch_bounds__(collectThreads) collectLosses(StepData<Element> step) {
+static __global__ void __launch_bounds__(collectThreads) collectLosses(StepRows step) {
   GPU_SHARED(CollectShared, shared);
   const auto sum = [&](auto value) {
     return blockSum(shared.sums, step.rows, [&](int i) {
@@ -212,8 +207,7 @@ __global__ void __launch_bounds__(collectThreads) collectLosses(StepData<Element
 }
 
 // After the backward pass: the gradients' norms.
-template <class Element>
-__global__ void __launch_bounds__(collectThreads) collectSquares(StepData<Element> step) {
+static __global__ void __launch_bounds__(collectThreads) collectSquares(StepRows step) {
   GPU_SHARED(CollectShared, shared);
   double weights = 0, inputs = 0;
   if (step.weightUse != WeightUse::none) {

@@ -1,6 +1,7 @@
 // Tiles of scores written out, for the k best classes of each row: cosines, or raw scores with their bias.
 #pragma once
-#include "forward.cuh"
+#include "tile.cuh"
+#include "warp_rows.cuh"
 
 namespace margin_softmax::cuda {
 

@@ -27,16 +27,17 @@ class Step {
     upload();
     launchRows(prepareRows<Element>, data_.paddedRows, "prepare the rows");
     for (int64_t c = 0; c < plan_.chunks && !cancelled(); c++) forward(c);
-    device_.check(gpu::launch(reduceRows<Element>, rowGrid(data_.rows), dim3(rowWarps * 32), 0, device_.stream(), data_,
-                              data_.chunkTiles),
-                  "reduce the rows");
-    device_.check(gpu::launch(collectLosses<Element>, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
+    device_.check(
+        gpu::launch(reduceRows, rowGrid(data_.rows), dim3(rowWarps * 32), 0, device_.stream(), data_, data_.chunkTiles),
+        "reduce the rows");
+    device_.check(gpu::launch(collectLosses, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
                   "add up the losses");
-    if (wantsWeight()) launchRows(targetGradients<Element>, data_.rows, "add up the targets' gradients");
+    if (problem_.gradInput) launchRows(targetInputs, data_.rows, "compute the targets' gradients");
+    if (wantsWeight()) launchRows(targetGradients, data_.rows, "add up the targets' gradients");
     for (int64_t c = 0; wantsGradient() && c < plan_.chunks && !cancelled(); c++) backward(c);
-    if (problem_.gradInput) launchRows(finishRows<Element>, data_.rows, "finish the input gradient");
+    if (problem_.gradInput) launchRows(finishRows, data_.rows, "finish the input gradient");
     if (wantsGradient())
-      device_.check(gpu::launch(collectSquares<Element>, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
+      device_.check(gpu::launch(collectSquares, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
                     "add up the gradients' squares");
     return download();
   }
@@ -185,7 +186,7 @@ class Step {
     launchTiles("compute the weight gradient", weightGradient<Core, Element>, dim3(dimTiles, tiles), firstClass,
                 classes);
     if (problem_.bias)
-      device_.check(gpu::launch(biasGradient<Element>, dim3(static_cast<unsigned>(divideUp(classes, tileThreads))),
+      device_.check(gpu::launch(biasGradient, dim3(static_cast<unsigned>(divideUp(classes, tileThreads))),
                                 dim3(tileThreads), 0, device_.stream(), data_, firstClass, classes),
                     "compute the bias gradient");
   }

@@ -4,7 +4,8 @@
 //   operand per chunk of classes:
 //     prepareClasses a warp per class    1/‖w‖; the class's direction as an operand
 //     forwardTile    a tile per block    logits → running (maximum, sum) per row; no logit reaches device memory
-//   reduceRows       a warp per row      loss, the probabilities' factors, the target's share of gradInput
+//   reduceRows       a warp per row      loss, the probabilities' factors
+//   targetInputs     a warp per row      the target's share of gradInput
 //   targetGradients  a warp per row      the targets' share of gradWeight, a row per label of the batch
 //   per chunk of classes:
 //     prepareClasses again (its operand was overwritten by the next chunk's)
@@ -38,8 +39,8 @@ struct Totals {
 
 enum class WeightUse { none, gradient, sgd, momentum, adamW };
 
-template <class Element>
-struct StepData {
+// What does not depend on the operands' precision, nor do the kernels that need no more.
+struct StepRows {
   int rows, paddedRows, dim, paddedDim, classes;
   int chunk, chunkTiles;  // classes of a chunk, padded to whole tiles
   int inputSlots;         // shares of a chunk's classes, each with a partial gradInput of its own
@@ -56,22 +57,19 @@ struct StepData {
   const int32_t* sorted;    // [rows] their labels
   const float* gradOutput;  // [rows] or null
 
-  RowState* states;          // [rows]
-  RowFactors* factors;       // [paddedRows]
-  Element* inputOperand;     // [planes][paddedRows][paddedDim]
-  Element* weightOperand;    // [planes][chunk][paddedDim]
-  Element* gradientOperand;  // [planes][paddedRows][chunk]
-  float* classScale;         // [chunk] 1/‖w‖; 1 for raw scores
-  float2* extremes;          // [chunkTiles][paddedRows] running maximum, and Σ e^(z − maximum)
-  double* logitSums;         // [chunkTiles][paddedRows], only with label smoothing
-  float* columnSums;         // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
-  int32_t* targetPlaces;     // [chunk] where the class's rows begin in `order`, or −1
-  float* partialInput;       // [inputSlots][paddedRows][paddedDim], zeros at first
-  float* targetGradient;     // [rows][dim]: at the place in `order` of a label's first row
-  double* gradientSquares;   // [chunkTiles][dimTiles], zeros at first
-  double* biasSquares;       // [chunkTiles], zeros at first
-  double* rowSquares;        // [rows]
-  Totals* totals;            // [1]
+  RowState* states;         // [rows]
+  RowFactors* factors;      // [paddedRows]
+  float* classScale;        // [chunk] 1/‖w‖; 1 for raw scores
+  float2* extremes;         // [chunkTiles][paddedRows] running maximum, and Σ e^(z − maximum)
+  double* logitSums;        // [chunkTiles][paddedRows], only with label smoothing
+  float* columnSums;        // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
+  int32_t* targetPlaces;    // [chunk] where the class's rows begin in `order`, or −1
+  float* partialInput;      // [inputSlots][paddedRows][paddedDim], zeros at first
+  float* targetGradient;    // [rows][dim]: at the place in `order` of a label's first row
+  double* gradientSquares;  // [chunkTiles][dimTiles], zeros at first
+  double* biasSquares;      // [chunkTiles], zeros at first
+  double* rowSquares;       // [rows]
+  Totals* totals;           // [1]
 
   float* losses;          // [rows]
   float* gradInput;       // [rows][dim] or null
@@ -83,11 +81,19 @@ struct StepData {
   SgdStep sgd;
   AdamWStep adamW;
 
+  __host__ __device__ int rowTiles() const { return paddedRows / tileSize; }
+  __host__ __device__ int dimTiles() const { return (paddedDim + tileSize - 1) / tileSize; }
+};
+
+template <class Element>
+struct StepData : StepRows {
+  Element* inputOperand;     // [planes][paddedRows][paddedDim]
+  Element* weightOperand;    // [planes][chunk][paddedDim]
+  Element* gradientOperand;  // [planes][paddedRows][chunk]
+
   __host__ __device__ int64_t inputPlane() const { return static_cast<int64_t>(paddedRows) * paddedDim; }
   __host__ __device__ int64_t weightPlane() const { return static_cast<int64_t>(chunk) * paddedDim; }
   __host__ __device__ int64_t gradientPlane() const { return static_cast<int64_t>(paddedRows) * chunk; }
-  __host__ __device__ int rowTiles() const { return paddedRows / tileSize; }
-  __host__ __device__ int dimTiles() const { return (paddedDim + tileSize - 1) / tileSize; }
   __device__ Matrix<Element> inputs() const { return {inputOperand, paddedDim, inputPlane(), paddedDim}; }
   __device__ Matrix<Element> weights() const { return {weightOperand, paddedDim, weightPlane(), paddedDim}; }
   __device__ Matrix<Element> gradients() const { return {gradientOperand, chunk, gradientPlane(), chunk}; }
