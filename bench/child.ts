@@ -22,7 +22,10 @@ export class Child {
 
   constructor() {
     // The output of the libraries is kept for the case of an end without an answer.
-    this.#process = fork(path.join(__dirname, 'process.ts'), { stdio: ['ignore', 'pipe', 'pipe', 'ipc'] })
+    this.#process = fork(path.join(__dirname, 'process.ts'), {
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cpu' }, // as the rivals; bench/gpu.sh is for GPUs
+    })
     for (const stream of [this.#process.stdout, this.#process.stderr]) {
       stream?.on('data', (text) => {
         this.#output = (this.#output + text).slice(-4000)

@@ -4,7 +4,7 @@
  */
 export class MarginSoftmaxError extends Error {
   override readonly name = 'MarginSoftmaxError'
-  /** `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`, `ERR_BUSY`, `ERR_DETACHED`, `ERR_FILE`, `ERR_NATIVE_MISSING`, … */
+  /** `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`, `ERR_BUSY`, `ERR_DETACHED`, `ERR_FILE`, `ERR_NATIVE_MISSING`, `ERR_CUDA`, `ERR_UNAVAILABLE`, … */
   readonly code: string
 
   constructor(code: string, message: string, options?: { cause?: unknown }) {

@@ -77,8 +77,9 @@ export class MarginHead {
   get iteration(): number {
     return native().headIteration(this.#native)
   }
+  /** By `dispose`, or because its GPU failed in the middle of an update. */
   get disposed(): boolean {
-    return this.#disposed
+    return this.#disposed || native().headDisposed(this.#native)
   }
 
   /**
@@ -103,11 +104,14 @@ export class MarginHead {
   /**
    * One training step: loss, the embeddings' gradient, and the update of the weights.
    * Steps run in the order of the calls, off the JavaScript thread; embeddings and labels are copied when it is called.
-   * A step that fails (not finite embeddings among the reasons) leaves weights, state and iteration as they were.
-   * One step takes at most some 3,500 rows of 512 numbers (proportionally more of fewer): the error says how many.
+   * A step that fails (not finite embeddings among the reasons) leaves weights, state and iteration as they were; only
+   * where a GPU fails in the middle of an update is the head lost: it counts as disposed of, and the error says so.
+   * On the CPU one step takes at most some 3,500 rows of 512 numbers (proportionally more of fewer): the error says how
+   * many.
    * @param embeddings [B,D]
    * @param labels [B]
-   * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
+   * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`,
+   *   `ERR_CUDA`
    */
   async step(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): Promise<StepResult> {
     return this.#work(embeddings, labels, given, true)
@@ -347,7 +351,7 @@ export class MarginHead {
   }
 
   #alive(): void {
-    if (this.#disposed)
+    if (this.disposed)
       throw new MarginSoftmaxError('ERR_DISPOSED', 'Expected a head in use but it was disposed of')
   }
 

@@ -54,6 +54,7 @@ interface Native {
   headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): NativePart
   headWrite(head: NativeHead, name: string, offset: number, part: Float32Array): NativePart
   headDispose(head: NativeHead): void
+  headDisposed(head: NativeHead): boolean
   headIteration(head: NativeHead): number
 }
 

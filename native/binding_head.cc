@@ -167,6 +167,10 @@ Napi::Value writePart(const Napi::CallbackInfo& info) { return copy(info, false)
 
 void dispose(const Napi::CallbackInfo& info) { headOf(info[0])->dispose(); }
 
+Napi::Value disposed(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), headOf(info[0])->disposed());
+}
+
 Napi::Value iteration(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(headOf(info[0])->iteration()));
 }
@@ -180,6 +184,7 @@ void exportHead(Napi::Env env, Napi::Object exports) {
   exports["headRead"] = Napi::Function::New(env, readPart);
   exports["headWrite"] = Napi::Function::New(env, writePart);
   exports["headDispose"] = Napi::Function::New(env, dispose);
+  exports["headDisposed"] = Napi::Function::New(env, disposed);
   exports["headIteration"] = Napi::Function::New(env, iteration);
 }
 

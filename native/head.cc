@@ -31,7 +31,7 @@ Status Head::allocate() {
     status = take(weightState_[i], matrix);
     if (status && settings_.bias) status = take(biasState_[i], row);
   }
-  if (!status) dispose();
+  if (!status) letGo();
   return status;
 }
 
@@ -66,6 +66,10 @@ Status Head::initialize(uint64_t seed, int threads) {
 
 void Head::dispose() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  letGo();
+}
+
+void Head::letGo() {
   disposed_ = true;
   for (Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
     memory->release();
@@ -104,9 +108,13 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     }
     problem.update = &update;
   }
-  const Status status = executorOf(settings_.device)->loss(problem);
+  Status status = executorOf(settings_.device)->loss(problem);
   problem.update = nullptr;
   if (status && train) iteration_++;
+  if (status.failure == Failure::device && problem.updateBegun) {
+    letGo();
+    status.message += "; the head held part of an update and was disposed of";
+  }
   return status;
 }
 

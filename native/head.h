@@ -1,6 +1,7 @@
 // Class weights and their optimizer state, resident in native memory, and the training step on them.
 #pragma once
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 
 #include "executor.h"
@@ -31,7 +32,8 @@ class Head {
   // Gives the memory back once no work uses it; later work fails.
   void dispose();
 
-  // Fills in weights, margin and (for training) the update of `problem`, and runs it. A failure changes nothing.
+  // Fills in weights, margin and (for training) the update of `problem`, and runs it. A failure changes nothing; but
+  // where a GPU fails in the middle of an update, the head is disposed of.
   Status run(Problem& problem, bool train, double learningRate);
   Status topK(TopKProblem& problem);
 
@@ -41,19 +43,21 @@ class Head {
   Status read(const char* name, int64_t offset, float* to, int64_t count);
   Status write(const char* name, int64_t offset, const float* from, int64_t count);
   int64_t bytes() const;
+  bool disposed() const { return disposed_; }
   int64_t iteration() const { return iteration_; }
   void setIteration(int64_t iteration) { iteration_ = iteration; }
   const HeadSettings& settings() const { return settings_; }
   std::mutex& mutex() { return mutex_; }
 
  private:
+  void letGo();  // dispose, under mutex()
   Margin marginNow() const;
   Execution here(Execution execution) const;
   Memory* memoryOf(const char* name);
 
   HeadSettings settings_;
   int64_t iteration_ = 0;  // updates made
-  bool disposed_ = false;
+  std::atomic<bool> disposed_{false};
   Memory weight_, bias_, weightState_[2], biasState_[2];
   std::mutex mutex_;  // held while anything reads or writes the arrays
 };

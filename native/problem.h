@@ -56,6 +56,7 @@ struct Problem {
   Statistics* statistics = nullptr;
   Update* update =
       nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
+  bool updateBegun = false;  // out, on failure: parameters may hold part of the update
   Execution execution;
 };
 

@@ -196,18 +196,36 @@ if (!shimRuns) {
     assert.is(head.iteration, 1)
   })
 
-  test('a copy that fails is an error with the name that CUDA gives it, and the head stays usable', async () => {
+  test('a copy that fails is an error with the name that CUDA gives it, and the head stays as it was', async () => {
+    const head = await headOf('cuda:0')
+    const before = head.weights()
+    const batch = small()
+    for (const upload of [1, 2, 3, 4])
+      await withEnvironment({ SIMT_FAIL: `cudaMemcpyAsync:${upload}` }, () =>
+        fails(
+          () => head.step(batch.input, batch.labels),
+          'ERR_CUDA',
+          /^Expected the GPU to receive its inputs but cuda:0 reported cudaErrorInvalidValue \(1\): [^;]*$/
+        )
+      )
+    sameBits(head.weights(), before, 'weights')
+    await head.step(batch.input, batch.labels)
+    assert.is(head.iteration, 1)
+  })
+
+  test('a failure after the update has begun disposes of the head, in words', async () => {
     const head = await headOf('cuda:0')
     const batch = small()
-    await withEnvironment({ SIMT_FAIL: 'cudaMemcpyAsync:1' }, () =>
+    await withEnvironment({ SIMT_FAIL: 'cudaMemcpyAsync:6' }, () =>
       fails(
         () => head.step(batch.input, batch.labels),
         'ERR_CUDA',
-        /^Expected the GPU to receive its inputs but cuda:0 reported cudaErrorInvalidValue \(1\)/
+        /send its results.*; the head held part of an update and was disposed of$/
       )
     )
-    await head.step(batch.input, batch.labels)
-    assert.is(head.iteration, 1)
+    assert.is(head.disposed, true)
+    await fails(() => head.step(batch.input, batch.labels), 'ERR_DISPOSED', /disposed/)
+    assert.ok(marginLossSync(batch, { device: 'cuda:0' }).loss > 0)
   })
 
   test('asynchronous and synchronous work and topK give the same', async () => {
@@ -248,7 +266,7 @@ if (!shimRuns) {
          const script = 'const m = require(' + JSON.stringify(${JSON.stringify(path.join(__dirname, '../lib/index.ts'))}) + ');' +
            'const say = (x) => console.log(JSON.stringify(x));' + ${JSON.stringify(body)}
          const { stdout, stderr } = spawnSync(process.execPath, ['--require', 'tsx/cjs', '-e', script], {
-           encoding: 'utf8', env: { ...process.env, ...${JSON.stringify(environment)} } })
+           encoding: 'utf8', env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'auto', ...${JSON.stringify(environment)} } })
          parentPort.postMessage(stdout ? JSON.parse(stdout) : { stderr })`,
         { eval: true }
       )
@@ -290,6 +308,22 @@ if (!shimRuns) {
       assert.match(seen.thrown.message, reason)
       assert.is(seen.automatic, true)
     })
+
+  test("'auto' is the first GPU for heads and losses, and the CPU for functions of given numbers", async () => {
+    const seen = await elsewhere(
+      { SIMT_DEVICES: '2' },
+      `const { softmax, MarginHead, marginLossSync } = m
+       const batch = { input: new Float32Array(4).fill(1), weight: new Float32Array(8).fill(1), labels: [0], dim: 4 }
+       const broken = (work) => { try { work(); return 'cpu' } catch (error) { return error.message.includes('cuda:0') ? 'cuda:0' : error.message } }
+       MarginHead.create({ classes: 3, dim: 4 }).then((head) => {
+         process.env.SIMT_FAIL = 'cudaMemcpyAsync:1'
+         const loss = broken(() => marginLossSync(batch))
+         process.env.SIMT_FAIL = 'cudaMemcpyAsync:01'
+         say({ head: head.device, loss, softmax: broken(() => softmax(new Float32Array(3))) })
+       })`
+    )
+    assert.equal(seen, { head: 'cuda:0', loss: 'cuda:0', softmax: 'cpu' })
+  })
 
   test('a GPU without tensor cores computes in float32 and says what it lacks', async () => {
     const seen = await elsewhere(

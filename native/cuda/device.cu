@@ -62,19 +62,13 @@ Status Device::failure(cudaError_t error, const char* what) {
   return status;
 }
 
-bool Device::check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess && outcome_) outcome_ = failure(error, what);
-  return static_cast<bool>(outcome_);
-}
-
-bool Device::check(const Status& status) {
-  if (!status && outcome_) outcome_ = status;
-  return static_cast<bool>(outcome_);
+void Device::check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess && well()) outcome_ = failure(error, what);
 }
 
 Status Device::finish(const char* what) {
   check(cudaStreamSynchronize(stream_), what);
-  if (outcome_)
+  if (well())
     for (const Download& download : downloads_)
       std::memcpy(download.to, download.from, static_cast<size_t>(download.bytes));
   downloads_.clear();
@@ -90,7 +84,7 @@ void* Device::stage(int64_t bytes) {
 }
 
 void Device::upload(void* to, const void* from, int64_t bytes) {
-  if (bytes == 0 || !outcome_) return;
+  if (bytes == 0 || !well()) return;
   if (void* pinned = stage(bytes)) {
     std::memcpy(pinned, from, static_cast<size_t>(bytes));
     from = pinned;
@@ -99,7 +93,7 @@ void Device::upload(void* to, const void* from, int64_t bytes) {
 }
 
 void Device::download(void* to, const void* from, int64_t bytes) {
-  if (bytes == 0 || !outcome_) return;
+  if (bytes == 0 || !well()) return;
   void* pinned = stage(bytes);
   if (pinned) downloads_.push_back({to, pinned, bytes});
   check(cudaMemcpyAsync(pinned ? pinned : to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),

@@ -18,9 +18,20 @@ class Device {
   int64_t sharedMemoryPerBlock() const { return sharedMemoryPerBlock_; }  // what a launch may ask for
   cudaStream_t stream() const { return stream_; }
 
-  // Remembers the first error of the work at hand; `what` completes "Expected the GPU to …". True: no error so far.
-  bool check(cudaError_t error, const char* what);
-  bool check(const Status& status);
+  // Whether the work at hand has met no error so far.
+  bool well() const { return static_cast<bool>(outcome_); }
+  // Remembers the first error of the work at hand; `what` completes "Expected the GPU to …".
+  void check(cudaError_t error, const char* what);
+  // Launches a kernel on the stream, and clears memory; neither once something has failed.
+  template <class... Parameters, class... Arguments>
+  void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
+              const Arguments&... arguments) {
+    if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, stream_, arguments...), what);
+  }
+  template <class T>
+  void clear(T* array, int64_t count) {
+    if (well()) check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), stream_), "clear memory");
+  }
   // Waits for everything that was launched, hands the downloads over, and tells how the work at hand went.
   Status finish(const char* what);
 

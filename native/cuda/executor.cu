@@ -16,7 +16,7 @@ static Status allocate(int index, int64_t bytes, void*& memory) {
   if (!turn.status()) return turn.status();
   Device& device = turn.device();
   if (Status status = device.allocate(bytes, "the head", memory); !status) return status;
-  device.check(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), device.stream()), "clear memory");
+  device.clear(static_cast<char*>(memory), bytes);
   Status status = device.finish("clear memory");
   if (!status) device.release(memory);
   return status;

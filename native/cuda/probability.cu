@@ -30,9 +30,7 @@ Status measureIn(Device& device, const MeasureProblem& problem) {
     device.upload(p, problem.p + first * classes, rows * classes * 4);
     if (problem.q) device.upload(q, problem.q + first * classes, rows * classes * 4);
     const MeasureData data{problem.measure, classes, how.keptCount, p, q, out};
-    device.check(gpu::launch(measureRows, dim3(static_cast<unsigned>(rows)), dim3(how.threads), how.sharedBytes(),
-                             device.stream(), data),
-                 doing);
+    device.launch(doing, measureRows, dim3(static_cast<unsigned>(rows)), how.threads, how.sharedBytes(), data);
     device.download(problem.out + first * width, out, rows * width * 4);
     if (Status status = device.finish(doing); !status) return status;
   }
@@ -72,9 +70,8 @@ Status crossEntropyIn(Device& device, CrossEntropyProblem& problem) {
                                 labels,   targets,       classWeights,
                                 upstream, 1 - smoothing, smoothing / static_cast<double>(classes),
                                 losses,   gradLogits};
-    device.check(gpu::launch(crossEntropyRows, dim3(static_cast<unsigned>(rows)), dim3(how.threads), how.sharedBytes(),
-                             device.stream(), data),
-                 "compute the cross-entropy");
+    device.launch("compute the cross-entropy", crossEntropyRows, dim3(static_cast<unsigned>(rows)), how.threads,
+                  how.sharedBytes(), data);
     device.download(received.data(), losses, rows * 8);
     if (gradLogits) device.download(problem.gradLogits + at, gradLogits, rows * classes * 4);
     if (Status status = device.finish("compute the cross-entropy"); !status) return status;

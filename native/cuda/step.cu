@@ -25,20 +25,16 @@ class Step {
     describe();
     if (Status status = device_.placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
     upload();
-    launchRows(prepareRows<Element>, data_.paddedRows, "prepare the rows");
+    launchRows("prepare the rows", prepareRows<Element>, data_.paddedRows);
     for (int64_t c = 0; c < plan_.chunks && !cancelled(); c++) forward(c);
-    device_.check(
-        gpu::launch(reduceRows, rowGrid(data_.rows), dim3(rowWarps * 32), 0, device_.stream(), data_, data_.chunkTiles),
-        "reduce the rows");
-    device_.check(gpu::launch(collectLosses, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
-                  "add up the losses");
-    if (problem_.gradInput) launchRows(targetInputs, data_.rows, "compute the targets' gradients");
-    if (wantsWeight()) launchRows(targetGradients, data_.rows, "add up the targets' gradients");
+    launchRows("reduce the rows", reduceRows, data_.rows, data_.chunkTiles);
+    device_.launch("add up the losses", collectLosses, dim3(1), collectThreads, 0, data_);
+    if (problem_.gradInput) launchRows("compute the targets' gradients", targetInputs, data_.rows);
+    if (wantsWeight()) launchRows("add up the targets' gradients", targetGradients, data_.rows);
     for (int64_t c = 0; wantsGradient() && c < plan_.chunks && !cancelled(); c++) backward(c);
-    if (problem_.gradInput) launchRows(finishRows, data_.rows, "finish the input gradient");
+    if (problem_.gradInput) launchRows("finish the input gradient", finishRows, data_.rows);
     if (wantsGradient())
-      device_.check(gpu::launch(collectSquares, dim3(1), dim3(collectThreads), 0, device_.stream(), data_),
-                    "add up the gradients' squares");
+      device_.launch("add up the gradients' squares", collectSquares, dim3(1), collectThreads, 0, data_);
     return download();
   }
 
@@ -137,33 +133,26 @@ class Step {
       device_.upload(data_.weight, problem_.weight, classes * dim * 4);
       if (problem_.bias) device_.upload(data_.bias, problem_.bias, classes * 4);
     }
-    clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
-    clear(data_.biasSquares, data_.chunkTiles);
-    if (problem_.gradInput) clear(data_.partialInput, plan_.inputSlots * plan_.paddedRows * plan_.paddedDim);
-  }
-
-  template <class T>
-  void clear(T* array, int64_t count) {
-    device_.check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), device_.stream()), "begin");
+    device_.clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
+    device_.clear(data_.biasSquares, data_.chunkTiles);
+    if (problem_.gradInput) device_.clear(data_.partialInput, plan_.inputSlots * plan_.paddedRows * plan_.paddedDim);
   }
 
   static dim3 rowGrid(int64_t rows) { return dim3(static_cast<unsigned>(divideUp(rows, rowWarps))); }
 
-  template <class Kernel>
-  void launchRows(Kernel kernel, int64_t rows, const char* what) {
-    device_.check(gpu::launch(kernel, rowGrid(rows), dim3(rowWarps * 32), 0, device_.stream(), data_), what);
-  }
-
-  void prepareChunk(int64_t c) {
-    device_.check(gpu::launch(prepareClasses<Element>, rowGrid(plan_.chunk), dim3(rowWarps * 32), 0, device_.stream(),
-                              data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(plan_.chunkSize(c))),
-                  "prepare the classes");
+  template <class Kernel, class... Arguments>
+  void launchRows(const char* what, Kernel kernel, int64_t rows, Arguments... arguments) {
+    device_.launch(what, kernel, rowGrid(rows), rowWarps * 32, 0, data_, arguments...);
   }
 
   template <class Kernel, class... Arguments>
   void launchTiles(const char* what, Kernel kernel, dim3 grid, Arguments... arguments) {
-    device_.check(gpu::launch(kernel, grid, dim3(tileThreads), tileSharedBytes, device_.stream(), data_, arguments...),
-                  what);
+    device_.launch(what, kernel, grid, tileThreads, tileSharedBytes, data_, arguments...);
+  }
+
+  void prepareChunk(int64_t c) {
+    launchRows("prepare the classes", prepareClasses<Element>, plan_.chunk, static_cast<int>(plan_.firstClass(c)),
+               static_cast<int>(plan_.chunkSize(c)));
   }
 
   void forward(int64_t c) {
@@ -183,12 +172,13 @@ class Step {
       launchTiles("compute the input gradient", inputGradient<Core, Element>,
                   dim3(dimTiles, data_.rowTiles(), data_.inputSlots), static_cast<int>(tiles));
     if (!wantsWeight()) return;
+    if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
     launchTiles("compute the weight gradient", weightGradient<Core, Element>, dim3(dimTiles, tiles), firstClass,
                 classes);
     if (problem_.bias)
-      device_.check(gpu::launch(biasGradient, dim3(static_cast<unsigned>(divideUp(classes, tileThreads))),
-                                dim3(tileThreads), 0, device_.stream(), data_, firstClass, classes),
-                    "compute the bias gradient");
+      device_.launch("compute the bias gradient", biasGradient,
+                     dim3(static_cast<unsigned>(divideUp(classes, tileThreads))), tileThreads, 0, data_, firstClass,
+                     classes);
   }
 
   static unsigned tilesOf(int64_t classes) { return static_cast<unsigned>(divideUp(classes, tileSize)); }

@@ -49,16 +49,10 @@ class TopK {
     lists_.bestScores = layout.take<float>(lists);
   }
 
-  template <class Kernel, class... Arguments>
-  void launch(Kernel kernel, dim3 grid, int threads, size_t shared, Arguments... arguments) {
-    device_.check(
-        gpu::launch(kernel, grid, dim3(static_cast<unsigned>(threads)), shared, device_.stream(), arguments...), doing);
-  }
-
   void prepare(const float* from, int64_t count, int64_t padded, float* to) {
-    launch(prepareVectors, dim3(static_cast<unsigned>(divideUp(padded, rowWarps))), rowWarps * 32, 0, from,
-           static_cast<int>(count), static_cast<int>(problem_.dim), static_cast<int>(padded),
-           static_cast<int>(paddedDim_), problem_.normalized, to);
+    device_.launch(doing, prepareVectors, dim3(static_cast<unsigned>(divideUp(padded, rowWarps))), rowWarps * 32, 0,
+                   from, static_cast<int>(count), static_cast<int>(problem_.dim), static_cast<int>(padded),
+                   static_cast<int>(paddedDim_), problem_.normalized, to);
   }
 
   Status search(int64_t first, int64_t rows) {
@@ -66,7 +60,7 @@ class TopK {
     const int64_t lists = rows * problem_.k;
     device_.upload(input_, problem_.input + first * problem_.dim, rows * problem_.dim * 4);
     prepare(input_, rows, rowTiles * tileSize, scores_.inputOperand);
-    device_.check(cudaMemsetAsync(lists_.best, 0, static_cast<size_t>(lists) * 8, device_.stream()), doing);
+    device_.clear(lists_.best, lists);
     lists_.k = problem_.k;
     lists_.scores = scores_.scores;
     scores_.paddedDim = static_cast<int>(paddedDim_);
@@ -78,10 +72,11 @@ class TopK {
       scores_.bias = bias_ ? bias_ + c : nullptr;
       lists_.firstClass = static_cast<int>(c);
       prepare(weight_ + c * problem_.dim, classes, tiles * tileSize, scores_.weightOperand);
-      launch(scoreTile, dim3(rowTiles, static_cast<unsigned>(tiles)), tileThreads, tileSharedBytes, scores_);
-      launch(mergeTopK, dim3(grid), topKThreads, 0, lists_);
+      device_.launch(doing, scoreTile, dim3(rowTiles, static_cast<unsigned>(tiles)), tileThreads, tileSharedBytes,
+                     scores_);
+      device_.launch(doing, mergeTopK, dim3(grid), topKThreads, 0, lists_);
     }
-    launch(unpackTopK, dim3(grid), topKThreads, 0, lists_);
+    device_.launch(doing, unpackTopK, dim3(grid), topKThreads, 0, lists_);
     device_.download(problem_.indices + first * problem_.k, lists_.indices, lists * 4);
     device_.download(problem_.scores + first * problem_.k, lists_.bestScores, lists * 4);
     return device_.finish(doing);
