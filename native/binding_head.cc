@@ -46,7 +46,8 @@ struct CreateJob : Job {
   }
   void fill(Napi::Object result) const override {
     Napi::Env env = result.Env();
-    const int64_t bytes = head->bytes();
+    // What the garbage collector should know of: a GPU's memory is none of the process's.
+    const int64_t bytes = head->settings().device == cpuDevice ? head->bytes() : 0;
     auto handle = Napi::External<Handle>::New(env, new Handle(head), [bytes](Napi::Env finalizing, Handle* owned) {
       Napi::MemoryManagement::AdjustExternalMemory(finalizing, -bytes);
       delete owned;

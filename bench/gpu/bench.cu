@@ -2,14 +2,16 @@
 // the backward pass), and the cross-entropy of given logits. CUDA events around whole calls, so copies of the
 // embeddings up and of their gradient down are in the figures; wall time beside them. Medians over inputs that rotate.
 //
-//   bench [repeats] [BxDxC …]
+//   bench [repeats] [BxDxC …]    with sizes given, the cross-entropy is a small one as well
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <vector>
 
+#include "../../native/cuda/cross_entropy.cuh"
 #include "../../native/cuda/device.h"
+#include "../../native/cuda/row_launch.h"
 #include "../../native/executor.h"
 
 using namespace margin_softmax;
@@ -118,6 +120,61 @@ void step(int64_t rows, int64_t dim, int64_t classes, Precision precision, const
   std::fflush(stdout);
 }
 
+// Cross-entropy of logits that lie on the GPU, loss and gradient, beside a copy of as many bytes.
+void crossEntropy(int rows, int64_t classes, int repeats) {
+  const int64_t bytes = rows * classes * 4;
+  DeviceArray logits(bytes), gradient(bytes), labels(rows * 4), upstream(rows * 8), losses(rows * 8);
+  if (!logits.memory || !gradient.memory) return;
+  std::vector<float> row(static_cast<size_t>(classes));
+  for (float& value : row) value = 8 * uniform();
+  for (int i = 0; i < rows; i++)
+    cudaExecutor.upload(0, static_cast<float*>(logits.memory) + i * classes, row.data(), classes * 4);
+  const cuda::Turn turn(0);
+  cuda::Device& device = turn.device();
+  const cuda::RowLaunch how(device, classes, true);
+  cuda::CrossEntropyData data{};
+  data.classes = classes;
+  data.keptCount = how.keptCount;
+  data.logits = static_cast<float*>(logits.memory);
+  data.labels = static_cast<int32_t*>(labels.memory);
+  data.upstream = static_cast<double*>(upstream.memory);
+  data.keep = 1;
+  data.losses = static_cast<double*>(losses.memory);
+  data.gradLogits = static_cast<float*>(gradient.memory);
+  cudaEvent_t begin, end;
+  cudaEventCreate(&begin);
+  cudaEventCreate(&end);
+  const auto timed = [&](const auto& work) {
+    std::vector<double> times;
+    for (int i = -2; i < repeats; i++) {
+      cudaEventRecord(begin, device.stream());
+      work();
+      cudaEventRecord(end, device.stream());
+      if (!device.finish("be timed")) return Spread{};
+      float milliseconds = 0;
+      cudaEventElapsedTime(&milliseconds, begin, end);
+      if (i >= 0) times.push_back(milliseconds);
+    }
+    return spreadOf(times);
+  };
+  const Spread kernel = timed([&] {
+    device.launch("compute the cross-entropy", cuda::crossEntropyRows, dim3(static_cast<unsigned>(rows)), how.threads,
+                  how.sharedBytes(), data);
+  });
+  const Spread copy = timed([&] {
+    device.check(cudaMemcpyAsync(gradient.memory, logits.memory, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
+                                 device.stream()),
+                 "copy");
+  });
+  std::printf(
+      "\ncross-entropy of %dx%lld logits: %.3f ms (%.3f to %.3f); copying them: %.3f ms; %.0f %% of the copy's "
+      "bandwidth\n",
+      rows, static_cast<long long>(classes), kernel.median, kernel.least, kernel.most, copy.median,
+      100 * copy.median / kernel.median);
+  cudaEventDestroy(begin);
+  cudaEventDestroy(end);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -135,5 +192,7 @@ int main(int count, char** arguments) {
     step(rows, dim, classes, Precision::tf32, "tf32", repeats);
     step(rows, dim, classes, Precision::float32, "float32", repeats);
   }
+  if (count <= 2) crossEntropy(4096, 100000, repeats);
+  else crossEntropy(16, 1000, repeats);
   return 0;
 }
