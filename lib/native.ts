@@ -79,7 +79,7 @@ export function native(): Native {
     throw new MarginSoftmaxError(
       'ERR_NATIVE_MISSING',
       `No native binary of margin-softmax loads on ${process.platform}-${process.arch}.\n` +
-        `Looked in build/Release and prebuilds of ${root}: ${(cause as Error).message.split('\n')[0]}\n` +
+        `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${root}`}: ${(cause as Error).message.split('\n')[0]}\n` +
         'Build one with a C++17 compiler and CMake: npx cmake-js rebuild in that folder.',
       { cause }
     )

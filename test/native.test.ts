@@ -24,6 +24,17 @@ function run(code: string, env: NodeJS.ProcessEnv, entry = library) {
 
 const step = `api.marginLossSync({ input: new Float32Array(2), weight: new Float32Array(4), labels: [0], dim: 2 })`
 
+test('MARGIN_SOFTMAX_BINARY names the binary; one that is missing or no addon is refused by name', () => {
+  const there = path.join(root, 'build/Release/margin_softmax.node')
+  if (fs.existsSync(there)) assert.is(run(step, { MARGIN_SOFTMAX_BINARY: there }).status, 0)
+  for (const wrong of ['nowhere.node', path.join(root, 'LICENSE')]) {
+    const { status, stderr } = run(step, { MARGIN_SOFTMAX_BINARY: wrong })
+    assert.is.not(status, 0)
+    assert.match(stderr, /ERR_NATIVE_MISSING|MARGIN_SOFTMAX_BINARY/)
+    assert.ok(stderr.includes(wrong), stderr)
+  }
+})
+
 test('portable code is always there, last', () => {
   assert.is(instructionSets().pop(), 'portable')
 })
