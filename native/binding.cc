@@ -197,7 +197,7 @@ const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
     references_.push_back(Napi::Persistent(value.As<Napi::Object>()));
     return data;
   }
-  Block copy(static_cast<int64_t>(bytes));
+  Block copy = Block::uninitialized(static_cast<int64_t>(bytes));
   if (!copy.as<void>()) {
     prepared = Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes));
     return nullptr;

@@ -16,9 +16,10 @@ constexpr int64_t hugePage = 2 << 20;
 // Below a huge page the allocator's own memory, which is warm more often than not, costs less than a mapping.
 int64_t Block::mapped(int64_t bytes) { return bytes < hugePage ? bytes : (bytes + hugePage - 1) / hugePage * hugePage; }
 
-Block::Block(int64_t bytes) : bytes_(mapped(bytes)) {
+Block::Block(int64_t bytes, bool zeros) : bytes_(mapped(bytes)) {
   if (bytes < hugePage) {
-    data_ = std::calloc(static_cast<size_t>(bytes ? bytes : 1), 1);
+    const size_t size = static_cast<size_t>(bytes ? bytes : 1);
+    data_ = zeros ? std::calloc(size, 1) : std::malloc(size);
     return;
   }
   void* block = mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -35,13 +36,13 @@ Block::~Block() {
 
 int64_t Block::mapped(int64_t bytes) { return bytes; }
 
-Block::Block(int64_t bytes) : bytes_(bytes) {
+Block::Block(int64_t bytes, bool zeros) : bytes_(bytes) {
 #if defined(_WIN32)
   data_ = _aligned_malloc(static_cast<size_t>(bytes ? bytes : 1), 64);
 #else
   if (posix_memalign(&data_, 64, static_cast<size_t>(bytes ? bytes : 1)) != 0) data_ = nullptr;
 #endif
-  if (data_) std::memset(data_, 0, static_cast<size_t>(bytes));
+  if (data_ && zeros) std::memset(data_, 0, static_cast<size_t>(bytes));
 }
 Block::~Block() {
 #if defined(_WIN32)

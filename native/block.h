@@ -10,7 +10,9 @@ class Block {
  public:
   Block() = default;
   // Null data where the system refuses.
-  explicit Block(int64_t bytes);
+  explicit Block(int64_t bytes) : Block(bytes, true) {}
+  // For who overwrites all of it: zeroing a megabyte takes 40 µs.
+  static Block uninitialized(int64_t bytes) { return Block(bytes, false); }
   ~Block();
   Block(Block&& other) noexcept { *this = std::move(other); }
   Block& operator=(Block&& other) noexcept {
@@ -36,6 +38,7 @@ class Block {
   }
 
  private:
+  Block(int64_t bytes, bool zeros);
   static int64_t mapped(int64_t bytes);  // what the system is asked for
   void swap(Block& other) {
     std::swap(data_, other.data_);

@@ -4,13 +4,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../sizes.h"
+
 namespace margin_softmax::cpu {
 
 // What the fixed part of the workspace (everything but the kept tiles) is planned to stay within.
 constexpr int64_t fixedBytes = int64_t{48} << 20;
-
-inline int64_t divideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t roundUp(int64_t a, int64_t b) { return divideUp(a, b) * b; }
 
 // The B×C logits are a grid of tiles: class tiles × row chunks. A slot is a run of class tiles × a run of row chunks
 // that one thread works through in order, with its own partial sums; slots are added in order at the end. Many classes:

@@ -4,12 +4,10 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../sizes.h"
 #include "tile.cuh"
 
 namespace margin_softmax::cuda {
-
-inline int64_t divideUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t roundUp(int64_t a, int64_t b) { return divideUp(a, b) * b; }
 
 struct Plan {
   // A chunk's class directions and gradients are written once and read once or twice: 32 MB of them stay in the level-2
