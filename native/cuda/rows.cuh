@@ -62,6 +62,7 @@ static __global__ void __launch_bounds__(rowWarps * 32) reduceRows(StepRows step
   }
   sum = gpu::warpSum(sum);
   logitSum = gpu::warpSum(logitSum);
+  __syncwarp();  // all have read the label that the next lines write again
   if (lane != 0) return;
   const bool alone = sum == 0;  // no other class
   RowState state = step.states[row];
