@@ -24,7 +24,20 @@ export interface MarginHeadOptions extends ExecutionOptions {
   labelSmoothing?: number
   /** The label of rows that take no part. Default −1. */
   ignoreIndex?: number
-  /** Of the weights' first values, normally distributed with deviation 0.01: an integer from 0. Default 0. */
+  /**
+   * Share of the classes that take part in a training step, above 0 to 1: those of the batch always, others at random up
+   * to ⌈sampleRate·C⌉, drawn anew each step without replacement (Partial FC, An et al. 2022, arXiv:2203.15565). Loss,
+   * statistics, gradients, weight decay and optimizer state then concern these classes alone; the others stay as they
+   * are. Time goes with the sample; evaluation uses every class. Default 1.
+   */
+  sampleRate?: number
+  /**
+   * A row leaves out other classes whose cosine to it exceeds this: in noisy data sets they often are the same identity
+   * under another label. From −1 to 1; not for `softmaxMargin()`, nor together with `labelSmoothing`. Default 1: none is
+   * left out.
+   */
+  interclassFilter?: number
+  /** Of the weights' first values, normally distributed with deviation 0.01, and of the samples: an integer from 0. Default 0. */
   seed?: number
   /** First values of the weights [C,D] in place of random ones. */
   weights?: FloatArray
@@ -74,6 +87,9 @@ export interface Settings {
   marginWarmupSteps: number
   labelSmoothing: number
   ignoreIndex: number
+  sampleRate: number
+  interclassFilter: number
+  seed: number
 }
 
 export const headOptions = [
@@ -86,6 +102,8 @@ export const headOptions = [
     'marginWarmupSteps',
     'labelSmoothing',
     'ignoreIndex',
+    'sampleRate',
+    'interclassFilter',
     'seed',
   ],
   ...['weights', ...executionOptions],
@@ -109,11 +127,19 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   // Defaults stand in for what was not given, never for null, which is a mistake to be named as one.
   const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
   const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
+  const { sampleRate = 1, interclassFilter = 1, seed = 0 } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
   const { margin } = encodeMargin(asked)
   if (boolean(bias, 'bias') && isNormalized(margin))
     throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
+  if (numberFrom(sampleRate, 'sampleRate', 0, 1) === 0)
+    throw wrongValue('a number above 0', 'sampleRate', sampleRate)
+  if (numberFrom(interclassFilter, 'interclassFilter', -1, 1) < 1) {
+    if (!isNormalized(margin))
+      throw wrongValue('1 with softmax, which has no cosines,', 'interclassFilter', interclassFilter)
+    if (labelSmoothing) throw wrongValue('1 with labelSmoothing', 'interclassFilter', interclassFilter)
+  }
   return {
     classes,
     dim,
@@ -123,6 +149,9 @@ export function checkSettings(given: MarginHeadOptions): Settings {
     marginWarmupSteps: integerFrom(marginWarmupSteps, 'marginWarmupSteps', 0),
     labelSmoothing: numberFrom(labelSmoothing, 'labelSmoothing', 0, 1),
     ignoreIndex: integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange),
+    sampleRate,
+    interclassFilter,
+    seed: integerFrom(seed, 'seed', 0),
   }
 }
 

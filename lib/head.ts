@@ -89,14 +89,9 @@ export class MarginHead {
   static async create(given: MarginHeadOptions): Promise<MarginHead> {
     const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
     const settings = checkSettings(known)
-    const { seed = 0, weights } = known
-    integerFrom(seed, 'seed', 0)
+    const { weights } = known
     const first = weights && floats(weights, 'weights', settings.classes * settings.dim)
-    const head = await MarginHead.#allocate(settings, execution(known), {
-      iteration: 0,
-      seed,
-      random: !first,
-    })
+    const head = await MarginHead.#allocate(settings, execution(known), { iteration: 0, random: !first })
     if (first) succeeded(native().headWrite(head.#native, 'weight', 0, first))
     return head
   }
@@ -193,7 +188,7 @@ export class MarginHead {
       for (const [name, shape] of Object.entries(expectedShapes(settings)))
         if (shapes.get(name)?.join() !== shape.join())
           throw new Error(`it has no ${name} of shape [${shape}]`)
-      const head = await MarginHead.#allocate(settings, run, { iteration, seed: 0, random: false })
+      const head = await MarginHead.#allocate(settings, run, { iteration, random: false })
       const tensors = head.#tensors((name, offset, part) =>
         succeeded(native().headWrite(head.#native, name, offset, part))
       )
@@ -215,7 +210,7 @@ export class MarginHead {
   static async #allocate(
     settings: Settings,
     run: Execution,
-    start: { iteration: number; seed: number; random: boolean }
+    start: { iteration: number; random: boolean }
   ): Promise<MarginHead> {
     checkBytes(settings)
     const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run }

@@ -38,11 +38,10 @@ Optimizer readOptimizer(Napi::Object request) {
 struct CreateJob : Job {
   Handle head;
   bool random = false;
-  uint64_t seed = 0;
   int threads = 1;
   Status run() override {
     if (Status status = head->allocate(); !status) return status;
-    return random ? head->initialize(seed, threads) : Status{};
+    return random ? head->initialize(threads) : Status{};
   }
   void fill(Napi::Object result) const override {
     Napi::Env env = result.Env();
@@ -72,13 +71,17 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   settings.device = readDevice(request);
   settings.precision = readPrecision(request);
   settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
+  settings.sampleRate = request.Get("sampleRate").As<Napi::Number>().DoubleValue();
+  settings.interclassFilter = request.Get("interclassFilter").As<Napi::Number>().DoubleValue();
+  settings.seed = static_cast<uint64_t>(request.Get("seed").As<Napi::Number>().Int64Value());
+  if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))
+    throw Napi::RangeError::New(info.Env(), "Expected a share of the classes for sampleRate");
   auto job = std::make_unique<CreateJob>();
   job->asynchronous = true;
   job->device = settings.device;
   job->head = std::make_shared<Head>(settings);
   job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
   job->random = request.Get("random").ToBoolean();
-  job->seed = static_cast<uint64_t>(request.Get("seed").As<Napi::Number>().Int64Value());
   job->threads = request.Get("threads").As<Napi::Number>().Int32Value();
   return perform(info.Env(), std::move(job));
 }

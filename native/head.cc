@@ -4,19 +4,10 @@
 
 #include "block.h"
 #include "cpu/pool.h"
+#include "random.h"
 
 namespace margin_softmax {
 namespace {
-
-// Counter-based random bits (the finalizer of SplitMix64, Steele et al. 2014): element i needs no predecessor.
-uint64_t randomBits(uint64_t seed, uint64_t i) {
-  uint64_t z = seed * 0xd1342543de82ef95ull + (i + 1) * 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
-
-double uniform(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }
 
 constexpr double initialDeviation = 0.01;  // InsightFace's: only directions matter to a normalised margin
 
@@ -35,7 +26,8 @@ Status Head::allocate() {
   return status;
 }
 
-Status Head::initialize(uint64_t seed, int threads) {
+Status Head::initialize(int threads) {
+  const uint64_t seed = settings_.seed;
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
   const cpu::Turn turn;
   const auto fill = [&](float* weight, int64_t first, int64_t last) {  // elements [first, last), from an even one on
@@ -97,8 +89,10 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.bias = bias_.as<float>();
   problem.margin = marginNow();
   problem.labelSmoothing = settings_.labelSmoothing;
+  problem.interclassFilter = settings_.interclassFilter;
   Update update;
   if (train) {
+    if (Status status = sample(problem); !status) return status;
     update.optimizer = settings_.optimizer;
     update.optimizer.learningRate = learningRate;
     update.step = iteration_ + 1;
@@ -115,6 +109,18 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     letGo();
     status.message += "; the head held part of an update and was disposed of";
   }
+  return status;
+}
+
+// Puts a sample of the classes in the place of all of them.
+Status Head::sample(Problem& problem) {
+  if (settings_.sampleRate == 1) return {};
+  const ClassRange all{0, settings_.classes, settings_.classes};
+  Status status = sampleClasses(all, settings_.sampleRate, settings_.seed, iteration_, problem.labels, problem.rows,
+                                problem.execution.threads, sample_);
+  problem.sample = sample_.classes.data();
+  problem.classes = static_cast<int64_t>(sample_.classes.size());
+  problem.labels = sample_.labels.data();
   return status;
 }
 

@@ -6,6 +6,7 @@
 
 #include "executor.h"
 #include "memory.h"
+#include "sampling.h"
 
 namespace margin_softmax {
 
@@ -15,8 +16,11 @@ struct HeadSettings {
   Optimizer optimizer;
   bool bias = false;
   double labelSmoothing = 0;
-  int64_t warmupSteps = 0;  // over which the margin grows from its neutral value
-  int device = cpuDevice;   // where the arrays lie and every step runs
+  int64_t warmupSteps = 0;      // over which the margin grows from its neutral value
+  double sampleRate = 1;        // of the classes that take part in a training step
+  double interclassFilter = 1;  // see Problem
+  uint64_t seed = 0;            // of the first weights and of the samples
+  int device = cpuDevice;       // where the arrays lie and every step runs
   Precision precision = Precision::float32;
 };
 
@@ -28,7 +32,7 @@ class Head {
   Status allocate();
   // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread
   // count and on every device.
-  Status initialize(uint64_t seed, int threads);
+  Status initialize(int threads);
   // Gives the memory back once no work uses it; later work fails.
   void dispose();
 
@@ -53,11 +57,13 @@ class Head {
   void letGo();  // dispose, under mutex()
   Margin marginNow() const;
   Execution here(Execution execution) const;
+  Status sample(Problem& problem);
   Memory* memoryOf(const char* name);
 
   HeadSettings settings_;
   int64_t iteration_ = 0;  // updates made
   std::atomic<bool> disposed_{false};
+  ClassSample sample_;  // of the step that runs; kept for its memory
   Memory weight_, bias_, weightState_[2], biasState_[2];
   std::mutex mutex_;  // held while anything reads or writes the arrays
 };

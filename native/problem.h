@@ -43,7 +43,11 @@ struct Problem {
   float* bias = nullptr;                   // [C] or null; softmax only
   const int32_t* labels = nullptr;         // [B], −1 = ignored
   const float* gradOutput = nullptr;       // [B] or null (all 1); read for Reduction::none
-  double gradScale = 1;                    // upstream gradient of a mean or a sum
+  // The classes that take part (sampling.h), ascending, or null: all of them. Where given, `classes` counts them,
+  // labels are places in it, and what belongs to class j lies in row sample[j] of the resident arrays.
+  const int32_t* sample = nullptr;  // [classes]
+  double interclassFilter = 1;      // a row leaves out other classes whose cosine to it exceeds this; 1: none
+  double gradScale = 1;             // upstream gradient of a mean or a sum
   Margin margin;
   Reduction reduction = Reduction::mean;
   double labelSmoothing = 0;
@@ -58,6 +62,9 @@ struct Problem {
       nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
   bool updateBegun = false;  // out, on failure: parameters may hold part of the update
   Execution execution;
+
+  int64_t rowOf(int64_t j) const { return sample ? sample[j] : j; }
+  bool filters() const { return interclassFilter < 1; }
 };
 
 // The k best classes of each row: by cosine, or by raw score for a margin that does not normalise.

@@ -12,6 +12,7 @@ const suites = [
   'loss-edges',
   'loss-outputs',
   'head',
+  'sampling',
   'topk',
   'probability',
   'cross-entropy',

@@ -26,6 +26,8 @@ export interface OracleOptions {
   ignoreIndex?: number
   labelSmoothing?: number
   gradOutput?: number | ArrayLike<number>
+  /** Other classes whose cosine exceeds it are left out of a row. */
+  interclassFilter?: number
 }
 
 export interface OracleResult {
@@ -80,7 +82,7 @@ function crossEntropy(logits: Float64Array, label: number, smoothing: number) {
     if (j === label) difference[j] = -others / (base + others) + smoothing - smoothing / classes
     else difference[j] = Math.exp(at(logits, j) - target - shift) / (base + others) - smoothing / classes
   }
-  return { loss: logRatio + smoothing * meanDifference, difference }
+  return { loss: smoothing ? logRatio + smoothing * meanDifference : logRatio, difference }
 }
 
 export function reference(
@@ -90,6 +92,7 @@ export function reference(
 ): OracleResult {
   const { input, weight, labels, dim, bias } = problem
   const { reduction = 'mean', ignoreIndex = -1, labelSmoothing = 0, gradOutput = 1 } = options
+  const { interclassFilter = Number.POSITIVE_INFINITY } = options
   const rows = labels.length
   const classes = weight.length / dim
   const x = normalise(input, rows, dim)
@@ -128,7 +131,8 @@ export function reference(
         value = psi.value
         slope = psi.slope
       }
-      logits[i * classes + j] = scale * value
+      const leftOut = j !== label && score > interclassFilter
+      logits[i * classes + j] = leftOut ? Number.NEGATIVE_INFINITY : scale * value
     }
     if (ignored) continue
 

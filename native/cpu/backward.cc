@@ -32,12 +32,13 @@ void Step::backward(int64_t slot, int thread) {
     float* classGradient =
         whole ? scratch.classGradient : partialWeight_ + (rowSlot * plan_.classes + firstClass) * paddedDim_;
     float* biasGradient = partialBias_ + rowSlot * plan_.classes + firstClass;
+    const TileWeights weights = tileWeights(tile, thread);
     for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
       const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
       float* gradient = scratch.tile;
       const float* logits = keptTile(tile, chunk);
       if (!logits) {
-        computeTile(tile, chunk, gradient);
+        computeTile(tile, weights, chunk, gradient);
         logits = gradient;
       }
       kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
@@ -50,7 +51,7 @@ void Step::backward(int64_t slot, int thread) {
       if (wantsWeight() && problem_.bias)
         addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
       if (problem_.gradInput)
-        kernels_.inputGradient(problem_.weight + firstClass * dim, dim, classes, gradient, plan_.tileClasses, panels,
+        kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels,
                                partialInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
     }
     if (whole && wantsWeight()) finishClasses(tile, classGradient);
@@ -93,7 +94,7 @@ void Step::finishClasses(int64_t tile, float* gradients) {
   double squares = 0;
   for (int64_t j = firstClass; j < firstClass + classes; j++) {
     float* sum = gradients + (j - firstClass) * paddedDim_;
-    const float* w = problem_.weight + j * dim;
+    const float* w = weightRow(j);
     float* out = direct ? problem_.gradWeight + j * dim : sum;
     const bool hasTargets = target != end && labels[*target] == j;
     float factor;
@@ -116,8 +117,9 @@ void Step::finishClasses(int64_t tile, float* gradients) {
     const float biasGradient = static_cast<float>(biasSum);
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
     if (problem_.update) {
-      update(j * dim, problem_.weight, problem_.update->weightState, out, dim);
-      if (problem_.bias) update(j, problem_.bias, problem_.update->biasState, &biasGradient, 1);
+      const int64_t at = problem_.rowOf(j);
+      update(at * dim, problem_.weight, problem_.update->weightState, out, dim);
+      if (problem_.bias) update(at, problem_.bias, problem_.update->biasState, &biasGradient, 1);
     }
     if (problem_.gradWeight && !direct) kernels_.accumulate(problem_.gradWeight + j * dim, out, dim);
     if (problem_.gradBias) problem_.gradBias[j] = biasGradient + (firstRow_ ? problem_.gradBias[j] : 0);

@@ -28,6 +28,8 @@ struct Kernels {
   // Per-lane sums and maxima over the tile's classes: out[p][l].
   void (*tileSum)(const float* tile, long tileStride, long classes, long panels, float* out);
   void (*tileMaximum)(const float* tile, long tileStride, long classes, long panels, float* out);
+  // tile[p][j][l] = replacement where it is above limit[p][l]
+  void (*leaveOutAbove)(float* tile, long tileStride, long classes, long panels, const float* limit, float replacement);
   // gradient[p][j][l] = (e^(tile − maximum[p][l])·factor[p][l] − smoothing) · scale[j]; gradient may be tile itself
   void (*probabilities)(const float* tile, long tileStride, long classes, long panels, const float* maximum,
                         const float* factor, float smoothing, const float* scale, float* gradient);

@@ -182,6 +182,19 @@ static void tileMaximum(const float* tile, long tileStride, long classes, long p
   });
 }
 
+static void leaveOutAbove(float* tile, long tileStride, long classes, long panels, const float* limit,
+                          float replacement) {
+  const Vector replaced = broadcast(replacement);
+  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+    const Vector most = load(limit + at);
+    float* out = const_cast<float*>(column);
+    for (long j = 0; j < classes; j++) {
+      const Vector z = load(column + j * panelLanes);
+      store(out + j * panelLanes, z > most ? replaced : z);
+    }
+  });
+}
+
 static void probabilities(const float* tile, long tileStride, long classes, long panels, const float* maxima,
                           const float* factors, float smoothing, const float* scale, float* gradient) {
   const long toGradient = gradient - tile;
@@ -264,10 +277,10 @@ static float multiplyAdds(long rounds) {
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{name,           panelLanes,    VECTOR_BYTES, dot,          dotDouble,
-                 logits,         logSumExp,     tileSum,      tileMaximum,  probabilities,
-                 weightGradient, inputGradient, addScaled,    scaled,       accumulate,
-                 combine,        sgd,           adamW,        multiplyAdds, &probabilityKernels};
+  return Kernels{
+      name,    panelLanes,  VECTOR_BYTES,  dot,           dotDouble,      logits,        logSumExp,
+      tileSum, tileMaximum, leaveOutAbove, probabilities, weightGradient, inputGradient, addScaled,
+      scaled,  accumulate,  combine,       sgd,           adamW,          multiplyAdds,  &probabilityKernels};
 }
 
 }  // namespace

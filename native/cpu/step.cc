@@ -28,7 +28,8 @@ Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
   forEach(paddedRows_ / 16, [&](int64_t block, int) { prepareRows(block); });
-  if (plan_.rowSlots > 1) forEach(plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
+  if (plan_.rowSlots > 1)
+    forEach(plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, tileWeights(tile, thread).weight); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
   forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int) {
     for (int64_t row = block * 8; row < block * 8 + 8; row++) reduceRow(row);
@@ -64,6 +65,7 @@ void Step::layOut(Layout& layout) {
   rowMaximum_ = layout.take<float>(n);
   rowFactor_ = layout.take<float>(n);
   rowGradients_ = layout.take<float>(n);
+  rowLimit_ = layout.take<float>(problem_.filters() ? n : 0);
   partialInput_ = layout.take<float>(problem_.gradInput ? plan_.classSlots * n * dim : 0);
   const bool partial = weight && plan_.rowSlots > 1;
   partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
@@ -71,6 +73,7 @@ void Step::layOut(Layout& layout) {
   slotSquares_ = layout.take<double>(plan_.classTiles);
   rowSquares_ = layout.take<double>(n / lanes_);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
+  if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
@@ -81,7 +84,9 @@ void Step::layOut(Layout& layout) {
 Step::ThreadScratch Step::scratchOf(int thread) const {
   float* base = scratch_ + thread * scratchStride_;
   float* gradient = base + tileFloats();
-  return {base, gradient, gradient + classGradientFloats()};
+  float* row = gradient + classGradientFloats();
+  float* weights = row + roundUp(paddedDim_, 16) + 64;
+  return {base, gradient, row, weights, weights + plan_.tileClasses * plan_.dim};
 }
 
 float* Step::keptTile(int64_t tile, int64_t chunk) const {
@@ -121,6 +126,7 @@ void Step::prepareRows(int64_t block) {
   const int64_t count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
   const float* rows = problem_.input + (firstRow_ + first) * dim;
   double queryFactors[16], valueFactors[16] = {};
+  if (problem_.filters()) std::fill_n(rowLimit_ + first, 16, 0.0f);
   for (int64_t i = 0; i < count; i++) {
     RowState& state = states_[first + i];
     const float* x = rows + i * dim;
@@ -128,13 +134,14 @@ void Step::prepareRows(int64_t block) {
     state.label = problem_.labels[firstRow_ + first + i];
     queryFactors[i] = 0;
     if (state.label < 0) continue;
-    const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
+    const float* w = weightRow(state.label);
     const double gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
     state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim),
                       normalized_ ? kernels_.dotDouble(x, x, dim) : 0, normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
-                      problem_.bias ? problem_.bias[state.label] : 0, gradient);
+                      problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, gradient);
     queryFactors[i] = state.scale * state.inverseNorm;
     valueFactors[i] = state.gradient * queryFactors[i];
+    if (problem_.filters()) rowLimit_[first + i] = static_cast<float>(problem_.interclassFilter * state.scale);
   }
   packQuery(rows, dim, first, count, queryFactors, lanes_, query_);
   if (!wantsWeight()) return;
@@ -153,17 +160,27 @@ void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t c
   for (int64_t j = 0; j < count; j++) scales[j] = normalized ? inverseNorm(kernels, rows + j * dim, dim) : 1.0f;
 }
 
-void Step::scaleClasses(int64_t tile) {
-  const int64_t first = tile * plan_.tileClasses;
-  scaleRows(kernels_, problem_.weight + first * plan_.dim, plan_.dim, plan_.tileSize(tile), normalized_,
-            classScale_ + first);
+Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
+  const int64_t first = tile * plan_.tileClasses, dim = plan_.dim;
+  if (!problem_.sample) return {problem_.weight + first * dim, problem_.bias ? problem_.bias + first : nullptr};
+  const ThreadScratch scratch = scratchOf(thread);
+  for (int64_t j = 0; j < plan_.tileSize(tile); j++) {
+    std::memcpy(scratch.weights + j * dim, weightRow(first + j), dim * sizeof(float));
+    if (problem_.bias) scratch.bias[j] = problem_.bias[problem_.rowOf(first + j)];
+  }
+  return {scratch.weights, problem_.bias ? scratch.bias : nullptr};
 }
 
-void Step::computeTile(int64_t tile, int64_t chunk, float* out) const {
-  const int64_t firstClass = tile * plan_.tileClasses;
-  kernels_.logits(problem_.weight + firstClass * plan_.dim, plan_.dim, plan_.tileSize(tile),
-                  query_ + chunk * plan_.chunkRows * plan_.dim, panelsOf(chunk), classScale_ + firstClass,
-                  problem_.bias ? problem_.bias + firstClass : nullptr, out, plan_.tileClasses);
+void Step::scaleClasses(int64_t tile, const float* weights) {
+  scaleRows(kernels_, weights, plan_.dim, plan_.tileSize(tile), normalized_, classScale_ + tile * plan_.tileClasses);
+}
+
+void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, float* out) const {
+  const int64_t classes = plan_.tileSize(tile), firstRow = chunk * plan_.chunkRows, panels = panelsOf(chunk);
+  kernels_.logits(weights.weight, plan_.dim, classes, query_ + firstRow * plan_.dim, panels,
+                  classScale_ + tile * plan_.tileClasses, weights.bias, out, plan_.tileClasses);
+  if (problem_.filters())
+    kernels_.leaveOutAbove(out, plan_.tileClasses, classes, panels, rowLimit_ + firstRow, leftOut);
 }
 
 void Step::forward(int64_t slot, int thread) {
@@ -182,13 +199,14 @@ void Step::forward(int64_t slot, int thread) {
   }
   const ThreadScratch scratch = scratchOf(thread);
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
-    if (plan_.rowSlots == 1) scaleClasses(tile);
+    const TileWeights weights = tileWeights(tile, thread);
+    if (plan_.rowSlots == 1) scaleClasses(tile, weights.weight);
     const int64_t classes = plan_.tileSize(tile), firstClass = tile * plan_.tileClasses;
     for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
       const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
       float* kept = keptTile(tile, chunk);
       float* logits = kept ? kept : scratch.tile;
-      computeTile(tile, chunk, logits);
+      computeTile(tile, weights, chunk, logits);
       if (smoothing) {
         float tileSums[512];  // of the chunk's rows, 512 at most
         kernels_.tileSum(logits, plan_.tileClasses, classes, panels, tileSums);
@@ -236,7 +254,7 @@ void Step::reduceRow(int64_t row) {
   if (!gradInput) return;
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
   const float* x = problem_.input + global * dim;
-  const float* w = problem_.weight + static_cast<int64_t>(state.label) * dim;
+  const float* w = weightRow(state.label);
   const TargetShare targets = inputShare(state, normalized_, radial_);
   kernels_.combine(gradInput, false, targets.weight, w, targets.input, x, dim);
 }

@@ -27,13 +27,19 @@ class Step {
   double lossSum() const { return lossSum_; }
 
  private:
+  // A tile's classes, one behind the other: in place, or gathered where a sample of the classes takes part.
+  struct TileWeights {
+    const float* weight;  // [tileSize][D]
+    const float* bias;    // [tileSize] or null
+  };
   struct ThreadScratch {
-    float *tile, *classGradient, *row;
+    float *tile, *classGradient, *row, *weights, *bias;
   };
 
   void layOut(Layout& layout);
   void prepareRows(int64_t block);
-  void scaleClasses(int64_t tile);
+  TileWeights tileWeights(int64_t tile, int thread) const;
+  void scaleClasses(int64_t tile, const float* weights);
   void forward(int64_t slot, int thread);
   void reduceRow(int64_t row);
   void backward(int64_t slot, int thread);
@@ -45,7 +51,8 @@ class Step {
   void finishRows(int64_t panel, int thread);
   Status collect();
 
-  void computeTile(int64_t tile, int64_t chunk, float* out) const;
+  void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, float* out) const;
+  float* weightRow(int64_t j) const { return problem_.weight + problem_.rowOf(j) * plan_.dim; }
   float* keptTile(int64_t tile, int64_t chunk) const;
   template <class Body>
   void forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const;
@@ -81,6 +88,7 @@ class Step {
   float *maxima_, *sums_;                           // [classSlots][N]
   double* logitSums_;                               // [classSlots][N], only with label smoothing
   float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
+  float* rowLimit_;                                 // [N] the largest logit that is not filtered
   float* partialInput_;                             // [classSlots][panel][D][L]
   float* partialWeight_;                            // [rowSlots][C][paddedDim], only with several row slots
   float* partialBias_;                              // [rowSlots][C]

@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
 #pragma unroll
     for (int c = 0; c < 8; c++) {
       const int column = Core::template column<Lies::along>(c);
-      const bool counts = factors.gradient != 0 && tile.firstColumn + column < classes && column != own;
       const float cosine = sums.at(r, c);
+      const bool counts =
+          factors.gradient != 0 && counted(step, cosine) && tile.firstColumn + column < classes && column != own;
       const float z = fmaf(factors.scale, cosine, shared.bias[column]);
       const float a = counts ? factors.gradient * fmaf(expf(z - factors.maximum), factors.factor, -smoothing) : 0;
       const float seen = storeOperand(out + column, step.gradientPlane(), step.terms, a);
@@ -154,7 +155,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   for (int r = 0; r < 8; r++) {
     const int row = Core::template row<Lies::across>(r);
     if (firstRow + row >= classes) continue;
-    const int64_t from = (static_cast<int64_t>(firstClass) + firstRow + row) * step.dim;
+    const int64_t from = step.rowOf(firstClass + firstRow + row) * step.dim;
     const int targets = shared.targets[row];
     const float scale = shared.scale[row], along = shared.along[row];
     float rowSquares = 0;
@@ -194,7 +195,8 @@ static __global__ void __launch_bounds__(tileThreads) biasGradient(StepRows step
     }
     const float gradient = static_cast<float>(sum);
     square = static_cast<double>(gradient) * gradient;
-    if (step.weightUse != WeightUse::gradient) applyUpdate(step, step.bias, step.biasState, label, gradient);
+    if (step.weightUse != WeightUse::gradient)
+      applyUpdate(step, step.bias, step.biasState, step.rowOf(label), gradient);
     else if (step.gradBias) step.gradBias[label] = gradient;
   }
   const double total = sumOfBlock(shared.squares, square);

@@ -9,13 +9,16 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareClasses(StepData<Element
   const int j = warpRow(), lane = threadIdx.x % 32;
   if (j >= step.chunk) return;
   const bool present = j < classes;
-  const float* w = step.weight + (static_cast<int64_t>(firstClass) + (present ? j : 0)) * step.dim;
+  const float* w = step.weightRow(firstClass + (present ? j : 0));
   const float scale = !present ? 0 : step.normalized ? inverseNormOfRow(w, step.dim) : 1;
   if (lane == 0) step.classScale[j] = scale;
   Element* out = step.weightOperand + static_cast<int64_t>(j) * step.paddedDim;
   for (int d = lane; d < step.paddedDim; d += 32)
     storeOperand(out + d, step.weightPlane(), step.terms, present && d < step.dim ? w[d] * scale : 0);
 }
+
+// Whether another class of this cosine takes part in a row. NaN does: the loss shall show it.
+__device__ inline bool counted(const StepRows& step, float cosine) { return !(cosine > step.interclassFilter); }
 
 // Where a block's tile of logits begins.
 struct LogitTile {
@@ -37,7 +40,7 @@ __device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, El
 __device__ inline void loadBias(const StepRows& step, LogitTile tile, int firstClass, int classes, float* bias) {
   if (threadIdx.x >= tileSize) return;
   const int column = tile.firstColumn + threadIdx.x;
-  bias[threadIdx.x] = step.bias && column < classes ? step.bias[firstClass + column] : 0;
+  bias[threadIdx.x] = step.bias && column < classes ? step.bias[step.rowOf(firstClass + column)] : 0;
 }
 
 // The scratch of an epilogue takes the place of the staged operands, which nobody reads any more: more shared memory
@@ -69,8 +72,8 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
 #pragma unroll
     for (int c = 0; c < 8; c++) {
       const int column = Core::template column<Lies::along>(c);
-      const bool counts = tile.firstColumn + column < classes && column != own;
       float& z = sums.at(r, c);
+      const bool counts = counted(step, z) && tile.firstColumn + column < classes && column != own;
       z = fmaf(scale, z, shared.bias[column]);
       if (counts) logits += z;
       else z = leftOut;

@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
   const float* x = step.input + static_cast<int64_t>(row) * step.dim;
   float factor = 0;
   if (label >= 0) {
-    const float* w = step.weight + static_cast<int64_t>(label) * step.dim;
+    const float* w = step.weightRow(label);
     double product = 0, inputSquares = 0, weightSquares = 0;
     for (int d = lane; d < step.dim; d += 32) {
       const double a = x[d], b = w[d];
@@ -26,8 +26,8 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     inputSquares = gpu::warpSum(inputSquares);
     weightSquares = gpu::warpSum(weightSquares);
     const double gradient = step.rowGradient * (step.gradOutput ? step.gradOutput[row] : 1);
-    const RowState state =
-        targetRow(step.margin, label, product, inputSquares, weightSquares, step.bias ? step.bias[label] : 0, gradient);
+    const RowState state = targetRow(step.margin, label, product, inputSquares, weightSquares,
+                                     step.bias ? step.bias[step.rowOf(label)] : 0, gradient);
     if (lane == 0) {
       step.states[row] = state;
       step.factors[row] = {static_cast<float>(state.scale), 0, 0, 0};
@@ -86,7 +86,7 @@ static __global__ void __launch_bounds__(rowWarps * 32) targetInputs(StepRows st
   }
   const TargetShare target = inputShare(state, step.normalized, step.radial);
   const float* x = step.input + static_cast<int64_t>(row) * step.dim;
-  const float* w = step.weight + static_cast<int64_t>(state.label) * step.dim;
+  const float* w = step.weightRow(state.label);
   for (int d = lane; d < step.dim; d += 32)
     out[d] = static_cast<float>(fma(target.input, static_cast<double>(x[d]), target.weight * w[d]));
 }
@@ -108,7 +108,7 @@ static __global__ void __launch_bounds__(rowWarps * 32) targetGradients(StepRows
   if (place >= step.rows) return;
   const int label = step.sorted[place];
   if (label < 0 || (place > 0 && step.sorted[place - 1] == label)) return;
-  const float* w = step.weight + static_cast<int64_t>(label) * step.dim;
+  const float* w = step.weightRow(label);
   float* out = step.targetGradient + static_cast<int64_t>(place) * step.dim;
   for (int d = lane; d < step.dim; d += 32) {
     double sum = 0;

@@ -61,6 +61,7 @@ class Step {
     data.rowGradient = weights_.rowGradient;
     data.labelSmoothing = problem_.labelSmoothing;
     data.margin = problem_.margin;
+    data.interclassFilter = problem_.filters() ? static_cast<float>(problem_.interclassFilter) : HUGE_VALF;
     data.weightUse = WeightUse::none;
     if (const Update* update = problem_.update) {
       const Optimizer& optimizer = update->optimizer;
@@ -91,6 +92,8 @@ class Step {
     gradOutput_ = problem_.gradOutput ? layout.take<float>(rows) : nullptr;
     data.weight = problem_.resident ? problem_.weight : layout.take<float>(classes * dim);
     data.bias = problem_.resident || !problem_.bias ? problem_.bias : layout.take<float>(classes);
+    sample_ = problem_.sample ? layout.take<int32_t>(classes) : nullptr;
+    data.sample = sample_;
     data.input = input_;
     data.labels = labels_;
     data.order = order_;
@@ -128,6 +131,7 @@ class Step {
     device_.upload(labels_, labels.data(), plan_.paddedRows * 4);
     device_.upload(order_, order.data(), rows * 4);
     device_.upload(sorted_, sorted.data(), rows * 4);
+    if (sample_) device_.upload(sample_, problem_.sample, classes * 4);
     if (gradOutput_) device_.upload(gradOutput_, problem_.gradOutput, rows * 4);
     if (!problem_.resident) {
       device_.upload(data_.weight, problem_.weight, classes * dim * 4);
@@ -209,7 +213,7 @@ class Step {
   StepData<Element> data_{};
   // In the workspace, as what is uploaded into.
   float *input_ = nullptr, *gradOutput_ = nullptr;
-  int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr;
+  int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr, *sample_ = nullptr;
 };
 
 Status run(Problem& problem) {

@@ -49,6 +49,8 @@ struct StepRows {
   double rowGradient, labelSmoothing;
   Margin margin;
 
+  const int32_t* sample;    // [classes] where their weights lie, or null: in order
+  float interclassFilter;   // the largest cosine to another class that counts
   const float* input;       // [rows][dim]
   float* weight;            // [classes][dim]
   float* bias;              // [classes] or null
@@ -81,6 +83,9 @@ struct StepRows {
   SgdStep sgd;
   AdamWStep adamW;
 
+  // The row of weight, bias and states that belongs to a class.
+  __device__ int64_t rowOf(int label) const { return sample ? sample[label] : label; }
+  __device__ float* weightRow(int label) const { return weight + rowOf(label) * dim; }
   __host__ __device__ int rowTiles() const { return paddedRows / tileSize; }
   __host__ __device__ int dimTiles() const { return (paddedDim + tileSize - 1) / tileSize; }
 };
