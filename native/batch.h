@@ -15,7 +15,7 @@ struct BatchWeights {
 
 inline BatchWeights weighBatch(const Problem& problem) {
   BatchWeights weights;
-  for (int64_t i = 0; i < problem.rows; i++) weights.counted += problem.labels[i] >= 0;
+  for (int64_t i = 0; i < problem.rows; i++) weights.counted += problem.labels[i] != ignoredLabel;
   if (problem.reduction == Reduction::mean) weights.divisor = static_cast<double>(weights.counted);
   weights.rowGradient = weights.divisor == 0 ? 0 : problem.gradScale / weights.divisor;
   return weights;
@@ -32,7 +32,7 @@ inline void closeBatch(Problem& problem, const BatchWeights& weights, double los
   statistics.largestOtherCosine /= rows;
 }
 
-// order[rows]: rows by label, then by row; ignored rows (−1) come first. May throw std::bad_alloc.
+// order[rows]: rows by label, then by row; those without a label here (below 0) come first. May throw std::bad_alloc.
 void sortByLabel(const int32_t* labels, int64_t rows, int64_t classes, int32_t* order);
 
 }  // namespace margin_softmax

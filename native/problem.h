@@ -3,8 +3,9 @@
 #include <atomic>
 #include <cstdint>
 
-#include "margin.h"
 #include "optimizer.h"
+#include "row.h"
+#include "status.h"
 
 namespace margin_softmax {
 
@@ -35,19 +36,28 @@ struct Execution {
   bool isCancelled() const { return cancelled && *cancelled; }
 };
 
+// How processes that hold different classes of one problem (sharding) add up its rows.
+struct TotalsExchange {
+  virtual ~TotalsExchange() = default;
+  // rows[count], in place: this process's on the way in, those of all processes together on the way out.
+  virtual Status combine(RowTotals* rows, int64_t count) = 0;
+};
+
 struct Problem {
   int64_t rows = 0, dim = 0, classes = 0;  // B, D, C
   bool resident = false;                   // weight, bias and the update's state lie in the device's own memory
   const float* input = nullptr;            // [B,D]
   float* weight = nullptr;                 // [C,D]; written only by an update
   float* bias = nullptr;                   // [C] or null; softmax only
-  const int32_t* labels = nullptr;         // [B], −1 = ignored
+  const int32_t* labels = nullptr;         // [B], or ignoredLabel, labelElsewhere
   const float* gradOutput = nullptr;       // [B] or null (all 1); read for Reduction::none
   // The classes that take part (sampling.h), ascending, or null: all of them. Where given, `classes` counts them,
   // labels are places in it, and what belongs to class j lies in row sample[j] of the resident arrays.
-  const int32_t* sample = nullptr;  // [classes]
-  double interclassFilter = 1;      // a row leaves out other classes whose cosine to it exceeds this; 1: none
-  double gradScale = 1;             // upstream gradient of a mean or a sum
+  const int32_t* sample = nullptr;     // [classes]
+  TotalsExchange* exchange = nullptr;  // where the classes are one process's share
+  int64_t allClasses = 0;              // of all processes; 0: `classes`
+  double interclassFilter = 1;         // a row leaves out other classes whose cosine to it exceeds this; 1: none
+  double gradScale = 1;                // upstream gradient of a mean or a sum
   Margin margin;
   Reduction reduction = Reduction::mean;
   double labelSmoothing = 0;
@@ -64,6 +74,7 @@ struct Problem {
   Execution execution;
 
   int64_t rowOf(int64_t j) const { return sample ? sample[j] : j; }
+  double classesInAll() const { return static_cast<double>(allClasses ? allClasses : classes); }
   bool filters() const { return interclassFilter < 1; }
 };
 

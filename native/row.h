@@ -16,6 +16,10 @@ HOST_DEVICE inline double inverseNorm(double squares) {
   return squares < smallestNorm * smallestNorm ? 0 : 1 / std::sqrt(squares);
 }
 
+// What stands in the place of a row's label.
+constexpr int32_t ignoredLabel = -1;    // the row takes no part
+constexpr int32_t labelElsewhere = -2;  // its class belongs to another process (sharding): no target here
+
 struct RowState {
   double inverseNorm, scale;          // 1/‖x‖ and s_i; 1 and 1 for raw scores
   double targetInverseNorm;           // 1/‖w_y‖
@@ -27,17 +31,27 @@ struct RowState {
   int32_t label;
 };
 
-// From x·w_y, ‖x‖², ‖w_y‖² (both read for a margin that normalises) and the target's bias.
-HOST_DEVICE inline RowState targetRow(const Margin& margin, int32_t label, double product, double inputSquares,
-                                      double weightSquares, double bias, double gradient) {
+// A row before its target is known, from ‖x‖² (read for a margin that normalises).
+HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int32_t label, double inputSquares,
+                                             double gradient) {
   RowState state{};
   state.label = label;
   state.inverseNorm = state.scale = state.targetInverseNorm = 1;
-  state.cosine = product;
+  state.gradient = gradient;
   if (isNormalized(margin)) {
     state.inverseNorm = inverseNorm(inputSquares);
-    state.targetInverseNorm = inverseNorm(weightSquares);
     state.scale = scaleOf(margin, state.inverseNorm == 0 ? 0 : std::sqrt(inputSquares));
+  }
+  return state;
+}
+
+// From x·w_y, ‖x‖², ‖w_y‖² (both read for a margin that normalises) and the target's bias.
+HOST_DEVICE inline RowState targetRow(const Margin& margin, int32_t label, double product, double inputSquares,
+                                      double weightSquares, double bias, double gradient) {
+  RowState state = rowWithoutTarget(margin, label, inputSquares, gradient);
+  state.cosine = product;
+  if (isNormalized(margin)) {
+    state.targetInverseNorm = inverseNorm(weightSquares);
     state.cosine *= state.inverseNorm * state.targetInverseNorm;
   } else {
     state.cosine += bias;
@@ -46,19 +60,28 @@ HOST_DEVICE inline RowState targetRow(const Margin& margin, int32_t label, doubl
   state.psi = value.psi;
   state.slope = value.slope;
   state.target = state.scale * value.psi;
-  state.gradient = gradient;
   return state;
 }
 
-// Takes in the other classes: their log Σ exp z (−∞ without any), Σ z (read only with smoothing) and largest z.
-// Returns Σ_{j≠y} P_j.
-HOST_DEVICE inline double closeRow(RowState& state, double others, double sumOthers, double largest, double smoothing,
-                                   double classes) {
-  const RowSoftmax softmax = rowSoftmax(state.target, others, sumOthers, smoothing, classes);
+// What a row's other classes come to, and its target: where classes are sharded, the sums over all processes.
+struct RowTotals {
+  double maximum;         // the largest z; read only where sum is not 0
+  double sum;             // Σ e^(z − maximum); 0 without other classes
+  double logits;          // Σ z, read only with smoothing
+  double target, cosine;  // of the target; 0 where it is elsewhere
+};
+
+// Takes in the other classes. Returns the factor that makes e^(z − maximum) a probability. `classes`: all of them.
+HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double smoothing, double classes) {
+  const bool alone = totals.sum == 0;
+  state.target = totals.target;
+  state.cosine = totals.cosine;
+  const RowSoftmax softmax = rowSoftmax(state.target, alone ? -HUGE_VAL : totals.maximum + std::log(totals.sum),
+                                        totals.logits, smoothing, classes);
   state.loss = softmax.loss;
   state.error = softmax.targetError;
-  state.largestOther = others == -HUGE_VAL ? -1 : largest / (state.scale == 0 ? 1 : state.scale);
-  return softmax.others;
+  state.largestOther = alone ? -1 : totals.maximum / (state.scale == 0 ? 1 : state.scale);
+  return alone ? 0 : static_cast<float>(softmax.others / totals.sum);
 }
 
 // A gradient as multiples of the target's weights and of the embedding.

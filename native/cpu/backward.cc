@@ -26,7 +26,7 @@ void Step::backward(int64_t slot, int thread) {
   const int64_t dim = plan_.dim;
   const ThreadScratch scratch = scratchOf(thread);
   const bool whole = plan_.rowSlots == 1;
-  const float smoothing = static_cast<float>(problem_.labelSmoothing / static_cast<double>(plan_.classes));
+  const float smoothing = static_cast<float>(problem_.labelSmoothing / problem_.classesInAll());
   for (int64_t tile = firstTile; tile < lastTile && !cancelled(); tile++) {
     const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
     float* classGradient =
@@ -147,7 +147,7 @@ void Step::finishRows(int64_t panel, int thread) {
   const int64_t last = std::min(plan_.rows, (panel + 1) * lanes_);
   for (int64_t i = panel * lanes_; i < last; i++) {
     const RowState& state = states_[i];
-    if (state.label < 0) continue;
+    if (state.label == ignoredLabel) continue;
     for (int64_t d = 0; d < dim; d++) v[d] = sum[d * lanes_ + i % lanes_];
     const float* x = problem_.input + (firstRow_ + i) * dim;
     float* out = problem_.gradInput + (firstRow_ + i) * dim;

@@ -31,6 +31,8 @@ Status Step::run() {
   if (plan_.rowSlots > 1)
     forEach(plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, tileWeights(tile, thread).weight); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
+  if (problem_.exchange)
+    if (Status status = exchangeTotals(); !status) return status;
   forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int) {
     for (int64_t row = block * 8; row < block * 8 + 8; row++) reduceRow(row);
   });
@@ -55,6 +57,7 @@ void Step::layOut(Layout& layout) {
   const int64_t n = paddedRows_, dim = plan_.dim, classes = plan_.classes;
   const bool weight = wantsWeight(), gradient = wantsGradient();
   states_ = layout.take<RowState>(n);
+  totals_ = layout.take<RowTotals>(problem_.exchange ? n : 0);
   order_ = layout.take<int32_t>(n);
   query_ = layout.take<float>(n * dim);
   value_ = layout.take<float>(weight ? n * paddedDim_ : 0);
@@ -133,12 +136,17 @@ void Step::prepareRows(int64_t block) {
     state = RowState{};
     state.label = problem_.labels[firstRow_ + first + i];
     queryFactors[i] = 0;
-    if (state.label < 0) continue;
-    const float* w = weightRow(state.label);
+    if (state.label == ignoredLabel) continue;
     const double gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
-    state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim),
-                      normalized_ ? kernels_.dotDouble(x, x, dim) : 0, normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
-                      problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, gradient);
+    const double inputSquares = normalized_ ? kernels_.dotDouble(x, x, dim) : 0;
+    if (state.label == labelElsewhere) {
+      state = rowWithoutTarget(problem_.margin, state.label, inputSquares, gradient);
+    } else {
+      const float* w = weightRow(state.label);
+      state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim), inputSquares,
+                        normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
+                        problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, gradient);
+    }
     queryFactors[i] = state.scale * state.inverseNorm;
     valueFactors[i] = state.gradient * queryFactors[i];
     if (problem_.filters()) rowLimit_[first + i] = static_cast<float>(problem_.interclassFilter * state.scale);
@@ -222,36 +230,48 @@ void Step::forward(int64_t slot, int thread) {
   }
 }
 
-void Step::reduceRow(int64_t row) {
+RowTotals Step::totalsOf(int64_t row) const {
   float maximum = leftOut;
   for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
     const float m = maxima_[slot * paddedRows_ + row];
     if (!(m <= maximum)) maximum = m;  // NaN stays
   }
-  rowMaximum_[row] = maximum;
-  rowFactor_[row] = rowGradients_[row] = 0;
+  const RowState& state = states_[row];
+  RowTotals totals{maximum, 0, 0, state.target, state.cosine};
+  for (int64_t slot = 0; slot < plan_.classSlots && maximum != leftOut; slot++) {
+    const int64_t at = slot * paddedRows_ + row;
+    totals.sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
+    if (problem_.labelSmoothing != 0) totals.logits += logitSums_[at];
+  }
+  return totals;
+}
+
+// Rows that are ignored go along: every process has the same ones.
+Status Step::exchangeTotals() {
+  forEach(divideUp(plan_.rows, 8), [&](int64_t block, int) {
+    for (int64_t row = block * 8; row < std::min(plan_.rows, block * 8 + 8); row++)
+      totals_[row] = states_[row].label == ignoredLabel ? RowTotals{leftOut, 0, 0, 0, 0} : totalsOf(row);
+  });
+  return problem_.exchange->combine(totals_, plan_.rows);
+}
+
+void Step::reduceRow(int64_t row) {
+  rowMaximum_[row] = rowFactor_[row] = rowGradients_[row] = 0;
   if (row >= plan_.rows) return;
   RowState& state = states_[row];
   const int64_t dim = plan_.dim, global = firstRow_ + row;
   float* gradInput = problem_.gradInput ? problem_.gradInput + global * dim : nullptr;
-  if (state.label < 0) {
-    if (gradInput) std::memset(gradInput, 0, dim * sizeof(float));
+  if (gradInput && state.label < 0) std::memset(gradInput, 0, dim * sizeof(float));
+  if (state.label == ignoredLabel) {
     problem_.losses[global] = 0;
     return;
   }
-  double sum = 0, logitSum = 0;
-  for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
-    const int64_t at = slot * paddedRows_ + row;
-    sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
-    if (problem_.labelSmoothing != 0) logitSum += logitSums_[at];
-  }
-  const double others = maximum == leftOut ? -HUGE_VAL : maximum + std::log(sum);
-  const double share =
-      closeRow(state, others, logitSum, maximum, problem_.labelSmoothing, static_cast<double>(plan_.classes));
-  problem_.losses[global] = static_cast<float>(state.loss);
-  rowFactor_[row] = maximum == leftOut ? 0 : static_cast<float>(share / sum);
+  const RowTotals totals = problem_.exchange ? totals_[row] : totalsOf(row);
+  rowFactor_[row] = closeRow(state, totals, problem_.labelSmoothing, problem_.classesInAll());
+  rowMaximum_[row] = static_cast<float>(totals.maximum);
   rowGradients_[row] = static_cast<float>(state.gradient);
-  if (!gradInput) return;
+  problem_.losses[global] = static_cast<float>(state.loss);
+  if (!gradInput || state.label == labelElsewhere) return;
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
   const float* x = problem_.input + global * dim;
   const float* w = weightRow(state.label);
@@ -263,7 +283,7 @@ Status Step::collect() {
   Statistics total;
   for (int64_t i = 0; i < plan_.rows; i++) {
     const RowState& state = states_[i];
-    if (state.label < 0) continue;
+    if (state.label == ignoredLabel) continue;
     if (problem_.update && !std::isfinite(state.loss))
       return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
     lossSum_ += problem_.reduction == Reduction::none ? state.gradient * state.loss : state.loss;

@@ -41,6 +41,8 @@ class Step {
   TileWeights tileWeights(int64_t tile, int thread) const;
   void scaleClasses(int64_t tile, const float* weights);
   void forward(int64_t slot, int thread);
+  RowTotals totalsOf(int64_t row) const;
+  Status exchangeTotals();
   void reduceRow(int64_t row);
   void backward(int64_t slot, int thread);
   void addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
@@ -82,6 +84,7 @@ class Step {
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
+  RowTotals* totals_;                               // [N], only where classes are sharded
   int32_t* order_;                                  // [rows] rows by label, then by row
   float *query_, *value_;                           // [panel][D][L], [dimPanel][N][L]
   float* classScale_;                               // [C] 1/‖w_j‖, or 1

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   loadBias(step, tile, firstClass, classes, shared.bias);
   __syncthreads();
 
-  const float smoothing = static_cast<float>(step.labelSmoothing / step.classes);
+  const float smoothing = static_cast<float>(step.labelSmoothing / step.classesInAll);
   float columnSums[8] = {};
 #pragma unroll
   for (int r = 0; r < 8; r++) {

@@ -10,11 +10,11 @@ template <class Element>
 __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> step) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.paddedRows) return;
-  const int label = row < step.rows ? step.labels[row] : -1;
+  const int label = row < step.rows ? step.labels[row] : ignoredLabel;
   const float* x = step.input + static_cast<int64_t>(row) * step.dim;
   float factor = 0;
-  if (label >= 0) {
-    const float* w = step.weightRow(label);
+  if (label != ignoredLabel) {
+    const float* w = step.weightRow(label >= 0 ? label : 0);
     double product = 0, inputSquares = 0, weightSquares = 0;
     for (int d = lane; d < step.dim; d += 32) {
       const double a = x[d], b = w[d];
@@ -26,15 +26,16 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     inputSquares = gpu::warpSum(inputSquares);
     weightSquares = gpu::warpSum(weightSquares);
     const double gradient = step.rowGradient * (step.gradOutput ? step.gradOutput[row] : 1);
-    const RowState state = targetRow(step.margin, label, product, inputSquares, weightSquares,
-                                     step.bias ? step.bias[step.rowOf(label)] : 0, gradient);
+    const RowState state = label == labelElsewhere ? rowWithoutTarget(step.margin, label, inputSquares, gradient)
+                                                   : targetRow(step.margin, label, product, inputSquares, weightSquares,
+                                                               step.bias ? step.bias[step.rowOf(label)] : 0, gradient);
     if (lane == 0) {
       step.states[row] = state;
       step.factors[row] = {static_cast<float>(state.scale), 0, 0, 0};
     }
     factor = static_cast<float>(state.inverseNorm);
   } else if (lane == 0) {
-    if (row < step.rows) step.states[row].label = -1;
+    if (row < step.rows) step.states[row].label = ignoredLabel;
     step.factors[row] = {0, 0, 0, 0};
   }
   Element* out = step.inputOperand + static_cast<int64_t>(row) * step.paddedDim;
@@ -42,35 +43,42 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     storeOperand(out + d, step.inputPlane(), step.terms, factor != 0 && d < step.dim ? x[d] * factor : 0);
 }
 
-static __global__ void __launch_bounds__(rowWarps * 32) reduceRows(StepRows step, int tiles) {
+// What each row's other classes come to, from the tiles' figures.
+static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step, int tiles) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
-  if (step.states[row].label < 0) {
-    if (lane == 0) step.losses[row] = 0;
+  RowTotals totals{leftOut, 0, 0, 0, 0};
+  if (step.states[row].label != ignoredLabel) {
+    float maximum = leftOut;
+    for (int t = lane; t < tiles; t += 32)
+      maximum = fmaxf(maximum, step.extremes[static_cast<int64_t>(t) * step.paddedRows + row].x);
+    maximum = gpu::warpMax(maximum);
+    double sum = 0, logitSum = 0;
+    for (int t = lane; t < tiles; t += 32) {
+      const int64_t at = static_cast<int64_t>(t) * step.paddedRows + row;
+      const float2 partial = step.extremes[at];
+      sum += partial.y * exp(static_cast<double>(partial.x) - maximum);
+      if (step.labelSmoothing != 0) logitSum += step.logitSums[at];
+    }
+    totals = {maximum, gpu::warpSum(sum), gpu::warpSum(logitSum), step.states[row].target, step.states[row].cosine};
+  }
+  if (lane == 0) step.totalsOfRows[row] = totals;
+}
+
+// Each row's loss and the factors of its probabilities: a thread per row.
+static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
+  const int row = blockIdx.x * tileThreads + threadIdx.x;
+  if (row >= step.rows) return;
+  RowState state = step.states[row];
+  if (state.label == ignoredLabel) {
+    step.losses[row] = 0;
     return;
   }
-  float maximum = leftOut;
-  for (int t = lane; t < tiles; t += 32)
-    maximum = fmaxf(maximum, step.extremes[static_cast<int64_t>(t) * step.paddedRows + row].x);
-  maximum = gpu::warpMax(maximum);
-  double sum = 0, logitSum = 0;
-  for (int t = lane; t < tiles; t += 32) {
-    const int64_t at = static_cast<int64_t>(t) * step.paddedRows + row;
-    const float2 partial = step.extremes[at];
-    sum += partial.y * exp(static_cast<double>(partial.x) - maximum);
-    if (step.labelSmoothing != 0) logitSum += step.logitSums[at];
-  }
-  sum = gpu::warpSum(sum);
-  logitSum = gpu::warpSum(logitSum);
-  __syncwarp();  // all have read the label that the next lines write again
-  if (lane != 0) return;
-  const bool alone = sum == 0;  // no other class
-  RowState state = step.states[row];
-  const double share =
-      closeRow(state, alone ? -HUGE_VAL : maximum + log(sum), logitSum, maximum, step.labelSmoothing, step.classes);
+  const RowTotals totals = step.totalsOfRows[row];
+  const float factor = closeRow(state, totals, step.labelSmoothing, step.classesInAll);
   step.states[row] = state;
   step.losses[row] = static_cast<float>(state.loss);
-  step.factors[row] = {static_cast<float>(state.scale), maximum, alone ? 0 : static_cast<float>(share / sum),
+  step.factors[row] = {static_cast<float>(state.scale), static_cast<float>(totals.maximum), factor,
                        static_cast<float>(state.gradient * state.scale)};
 }
 
@@ -126,7 +134,7 @@ static __global__ void __launch_bounds__(rowWarps * 32) finishRows(StepRows step
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
   const RowState state = step.states[row];
-  if (state.label < 0) {
+  if (state.label == ignoredLabel) {
     if (lane == 0) step.rowSquares[row] = 0;
     return;
   }
@@ -184,7 +192,7 @@ static __global__ void __launch_bounds__(collectThreads) collectLosses(StepRows 
   const auto sum = [&](auto value) {
     return blockSum(shared.sums, step.rows, [&](int i) {
       const RowState& state = step.states[i];
-      return state.label < 0 ? 0.0 : value(state);
+      return state.label == ignoredLabel ? 0.0 : value(state);
     });
   };
   Totals totals{};
@@ -196,7 +204,7 @@ static __global__ void __launch_bounds__(collectThreads) collectLosses(StepRows 
   int bad = step.rows;
   for (int i = threadIdx.x; i < step.rows; i += collectThreads) {
     const RowState& state = step.states[i];
-    if (state.label >= 0 && !isfinite(state.loss) && i < bad) bad = i;
+    if (state.label != ignoredLabel && !isfinite(state.loss) && i < bad) bad = i;
   }
   for (int distance = 16; distance; distance /= 2) bad = min(bad, __shfl_xor_sync(allLanes, bad, distance));
   if (threadIdx.x % 32 == 0) shared.firstBad[threadIdx.x / 32] = bad;

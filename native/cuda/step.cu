@@ -27,7 +27,11 @@ class Step {
     upload();
     launchRows("prepare the rows", prepareRows<Element>, data_.paddedRows);
     for (int64_t c = 0; c < plan_.chunks && !cancelled(); c++) forward(c);
-    launchRows("reduce the rows", reduceRows, data_.rows, data_.chunkTiles);
+    launchRows("add up the rows", totalRows, data_.rows, data_.chunkTiles);
+    if (problem_.exchange)
+      if (Status status = exchange(); !status) return status;
+    device_.launch("close the rows", closeRows, dim3(static_cast<unsigned>(divideUp(data_.rows, tileThreads))),
+                   tileThreads, 0, data_);
     device_.launch("add up the losses", collectLosses, dim3(1), collectThreads, 0, data_);
     if (problem_.gradInput) launchRows("compute the targets' gradients", targetInputs, data_.rows);
     if (wantsWeight()) launchRows("add up the targets' gradients", targetGradients, data_.rows);
@@ -60,6 +64,7 @@ class Step {
     data.perRowGradient = problem_.reduction == Reduction::none;
     data.rowGradient = weights_.rowGradient;
     data.labelSmoothing = problem_.labelSmoothing;
+    data.classesInAll = problem_.classesInAll();
     data.margin = problem_.margin;
     data.interclassFilter = problem_.filters() ? static_cast<float>(problem_.interclassFilter) : HUGE_VALF;
     data.weightUse = WeightUse::none;
@@ -100,6 +105,7 @@ class Step {
     data.sorted = sorted_;
     data.gradOutput = gradOutput_;
     data.states = layout.take<RowState>(rows);
+    data.totalsOfRows = layout.take<RowTotals>(rows);
     data.factors = layout.take<RowFactors>(padded);
     data.inputOperand = layout.take<Element>(planes * padded * plan_.paddedDim);
     data.weightOperand = layout.take<Element>(planes * plan_.chunk * plan_.paddedDim);
@@ -126,7 +132,7 @@ class Step {
     std::vector<int32_t> labels(problem_.labels, problem_.labels + rows), order(rows), sorted(rows);
     sortByLabel(labels.data(), rows, classes, order.data());
     for (int64_t i = 0; i < rows; i++) sorted[i] = labels[order[i]];
-    labels.resize(plan_.paddedRows, -1);
+    labels.resize(plan_.paddedRows, ignoredLabel);
     device_.upload(input_, problem_.input, rows * dim * 4);
     device_.upload(labels_, labels.data(), plan_.paddedRows * 4);
     device_.upload(order_, order.data(), rows * 4);
@@ -183,6 +189,18 @@ class Step {
       device_.launch("compute the bias gradient", biasGradient,
                      dim3(static_cast<unsigned>(divideUp(classes, tileThreads))), tileThreads, 0, data_, firstClass,
                      classes);
+  }
+
+  // Shards of the classes meet here; the host carries what they tell each other.
+  Status exchange() {
+    std::vector<RowTotals> rows(problem_.rows);
+    const int64_t bytes = problem_.rows * static_cast<int64_t>(sizeof(RowTotals));
+    device_.download(rows.data(), data_.totalsOfRows, bytes);
+    if (Status status = device_.finish("add up the rows"); !status) return status;
+    if (Status status = problem_.exchange->combine(rows.data(), problem_.rows); !status) return status;
+    device_.upload(data_.totalsOfRows, rows.data(), bytes);
+    // A large copy is not staged, and the rows end with this function.
+    return device_.finish("receive the rows' sums");
   }
 
   static unsigned tilesOf(int64_t classes) { return static_cast<unsigned>(divideUp(classes, tileSize)); }

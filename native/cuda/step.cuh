@@ -4,7 +4,8 @@
 //   operand per chunk of classes:
 //     prepareClasses a warp per class    1/‖w‖; the class's direction as an operand
 //     forwardTile    a tile per block    logits → running (maximum, sum) per row; no logit reaches device memory
-//   reduceRows       a warp per row      loss, the probabilities' factors
+//   totalRows        a warp per row      what its other classes come to; shards of the classes add that up
+//   closeRows        a thread per row    loss, the probabilities' factors
 //   targetInputs     a warp per row      the target's share of gradInput
 //   targetGradients  a warp per row      the targets' share of gradWeight, a row per label of the batch
 //   per chunk of classes:
@@ -46,7 +47,7 @@ struct StepRows {
   int inputSlots;         // shares of a chunk's classes, each with a partial gradInput of its own
   int terms;              // leadingOnly or leadingAndCorrection
   bool normalized, radial, perRowGradient;
-  double rowGradient, labelSmoothing;
+  double rowGradient, labelSmoothing, classesInAll;
   Margin margin;
 
   const int32_t* sample;    // [classes] where their weights lie, or null: in order
@@ -60,6 +61,7 @@ struct StepRows {
   const float* gradOutput;  // [rows] or null
 
   RowState* states;         // [rows]
+  RowTotals* totalsOfRows;  // [rows]
   RowFactors* factors;      // [paddedRows]
   float* classScale;        // [chunk] 1/‖w‖; 1 for raw scores
   float2* extremes;         // [chunkTiles][paddedRows] running maximum, and Σ e^(z − maximum)
