@@ -168,6 +168,14 @@ function arrayType(array: unknown): keyof typeof arrayTypes {
 
 const combinationIndex = (given: unknown) => combinations.indexOf(oneOf(given, 'operation', combinations))
 
+/** How many processes the launcher of Open MPI or MPICH says that it started together with this one. */
+const launched = Math.max(1, Number(process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE) || 1)
+
+// What the launcher says is inherited by processes that this one starts. They are no ranks.
+const isRank =
+  isMainThread && [undefined, String(process.pid)].includes(process.env.MARGIN_SOFTMAX_RANK_PROCESS)
+if (isRank && launched > 1) process.env.MARGIN_SOFTMAX_RANK_PROCESS = String(process.pid)
+
 let joined: Promise<ProcessGroup> | undefined
 
 /**
@@ -177,25 +185,35 @@ let joined: Promise<ProcessGroup> | undefined
  * where MPI does not start
  */
 export async function processGroup(): Promise<ProcessGroup> {
-  if (!isMainThread)
-    throw new MarginSoftmaxError(
-      'ERR_DISTRIBUTED',
-      'Expected the main thread for processGroup but received a Worker'
-    )
+  const wrong = !isMainThread && 'the main thread for processGroup but received a Worker'
+  const child = !isRank && 'a process that mpirun itself started for processGroup but received a child of one'
+  if (wrong || child) throw new MarginSoftmaxError('ERR_DISTRIBUTED', `Expected ${wrong || child}`)
   joined ??= join()
   return joined
 }
 
 async function join(): Promise<ProcessGroup> {
   const native = nativeGroup()
-  // Others may be waiting for this process: they hear that it has ended. Ends that disagree are an error here, too.
+  return new ProcessGroup(native, succeeded(await native.open(launched)))
+}
+
+// Others may be waiting for this process, even if it never joined: they hear that it has ended. (Open MPI's mpirun ends
+// them itself where one fails that never joined; MPICH's does not.) Ends that disagree are an error here, too.
+if (isRank)
   process.on('exit', (code) => {
-    try {
-      succeeded(native.leave(code))
-    } catch (error) {
-      process.exitCode = 1
-      throw error
-    }
+    const concerned = joined ?? (launched > 1 && (code === 0 || !process.env.OMPI_COMM_WORLD_SIZE))
+    const native = concerned && nativeGroupIfBuilt()
+    if (!native) return
+    const { failure, message = '' } = native.leave(code, launched)
+    if (failure === undefined) return
+    process.exitCode = 1
+    throw new MarginSoftmaxError(failure, message)
   })
-  return new ProcessGroup(native, succeeded(await native.open()))
+
+function nativeGroupIfBuilt(): NativeGroup | undefined {
+  try {
+    return nativeGroup()
+  } catch {
+    return undefined // no process can have joined
+  }
 }

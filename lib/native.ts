@@ -67,10 +67,10 @@ type Ended = Pick<Partial<NativeResult>, 'failure' | 'message'>
 
 /** The addon of native/mpi. */
 export interface NativeGroup {
-  open(): Promise<Ended & { rank: number; size: number; library: string; table: object }>
+  open(launched: number): Promise<Ended & { rank: number; size: number; library: string; table: object }>
   collective(request: object): Promise<Ended & { values?: NativeValues; length?: number }>
   take(values: NativeValues, array: ArrayBufferView): void
-  leave(code: number): Ended
+  leave(code: number, launched: number): Ended
   bytesSent(): number
 }
 

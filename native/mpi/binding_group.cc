@@ -18,7 +18,8 @@ struct GroupJob : Job {
 };
 
 struct OpenJob : GroupJob {
-  Status run() override { return Group::instance().open(); }
+  int launched = 1;
+  Status run() override { return Group::instance().open(launched); }
   void fill(Napi::Object result) const override {
     Napi::Env env = result.Env();
     Group& group = Group::instance();
@@ -89,7 +90,11 @@ struct CollectiveJob : GroupJob {
   }
 };
 
-Napi::Value open(const Napi::CallbackInfo& info) { return perform(info.Env(), std::make_unique<OpenJob>()); }
+Napi::Value open(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<OpenJob>();
+  job->launched = info[0].As<Napi::Number>().Int32Value();
+  return perform(info.Env(), std::move(job));
+}
 
 // The elements of the array as they are now. What is shared is used in place: it can not be detached.
 void readArray(CollectiveJob& job, Napi::Value value, bool wanted) {
@@ -157,7 +162,8 @@ Napi::Value take(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value leave(const Napi::CallbackInfo& info) {
-  const Status status = Group::instance().leave(info[0].As<Napi::Number>().Int32Value());
+  const Status status =
+      Group::instance().leave(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
   return status ? Napi::Object::New(info.Env()) : failureOf(info.Env(), status);
 }
 

@@ -62,17 +62,23 @@ void Group::work() {
   }
 }
 
-Status Group::open() {
-  Status status = transport_.open();
+Status Group::open(int launched) {
+  Status status = transport_.open(launched);
   if (!status) return failing(status);
   records_.resize(static_cast<size_t>(size()));
   table_.rank = rank();
   table_.size = size();
   const std::lock_guard<std::mutex> lock(mutex_);
   opened_ = true;
-  // After the failure that ends a process has been printed, and before MPI's own end.
-  std::atexit(atEndOfProcess);
+  registerEnd();
   return {};
+}
+
+void Group::registerEnd() {
+  if (registered_) return;
+  registered_ = true;
+  // After the failure that ends a process has been printed, and before MPI's own end.
+  std::atexit([] { instance().endOfProcess(); });
 }
 
 Status Group::failing(Status status) {
@@ -108,14 +114,25 @@ Status Group::taking(const Record& call, int64_t bytes, Block& block) {
   return refuse(call.purpose, Status::outOfMemory("a collective operation", bytes));
 }
 
-Status Group::leave(int code) {
+Status Group::leave(int code, int launched) {
   auto status = std::make_shared<Status>();
   auto done = std::make_shared<bool>(false);
   std::unique_lock<std::mutex> lock(mutex_);
+  if (!running_ && launched > 1) {
+    late_ = true;
+    registerEnd();
+    lock.unlock();
+    post([this, launched] { static_cast<void>(open(launched)); });
+    lock.lock();
+  }
   if (!running_ || leaving_ || ended_) return {};
   leaving_ = true;
-  if (code != 0) transport_.giveUpAt(Transport::Clock::now() + farewellTime);
-  posted_.push_back([this, code, status, done] {
+  const auto hurry = [this, code] {
+    if (code != 0) transport_.giveUpAt(Transport::Clock::now() + farewellTime);
+  };
+  if (!late_) hurry();
+  posted_.push_back([this, code, status, done, hurry] {
+    if (late_) hurry();
     Record record;
     record.operation = Record::leave;
     record.endCode = code;
@@ -129,7 +146,7 @@ Status Group::leave(int code) {
     }
     const std::lock_guard<std::mutex> inner(mutex_);
     *status = result;
-    *done = true;
+    *done = left_ = true;
     done_.notify_all();
   });
   wake_.notify_one();
@@ -138,13 +155,13 @@ Status Group::leave(int code) {
   return *status;
 }
 
-void Group::atEndOfProcess() { instance().endOfProcess(); }
-
 void Group::endOfProcess() {
-  leave(1);  // nothing, if it was said before
+  leave(1, 1);  // nothing, if it was said before
   if (closed_) return;
   auto finished = std::make_shared<bool>(false);
   std::unique_lock<std::mutex> lock(mutex_);
+  // Others may come to wait for a process that they never heard of.
+  if (late_) done_.wait(lock, [this] { return left_; });
   transport_.giveUpAt(std::min(transport_.end(), Transport::Clock::now() + farewellTime));
   // All ranks have said what went wrong before the first one ends, and with it, by the launcher's hand, the others.
   posted_.push_back([this, finished] {

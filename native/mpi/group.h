@@ -25,7 +25,7 @@ class Group {
   bool post(std::function<void()> work);
 
   // The rest but leave(), endOfProcess() and the plain getters: on the group's thread.
-  Status open();
+  Status open(int launched);
   Status barrier();
   Status allReduce(const char* purpose, void* values, int64_t count, Element element, Combination combination);
   // `output` is called with the number of elements of each rank, and returns where all of them go, or null.
@@ -39,8 +39,9 @@ class Group {
 
   // When the process ends, on the JavaScript thread. After all that was posted before, tells the other ranks. With code
   // 0, waits until all of them have ended too; a rank that does something else instead is a failure on every rank. With
-  // another code nobody waits here.
-  Status leave(int code);
+  // another code nobody waits here. A process that never asked for the group, where others may wait for it, joins to
+  // say so.
+  Status leave(int code, int launched);
 
   int rank() const { return transport_.rank(); }
   int size() const { return transport_.size(); }
@@ -54,8 +55,8 @@ class Group {
   Status agree(const Record& mine, bool again = false);
   Status taking(const Record& call, int64_t bytes, Block& block);
   Status failing(Status status);
+  void registerEnd();
   void endOfProcess();
-  static void atEndOfProcess();
 
   Status exchangePieces(const std::vector<Piece>& send, const std::vector<Piece>& receive);
   Status combineShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
@@ -77,7 +78,9 @@ class Group {
   std::deque<std::function<void()>> posted_;
   bool running_ = false;
   bool opened_ = false;
-  bool leaving_ = false;
+  bool registered_ = false;
+  bool late_ = false;  // opened by leave() only
+  bool leaving_ = false, left_ = false;
   bool ended_ = false;
 };
 

@@ -5,7 +5,6 @@
 #include <mpi.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <thread>
 
 namespace margin_softmax::distributed {
@@ -23,17 +22,6 @@ Status failed(const char* what, int code) {
   return {Failure::distributed, std::string(what) + " failed: " + std::string(text, static_cast<size_t>(length))};
 }
 
-// The size that whoever started this process meant, or 0: the launchers of Open MPI and MPICH set these.
-int launchedSize(const char*& name) {
-  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
-    const char* value = std::getenv(variable);
-    if (!value) continue;
-    name = variable;
-    return std::atoi(value);
-  }
-  return 0;
-}
-
 std::string libraryName() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING] = "";
   int length = 0;
@@ -47,7 +35,7 @@ std::string libraryName() {
 
 }  // namespace
 
-Status Transport::open() {
+Status Transport::open(int launched) {
   int initialized = 0;
   MPI_Initialized(&initialized);
   if (initialized)
@@ -63,10 +51,9 @@ Status Transport::open() {
   MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
   MPI_Comm_rank(communicator, &rank_);
   MPI_Comm_size(communicator, &size_);
-  const char* name = "";
-  if (const int launched = launchedSize(name); launched > size_)
-    return {Failure::distributed, "Expected a group of " + std::to_string(launched) + " processes (" + name +
-                                      ") but received one of " + std::to_string(size_) +
+  if (launched > size_)
+    return {Failure::distributed, "Expected a group of the " + std::to_string(launched) +
+                                      " processes that were started together but MPI knows " + std::to_string(size_) +
                                       ": this mpirun is not of the MPI that the addon was built with (" + library_ +
                                       "). Use that MPI's mpirun, or build the addon again with this one's"};
   return {};

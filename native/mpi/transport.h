@@ -25,7 +25,8 @@ class Transport {
  public:
   using Clock = std::chrono::steady_clock;
 
-  Status open();
+  // `launched`: the size that the launcher told, at least 1.
+  Status open(int launched);
   // The regular end, together with all ranks.
   Status close();
 
