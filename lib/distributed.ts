@@ -8,7 +8,7 @@
 import { isMainThread } from 'node:worker_threads'
 import { integerFrom, oneOf, options } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { type NativeGroup, nativeGroup, succeeded } from './native'
+import { groupTable, type NativeGroup, nativeGroup, succeeded } from './native'
 
 /** What a group moves and adds: every typed array but Uint8ClampedArray. */
 export type NumberArray =
@@ -69,14 +69,17 @@ export class ProcessGroup {
   readonly size: number
   /** The MPI in use: `'Open MPI v4.1.4'`. */
   readonly library: string
+  /** @internal For sharded heads. */
+  declare readonly [groupTable]: object
   readonly #native: NativeGroup
 
   /** @internal Use `processGroup()`. */
-  constructor(native: NativeGroup, { rank, size, library }: { rank: number; size: number; library: string }) {
+  constructor(native: NativeGroup, opened: { rank: number; size: number; library: string; table: object }) {
     this.#native = native
-    this.rank = rank
-    this.size = size
-    this.library = library
+    this.rank = opened.rank
+    this.size = opened.size
+    this.library = opened.library
+    Object.defineProperty(this, groupTable, { value: opened.table })
   }
 
   /** Bytes that this rank has sent to others so far, what each call tells them beforehand (256 B a rank) included. */
@@ -169,12 +172,13 @@ function arrayType(array: unknown): keyof typeof arrayTypes {
 const combinationIndex = (given: unknown) => combinations.indexOf(oneOf(given, 'operation', combinations))
 
 /** How many processes the launcher of Open MPI or MPICH says that it started together with this one. */
-const launched = Math.max(1, Number(process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE) || 1)
+const launcherSize = process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE
+const launched = Math.max(1, Number(launcherSize) || 1)
 
 // What the launcher says is inherited by processes that this one starts. They are no ranks.
 const isRank =
   isMainThread && [undefined, String(process.pid)].includes(process.env.MARGIN_SOFTMAX_RANK_PROCESS)
-if (isRank && launched > 1) process.env.MARGIN_SOFTMAX_RANK_PROCESS = String(process.pid)
+if (isRank && launcherSize) process.env.MARGIN_SOFTMAX_RANK_PROCESS = String(process.pid)
 
 let joined: Promise<ProcessGroup> | undefined
 

@@ -65,6 +65,9 @@ export interface NativeValues {
 
 type Ended = Pick<Partial<NativeResult>, 'failure' | 'message'>
 
+/** Where a process group keeps the table of native/collectives.h, which the main addon takes. */
+export const groupTable = Symbol('table of native functions')
+
 /** The addon of native/mpi. */
 export interface NativeGroup {
   open(launched: number): Promise<Ended & { rank: number; size: number; library: string; table: object }>

@@ -1,4 +1,4 @@
-// The scenarios of distributed.test.ts, which starts each on several ranks: node --import tsx distributed.child.ts <scenario>.
+// The scenarios of distributed.test.ts, which starts them on several ranks: node --import tsx distributed.child.ts <scenario> …
 import assert from 'node:assert'
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
@@ -194,7 +194,11 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     const [error] = await new Promise<[Error]>((resolve) =>
       worker.once('error', (caught) => resolve([caught]))
     )
-    assert.match(error.message, /Expected the main thread for processGroup/)
+    assert.match(error.message, /^Expected the main thread for processGroup but received a Worker$/)
+    const code = `require(${JSON.stringify(require.resolve('../lib/distributed'))}).processGroup().then(console.log, (error) => console.log(error.message))`
+    const child = execFileSync(process.execPath, ['--import', 'tsx', '-e', code], { encoding: 'utf8' })
+    if (group.size > 1)
+      assert.match(child, /^Expected a process that mpirun itself started .* received a child of one/)
     await group.barrier()
   },
 
@@ -237,10 +241,10 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     })
   },
 
-  async exitWithCode0(group) {
+  async exitsWithCode0(group) {
     const array = new Float32Array(100_000)
     for (let i = 0; i < 20; i++) group.allReduce(array)
-    console.log('done')
+    console.log(`done exitsWithCode0 of ${group.size}`)
     process.exit(0)
   },
 }
@@ -322,17 +326,23 @@ function limitMemory(more: number): void {
 async function main(): Promise<void> {
   const scenario = process.argv[2] as string
   const rank = Number(process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK ?? 0)
-  if (scenario === 'throwsBefore' && rank === 1) throw new Error('thrown on purpose')
-  if (scenario === 'endsBefore' && rank === 1) return
+  const odd = rank === 1
+  const begin = () => odd && console.log(`begins at ${Date.now()}`)
+  if (scenario.endsWith('Before')) begin()
+  if (scenario === 'throwsBefore' && odd) throw new Error('thrown on purpose')
+  if (scenario === 'endsBefore' && odd) return
   const group = await processGroup()
   assert.strictEqual(group.rank, rank)
-  if (works[scenario]) {
-    await works[scenario](group)
-    console.log('done')
-  } else if (failures[scenario]) {
-    await failures[scenario](group, rank === 1)
+  if (failures[scenario]) {
+    begin()
+    await failures[scenario](group, odd)
     console.log('went well')
-  } else await group.barrier()
+  } else if (scenario.endsWith('Before')) await group.barrier()
+  else
+    for (const name of process.argv.slice(2)) {
+      await works[name]?.(group)
+      console.log(`done ${name} of ${group.size}`)
+    }
 }
 
 main()
