@@ -58,6 +58,25 @@ interface Native {
   headIteration(head: NativeHead): number
 }
 
+/** The values of a collective operation in native memory. */
+export interface NativeValues {
+  readonly nativeValues: unique symbol
+}
+
+type Ended = Pick<Partial<NativeResult>, 'failure' | 'message'>
+
+/** Where a process group keeps the table of native/collectives.h, which the main addon takes. */
+export const groupTable = Symbol('table of native functions')
+
+/** The addon of native/mpi. */
+export interface NativeGroup {
+  open(launched: number): Promise<Ended & { rank: number; size: number; library: string; table: object }>
+  collective(request: object): Promise<Ended & { values?: NativeValues; length?: number }>
+  take(values: NativeValues, array: ArrayBufferView): void
+  leave(code: number, launched: number): Ended
+  bytesSent(): number
+}
+
 let addon: Native | undefined
 
 /**
@@ -87,8 +106,27 @@ export function native(): Native {
   return addon
 }
 
+/** The addon of the process group, compiled by scripts/build-distributed.cjs; `MARGIN_SOFTMAX_MPI_BINARY` names another. */
+export function nativeGroup(): NativeGroup {
+  const root = path.join(__dirname, '..')
+  const file = path.resolve(
+    process.env.MARGIN_SOFTMAX_MPI_BINARY || path.join(root, 'build/mpi/Release/margin_softmax_mpi.node')
+  )
+  try {
+    return require(file)
+  } catch (cause) {
+    throw new MarginSoftmaxError(
+      'ERR_NATIVE_MISSING',
+      `The addon of margin-softmax/distributed does not load: ${(cause as Error).message.split('\n')[0]}\n` +
+        'It needs Open MPI or MPICH (Debian, Ubuntu: apt-get install openmpi-bin libopenmpi-dev, or mpich libmpich-dev) and is built by:\n' +
+        `node ${path.relative('', path.join(root, 'scripts/build-distributed.cjs'))}`,
+      { cause }
+    )
+  }
+}
+
 /** Throws what a native call reports as failed; otherwise hands its result on. */
-export function succeeded<Result extends Partial<NativeResult>>(
+export function succeeded<Result extends Partial<Pick<NativeResult, 'failure' | 'message' | 'row'>>>(
   result: Result,
   name = 'the computation'
 ): Result {

@@ -69,6 +69,8 @@ class Job {
   virtual ~Job() = default;
   virtual Status run() = 0;                          // on any thread, without Node-API
   virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after a run that went well
+  // Has asynchronous work run later, on the thread that it belongs to; false if the system gives no thread.
+  virtual bool post(std::function<void()> work);
 
   // The elements of an array to be read. Synchronous work reads them in place. Asynchronous work must survive that the
   // caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer is shared: that can do
@@ -101,6 +103,9 @@ class Job {
   std::vector<Block> copies_;
   std::vector<Napi::ObjectReference> references_;
 };
+
+// Once per JavaScript environment, when the addon is loaded there: what asynchronous jobs need.
+void openEnvironment(Napi::Env env);
 
 // Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work returns a promise of
 // it.

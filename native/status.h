@@ -7,7 +7,7 @@
 
 namespace margin_softmax {
 
-enum class Failure { none, outOfMemory, notFinite, cancelled, unavailable, disposed, tooManyRows, device };
+enum class Failure { none, outOfMemory, notFinite, cancelled, unavailable, disposed, tooManyRows, device, distributed };
 
 struct Status {
   Failure failure = Failure::none;

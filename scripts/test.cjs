@@ -2,7 +2,7 @@
 // npm test: format, lint and type checks, then every test file in a process of its own, at most two at a time.
 // Closes with "N passed, N failed, N skipped"; a check that fails, a crash, a file without tests and one that takes too
 // long count as failures.
-const { spawn } = require('node:child_process')
+const { spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
 
@@ -28,6 +28,9 @@ const shim = [
     '--CDMARGIN_SOFTMAX_CUDA=shim',
   ],
 ]
+// The addon of the process group, where there is an MPI; test/distributed.test.ts says so where there is none.
+const mpi = ['build of the addon for MPI (cmake)', [path.join('scripts', 'build-distributed.cjs')]]
+const hasMpi = !spawnSync('mpirun', ['--version']).error
 const checks = [
   ['format and lint (biome)', [bin('@biomejs/biome', 'bin/biome'), 'check', '--error-on-warnings', '.']],
   [
@@ -36,6 +39,7 @@ const checks = [
   ],
   ['types (tsc)', [bin('typescript', 'bin/tsc'), '-p', 'tsconfig.json']],
   ...(process.platform === 'linux' ? [shim] : []),
+  ...(hasMpi ? [mpi] : []),
 ]
 const tests = fs
   .readdirSync(path.join(root, 'test'))

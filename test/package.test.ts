@@ -5,12 +5,17 @@ import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import * as sourceDistributed from '../lib/distributed'
 import * as source from '../lib/index'
 import * as sourceTfjs from '../lib/tfjs'
 
 const test = suite('package')
 const root = path.join(__dirname, '..')
-const entries = { 'margin-softmax': source, 'margin-softmax/tfjs': sourceTfjs }
+const entries = {
+  'margin-softmax': source,
+  'margin-softmax/tfjs': sourceTfjs,
+  'margin-softmax/distributed': sourceDistributed,
+}
 
 const run = (...args: string[]) =>
   execFileSync(process.execPath, args, { cwd: root, encoding: 'utf8' }).trim()
@@ -80,7 +85,10 @@ test('what would be published has no sources of tests, and nothing is missing', 
     'dist/index.mjs',
     'dist/index.d.ts',
     'dist/tfjs.js',
+    'dist/distributed.d.mts',
     'native/binding.cc',
+    'native/mpi/CMakeLists.txt',
+    'scripts/build-distributed.cjs',
     'CMakeLists.txt',
     'README.md',
     'LICENSE',

@@ -1,0 +1,188 @@
+// The process group for JavaScript: an addon of its own, which alone needs MPI. lib/distributed.ts explains mistakes.
+#include <cstring>
+
+#include "../binding.h"
+#include "group.h"
+
+namespace margin_softmax::binding {
+namespace {
+
+using distributed::Group;
+
+constexpr napi_type_tag valuesTag = {0x6d617267696e2d73ull, 0x76616c7565730001ull};
+
+// Work of the group: on its thread, in the order of the calls.
+struct GroupJob : Job {
+  GroupJob() { asynchronous = true; }
+  bool post(std::function<void()> work) override { return Group::instance().post(std::move(work)); }
+};
+
+struct OpenJob : GroupJob {
+  int launched = 1;
+  Status run() override { return Group::instance().open(launched); }
+  void fill(Napi::Object result) const override {
+    Napi::Env env = result.Env();
+    Group& group = Group::instance();
+    result["rank"] = group.rank();
+    result["size"] = group.size();
+    result["library"] = group.library();
+    auto table = Napi::External<Collectives>::New(env, group.table());
+    const napi_type_tag tag = {collectivesTag[0], collectivesTag[1]};
+    table.TypeTag(&tag);
+    result["table"] = table;
+  }
+};
+
+struct CollectiveJob : GroupJob {
+  std::string operation;
+  Element element = Element::uint8;
+  Combination combination = Combination::sum;
+  int root = 0;
+  int64_t count = 0;
+  std::vector<int64_t> counts;
+  void* values = nullptr;  // [count]: the caller's where it is shared, else a copy
+  Block copy;
+  Napi::ObjectReference shared;
+  Status noCopy;  // where memory for the copy was refused
+  std::shared_ptr<Block> result = std::make_shared<Block>();
+  int64_t length = -1;  // elements of the result, where it is not in the caller's array already
+
+  Status run() override {
+    Group& group = Group::instance();
+    if (!noCopy) return group.refuse("", noCopy);
+    if (operation == "barrier") return group.barrier();
+    if (operation == "allReduce") return inPlace(group.allReduce("", values, count, element, combination));
+    if (operation == "broadcast") return inPlace(group.broadcast("", values, count, root, element));
+    if (operation == "allGather")
+      return group.allGather("", values, count, element, [this](const std::vector<int64_t>& each) {
+        int64_t total = 0;
+        for (const int64_t one : each) total += one;
+        return take(total);
+      });
+    if (counts.empty())
+      for (int rank = 0; rank < group.size(); rank++) counts.push_back(shareOf(count, rank, group.size()).count);
+    if (!take(counts[static_cast<size_t>(group.rank())]))
+      return group.refuse("", Status::outOfMemory("a collective operation", length * bytesOf(element)));
+    return group.reduceScatter("", values, counts, result->as<void>(), element, combination);
+  }
+
+  void* take(int64_t elements) {
+    length = elements;
+    *result = Block::uninitialized(length * bytesOf(element));
+    return result->as<void>();
+  }
+
+  Status inPlace(Status status) {
+    if (!shared.IsEmpty()) return status;
+    *result = std::move(copy);
+    length = count;
+    return status;
+  }
+
+  // JavaScript makes the array, or has it, and calls take(values, array).
+  void fill(Napi::Object filled) const override {
+    if (length < 0) return;
+    auto values = Napi::External<Block>::New(filled.Env(), new Block(std::move(*result)),
+                                             [](Napi::Env, Block* owned) { delete owned; });
+    values.TypeTag(&valuesTag);
+    filled["values"] = values;
+    filled["length"] = static_cast<double>(length);
+  }
+};
+
+Napi::Value open(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<OpenJob>();
+  job->launched = info[0].As<Napi::Number>().Int32Value();
+  return perform(info.Env(), std::move(job));
+}
+
+// The elements of the array as they are now. What is shared is used in place: it can not be detached.
+void readArray(CollectiveJob& job, Napi::Value value, bool wanted) {
+  Napi::Env env = value.Env();
+  napi_typedarray_type type;
+  size_t length = 0, offset = 0;
+  void* data = nullptr;
+  napi_value buffer;
+  if (!value.IsTypedArray() || napi_get_typedarray_info(env, value, &type, &length, &data, &buffer, &offset) != napi_ok)
+    throw Napi::TypeError::New(env, "Expected a typed array");
+  job.element = static_cast<Element>(type);
+  job.count = static_cast<int64_t>(length);
+  const size_t bytes = length * static_cast<size_t>(bytesOf(job.element));
+  if (!Napi::Value(env, buffer).IsArrayBuffer()) {
+    job.shared = Napi::Persistent(value.As<Napi::Object>());
+    job.values = data;
+    return;
+  }
+  job.copy = Block::uninitialized(static_cast<int64_t>(bytes));
+  job.values = job.copy.as<void>();
+  if (!job.values) job.noCopy = Status::outOfMemory("a copy of an array", static_cast<int64_t>(bytes));
+  else if (wanted && bytes) std::memcpy(job.values, data, bytes);
+}
+
+Napi::Value collective(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Object request = info[0].As<Napi::Object>();
+  auto job = std::make_unique<CollectiveJob>();
+  const Group& group = Group::instance();
+  job->operation = request.Get("operation").As<Napi::String>().Utf8Value();
+  if (job->operation == "barrier") return perform(env, std::move(job));
+  job->root = request.Get("root").As<Napi::Number>().Int32Value();
+  job->combination = static_cast<Combination>(request.Get("combination").As<Napi::Number>().Int32Value());
+  if (job->root < 0 || job->root >= group.size() || job->combination < Combination::sum ||
+      job->combination >= Combination::count)
+    throw Napi::RangeError::New(env, "Expected a root and a combination");
+  readArray(*job, request.Get("array"), job->operation != "broadcast" || job->root == group.rank());
+  const Span<double> counts = elements<double>(request.Get("counts"), "counts");
+  int64_t total = 0;
+  for (size_t i = 0; i < counts.length; i++) {
+    job->counts.push_back(static_cast<int64_t>(counts.data[i]));
+    if (job->counts.back() < 0 || job->counts.back() > job->count) throw Napi::RangeError::New(env, "Expected counts");
+    total += job->counts.back();
+  }
+  if (counts.length && (counts.length != static_cast<size_t>(group.size()) || total != job->count))
+    throw Napi::RangeError::New(env, "Expected counts of the array");
+  return perform(env, std::move(job));
+}
+
+// take(values, array): moves a result to an array of its length, and frees it.
+Napi::Value take(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  if (!info[0].IsExternal() || !info[0].As<Napi::External<Block>>().CheckTypeTag(&valuesTag))
+    throw Napi::TypeError::New(env, "Expected the values of a collective");
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, info[1], &type, &length, &data, nullptr, nullptr) != napi_ok)
+    throw Napi::TypeError::New(env, "Expected a typed array");
+  const Block values = std::move(*info[0].As<Napi::External<Block>>().Data());
+  const int64_t bytes = static_cast<int64_t>(length) * bytesOf(static_cast<Element>(type));
+  if (bytes > values.bytes()) throw Napi::RangeError::New(env, "Expected as many elements as there are values");
+  if (bytes) std::memcpy(data, values.as<void>(), static_cast<size_t>(bytes));
+  return env.Undefined();
+}
+
+Napi::Value leave(const Napi::CallbackInfo& info) {
+  const Status status =
+      Group::instance().leave(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
+  return status ? Napi::Object::New(info.Env()) : failureOf(info.Env(), status);
+}
+
+Napi::Value bytesSent(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(Group::instance().bytesSent()));
+}
+
+}  // namespace
+
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  openEnvironment(env);
+  exports["open"] = Napi::Function::New(env, open);
+  exports["collective"] = Napi::Function::New(env, collective);
+  exports["take"] = Napi::Function::New(env, take);
+  exports["leave"] = Napi::Function::New(env, leave);
+  exports["bytesSent"] = Napi::Function::New(env, bytesSent);
+  return exports;
+}
+
+NODE_API_MODULE(margin_softmax_mpi, initialize)
+
+}  // namespace margin_softmax::binding

@@ -1,0 +1,174 @@
+// The collectives, in pieces that go straight from rank to rank.
+#include <algorithm>
+#include <cstring>
+
+#include "../sizes.h"
+#include "combine.h"
+#include "group.h"
+
+namespace margin_softmax::distributed {
+namespace {
+
+// Up to here everyone sends everything to everyone: one exchange in place of two.
+constexpr int64_t smallBytes = 16 << 10;
+// What a rank sets aside for what it receives to combine, from all ranks together.
+constexpr int64_t mostScratch = 16 << 20;
+
+size_t at(int rank) { return static_cast<size_t>(rank); }
+
+std::vector<int64_t> offsetsOf(const std::vector<int64_t>& counts) {
+  std::vector<int64_t> offsets(counts.size() + 1, 0);
+  for (size_t rank = 0; rank < counts.size(); rank++) offsets[rank + 1] = offsets[rank] + counts[rank];
+  return offsets;
+}
+
+// FNV-1a.
+uint64_t hash(const std::vector<int64_t>& counts) {
+  uint64_t value = 14695981039346656037ull;
+  for (const int64_t count : counts)
+    for (int byte = 0; byte < 8; byte++)
+      value = (value ^ (static_cast<uint64_t>(count) >> (8 * byte) & 255)) * 1099511628211ull;
+  return value;
+}
+
+Record recordOf(Record::Operation operation, const char* purpose, int64_t count, Element element) {
+  Record record;
+  record.operation = operation;
+  record.element = static_cast<int32_t>(element);
+  record.count = count;
+  copyText(purpose, record.purpose);
+  return record;
+}
+
+}  // namespace
+
+std::vector<int64_t> Group::evenCounts(int64_t total) const {
+  std::vector<int64_t> counts;
+  for (int rank = 0; rank < size(); rank++) counts.push_back(shareOf(total, rank, size()).count);
+  return counts;
+}
+
+Status Group::exchangePieces(const std::vector<Piece>& send, const std::vector<Piece>& receive) {
+  return failing(transport_.exchange(send, receive, Kind::payload));
+}
+
+Status Group::barrier() { return agree(recordOf(Record::barrier, "", 0, Element::int8)); }
+
+// The longest stretch of a share that is combined at once, in elements.
+int64_t Group::stretch(const std::vector<int64_t>& counts, Element element) const {
+  const int64_t longest = *std::max_element(counts.begin(), counts.end());
+  return std::min(longest, std::max<int64_t>(mostScratch / bytesOf(element) / size(), 1));
+}
+
+int64_t Group::scratchBytes(const std::vector<int64_t>& counts, Element element) const {
+  return size() * stretch(counts, element) * bytesOf(element);
+}
+
+// Sends every other rank its share of `values`, stretch by stretch, and combines what comes of the own one.
+Status Group::combineShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
+                            Combination combination, const Block& scratch) {
+  const int64_t bytes = bytesOf(element), step = stretch(counts, element);
+  const std::vector<int64_t> offsets = offsetsOf(counts);
+  const int64_t longest = *std::max_element(counts.begin(), counts.end());
+  std::vector<Piece> send(counts.size()), receive(counts.size());
+  std::vector<const void*> sources(counts.size());
+  for (int64_t from = 0; from < longest; from += step) {
+    const auto length = [&](int rank) { return std::clamp<int64_t>(counts[at(rank)] - from, 0, step); };
+    for (int other = 0; other < size(); other++) {
+      const char* start = values + (offsets[at(other)] + from) * bytes;
+      char* kept = scratch.as<char>() + other * step * bytes;
+      send[at(other)] = {const_cast<char*>(start), length(other) * bytes};
+      receive[at(other)] = {kept, length(rank()) * bytes};
+      sources[at(other)] = other == rank() ? start : kept;
+    }
+    if (Status status = exchangePieces(send, receive); !status) return status;
+    combine(sources, static_cast<char*>(mine) + from * bytes, length(rank()), element, combination);
+  }
+  return {};
+}
+
+// Sends the own share to every other rank but `skipped`, which has it.
+Status Group::gatherShares(const void* mine, char* all, const std::vector<int64_t>& counts, Element element,
+                           int skipped) {
+  const int64_t bytes = bytesOf(element);
+  const std::vector<int64_t> offsets = offsetsOf(counts);
+  std::vector<Piece> send(counts.size()), receive(counts.size());
+  for (int other = 0; other < size(); other++) {
+    if (other != skipped) send[at(other)] = {const_cast<void*>(mine), counts[at(rank())] * bytes};
+    if (rank() != skipped) receive[at(other)] = {all + offsets[at(other)] * bytes, counts[at(other)] * bytes};
+  }
+  char* own = all + offsets[at(rank())] * bytes;
+  if (own != mine && counts[at(rank())]) std::memmove(own, mine, static_cast<size_t>(counts[at(rank())] * bytes));
+  return exchangePieces(send, receive);
+}
+
+Status Group::allReduce(const char* purpose, void* values, int64_t count, Element element, Combination combination) {
+  Record record = recordOf(Record::allReduce, purpose, count, element);
+  record.combination = static_cast<int32_t>(combination);
+  const int64_t bytes = count * bytesOf(element);
+  const bool small = bytes <= smallBytes;
+  const std::vector<int64_t> counts = evenCounts(count);
+  Block scratch;
+  const int64_t needed = small ? size() * bytes : scratchBytes(counts, element);
+  if (Status status = taking(record, needed, scratch); !status || size() == 1) return status;
+  if (!small) {
+    char* const own = static_cast<char*>(values) + offsetsOf(counts)[at(rank())] * bytesOf(element);
+    Status status = combineShares(static_cast<char*>(values), counts, own, element, combination, scratch);
+    return status ? gatherShares(own, static_cast<char*>(values), counts, element, -1) : status;
+  }
+  std::vector<Piece> send(at(size()), {values, bytes}), receive(at(size()));
+  std::vector<const void*> sources(at(size()));
+  for (int other = 0; other < size(); other++) {
+    receive[at(other)] = {scratch.as<char>() + other * bytes, bytes};
+    sources[at(other)] = other == rank() ? values : receive[at(other)].data;
+  }
+  if (Status status = exchangePieces(send, receive); !status) return status;
+  combine(sources, values, count, element, combination);
+  return {};
+}
+
+Status Group::allGather(const char* purpose, const void* values, int64_t count, Element element, const Output& output) {
+  const Record record = recordOf(Record::allGather, purpose, count, element);
+  if (Status status = agree(record); !status) return status;
+  std::vector<int64_t> counts;
+  for (const Record& theirs : records_) counts.push_back(theirs.count);
+  // Only now is the length known, and memory may be refused: the ranks agree a second time.
+  void* const all = output(counts);
+  const int64_t bytes = offsetsOf(counts).back() * bytesOf(element);
+  Status status = all ? agree(record, true) : refuse(purpose, Status::outOfMemory("a collective operation", bytes));
+  return status ? gatherShares(values, static_cast<char*>(all), counts, element, -1) : status;
+}
+
+Status Group::reduceScatter(const char* purpose, const void* values, const std::vector<int64_t>& counts, void* mine,
+                            Element element, Combination combination) {
+  Record record = recordOf(Record::reduceScatter, purpose, offsetsOf(counts).back(), element);
+  record.combination = static_cast<int32_t>(combination);
+  record.counts = hash(counts);
+  Block scratch;
+  Status status = taking(record, scratchBytes(counts, element), scratch);
+  if (!status) return status;
+  return combineShares(static_cast<const char*>(values), counts, mine, element, combination, scratch);
+}
+
+Status Group::broadcast(const char* purpose, void* values, int64_t count, int root, Element element) {
+  Record record = recordOf(Record::broadcast, purpose, count, element);
+  record.root = root;
+  if (Status status = agree(record); !status) return status;
+  // A short array goes to everyone as it is; of a long one the root sends a share to each rank, which passes it on: the
+  // root alone would have to send all of it to everyone.
+  const int64_t bytes = bytesOf(element);
+  const bool whole = count * bytes <= smallBytes || size() == 2;
+  char* const start = static_cast<char*>(values);
+  std::vector<Piece> send(at(size())), receive(at(size()));
+  for (int other = 0; other < size(); other++) {
+    const Share share = shareOf(count, rank() == root ? other : rank(), size());
+    const Piece piece = whole ? Piece{values, count * bytes} : Piece{start + share.from * bytes, share.count * bytes};
+    if (rank() == root) send[at(other)] = piece;
+    else if (other == root) receive[at(other)] = piece;
+  }
+  if (Status status = exchangePieces(send, receive); !status || whole) return status;
+  const Share own = shareOf(count, rank(), size());
+  return gatherShares(start + own.from * bytes, start, evenCounts(count), element, root);
+}
+
+}  // namespace margin_softmax::distributed

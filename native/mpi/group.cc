@@ -1,0 +1,182 @@
+#include "group.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+namespace margin_softmax::distributed {
+namespace {
+
+// How long a process that ends badly lets the others hear of it, before the launcher ends them.
+constexpr std::chrono::milliseconds farewellTime(2000);
+
+Status ending() { return {Failure::distributed, "Expected a group that goes on but this process is ending"}; }
+
+}  // namespace
+
+Group& Group::instance() {
+  static Group* const group = new Group;
+  return *group;
+}
+
+bool Group::post(std::function<void()> work) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return false;
+  if (!running_) {
+    try {
+      std::thread(&Group::work, this).detach();
+    } catch (...) {
+      return false;
+    }
+    running_ = true;
+  }
+  posted_.push_back(std::move(work));
+  wake_.notify_one();
+  return true;
+}
+
+void Group::work() {
+  // An idle group looks after what MPI has left to send, ever more rarely.
+  const std::chrono::milliseconds soonest(1), latest(200);
+  std::chrono::milliseconds idle = soonest;
+  for (;;) {
+    std::function<void()> work;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      if (wake_.wait_for(lock, idle, [this] { return !posted_.empty(); })) {
+        work = std::move(posted_.front());
+        posted_.pop_front();
+      } else if (ended_) {
+        return;
+      }
+    }
+    if (work) {
+      work();
+      idle = soonest;
+    } else if (opened_) {
+      transport_.progress();
+      idle = std::min(2 * idle, latest);
+    }
+  }
+}
+
+Status Group::open(int launched) {
+  Status status = transport_.open(launched);
+  if (!status) return failing(status);
+  records_.resize(static_cast<size_t>(size()));
+  table_.rank = rank();
+  table_.size = size();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  opened_ = true;
+  registerEnd();
+  return {};
+}
+
+void Group::registerEnd() {
+  if (registered_) return;
+  registered_ = true;
+  // After the failure that ends a process has been printed, and before MPI's own end.
+  std::atexit([] { instance().endOfProcess(); });
+}
+
+Status Group::failing(Status status) {
+  if (!status && failure_) failure_ = {Failure::distributed, status.message};
+  return status;
+}
+
+Status Group::agree(const Record& mine, bool again) {
+  if (closed_) return ending();
+  if (!failure_)
+    return {Failure::distributed, "Expected a group that goes on but an earlier call failed: " + failure_.message};
+  if (!again) calls_++;
+  std::vector<Piece> send(records_.size(), {const_cast<Record*>(&mine), sizeof mine}), receive;
+  for (Record& record : records_) receive.push_back({&record, sizeof record});
+  records_[static_cast<size_t>(rank())] = mine;
+  if (Status status = transport_.exchange(send, receive, Kind::record); !status) return failing(status);
+  return failing(judge(records_, rank(), calls_));
+}
+
+Status Group::refuse(const char* purpose, const Status& reason) {
+  if (!failure_ || closed_) return agree({});
+  Record record;
+  record.operation = Record::refusal;
+  copyText(purpose, record.purpose);
+  copyText(reason.message.c_str(), record.message);
+  static_cast<void>(agree(record));
+  return reason;
+}
+
+Status Group::taking(const Record& call, int64_t bytes, Block& block) {
+  block = Block::uninitialized(bytes);
+  if (block.as<void>()) return agree(call);
+  return refuse(call.purpose, Status::outOfMemory("a collective operation", bytes));
+}
+
+Status Group::leave(int code, int launched) {
+  auto status = std::make_shared<Status>();
+  auto done = std::make_shared<bool>(false);
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (!running_ && launched > 1) {
+    late_ = true;
+    registerEnd();
+    lock.unlock();
+    post([this, launched] { static_cast<void>(open(launched)); });
+    lock.lock();
+  }
+  if (!running_ || leaving_ || ended_) return {};
+  leaving_ = true;
+  const auto hurry = [this, code] {
+    if (code != 0) transport_.giveUpAt(Transport::Clock::now() + farewellTime);
+  };
+  if (!late_) hurry();
+  posted_.push_back([this, code, status, done, hurry] {
+    if (late_) hurry();
+    Record record;
+    record.operation = Record::leave;
+    record.endCode = code;
+    Status result = opened_ ? failure_ : Status{};
+    if (opened_ && failure_) {
+      result = agree(record);
+      if (result && code == 0) {
+        result = transport_.close();
+        closed_ = true;
+      }
+    }
+    const std::lock_guard<std::mutex> inner(mutex_);
+    *status = result;
+    *done = left_ = true;
+    done_.notify_all();
+  });
+  wake_.notify_one();
+  if (code != 0) return {};
+  done_.wait(lock, [&] { return *done; });
+  return *status;
+}
+
+void Group::endOfProcess() {
+  leave(1, 1);  // nothing, if it was said before
+  if (closed_) return;
+  auto finished = std::make_shared<bool>(false);
+  std::unique_lock<std::mutex> lock(mutex_);
+  // Others may come to wait for a process that they never heard of.
+  if (late_) done_.wait(lock, [this] { return left_; });
+  transport_.giveUpAt(std::min(transport_.end(), Transport::Clock::now() + farewellTime));
+  // All ranks have said what went wrong before the first one ends, and with it, by the launcher's hand, the others.
+  posted_.push_back([this, finished] {
+    Record mine;
+    std::vector<Record> theirs(records_.size());
+    std::vector<Piece> send(records_.size(), {&mine, sizeof mine}), receive;
+    for (Record& record : theirs) receive.push_back({&record, sizeof record});
+    static_cast<void>(transport_.exchange(send, receive, Kind::farewell));
+    const std::lock_guard<std::mutex> inner(mutex_);
+    *finished = true;
+    done_.notify_all();
+  });
+  wake_.notify_one();
+  done_.wait_until(lock, transport_.end() + farewellTime, [&] { return *finished; });
+  ended_ = true;
+}
+
+}  // namespace margin_softmax::distributed

@@ -1,0 +1,87 @@
+// The process's group of ranks: one thread on which all collectives run, in the order in which they were asked for, and
+// what each rank tells the others before anything else: what it is about to do. A disagreement is an error everywhere.
+#pragma once
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "../block.h"
+#include "../collectives.h"
+#include "../status.h"
+#include "record.h"
+#include "transport.h"
+
+namespace margin_softmax::distributed {
+
+class Group {
+ public:
+  // The one of this process; never destroyed, as its thread may outlive everything.
+  static Group& instance();
+
+  // Has work run on the group's thread. False once the group has ended, or if the system gives no thread.
+  bool post(std::function<void()> work);
+
+  // The rest but leave(), endOfProcess() and the plain getters: on the group's thread.
+  Status open(int launched);
+  Status barrier();
+  Status allReduce(const char* purpose, void* values, int64_t count, Element element, Combination combination);
+  // `output` is called with the number of elements of each rank, and returns where all of them go, or null.
+  using Output = std::function<void*(const std::vector<int64_t>& counts)>;
+  Status allGather(const char* purpose, const void* values, int64_t count, Element element, const Output& output);
+  Status reduceScatter(const char* purpose, const void* values, const std::vector<int64_t>& counts, void* mine,
+                       Element element, Combination combination);
+  Status broadcast(const char* purpose, void* values, int64_t count, int root, Element element);
+  // Takes part in the next call, whichever it is, but only to say that this rank can not go on.
+  Status refuse(const char* purpose, const Status& reason);
+
+  // When the process ends, on the JavaScript thread. After all that was posted before, tells the other ranks. With code
+  // 0, waits until all of them have ended too; a rank that does something else instead is a failure on every rank. With
+  // another code nobody waits here. A process that never asked for the group, where others may wait for it, joins to
+  // say so.
+  Status leave(int code, int launched);
+
+  int rank() const { return transport_.rank(); }
+  int size() const { return transport_.size(); }
+  int64_t bytesSent() const { return transport_.bytesSent(); }
+  const std::string& library() const { return transport_.library(); }
+  Collectives* table() { return &table_; }
+
+ private:
+  Group();
+  void work();
+  Status agree(const Record& mine, bool again = false);
+  Status taking(const Record& call, int64_t bytes, Block& block);
+  Status failing(Status status);
+  void registerEnd();
+  void endOfProcess();
+
+  Status exchangePieces(const std::vector<Piece>& send, const std::vector<Piece>& receive);
+  Status combineShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
+                       Combination combination, const Block& scratch);
+  Status gatherShares(const void* mine, char* all, const std::vector<int64_t>& counts, Element element, int skipped);
+  int64_t stretch(const std::vector<int64_t>& counts, Element element) const;
+  int64_t scratchBytes(const std::vector<int64_t>& counts, Element element) const;
+  std::vector<int64_t> evenCounts(int64_t total) const;
+
+  Transport transport_;
+  Collectives table_;
+  std::vector<Record> records_;  // [size]: what every rank said last
+  int64_t calls_ = 0;
+  Status failure_;       // the first failure: the group is of no more use
+  bool closed_ = false;  // by leave(): everything went well
+
+  std::mutex mutex_;
+  std::condition_variable wake_, done_;
+  std::deque<std::function<void()>> posted_;
+  bool running_ = false;
+  bool opened_ = false;
+  bool registered_ = false;
+  bool late_ = false;  // opened by leave() only
+  bool leaving_ = false, left_ = false;
+  bool ended_ = false;
+};
+
+}  // namespace margin_softmax::distributed

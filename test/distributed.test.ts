@@ -1,0 +1,252 @@
+// The process group under mpirun, with all that can go wrong on one of its ranks: see distributed.child.ts. Runs with the MPI
+// that `mpirun` belongs to, or MARGIN_SOFTMAX_MPIRUN names.
+import { spawn, spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+
+const test = suite('distributed')
+const root = path.join(__dirname, '..')
+const child = ['--import', 'tsx', path.join(__dirname, 'distributed.child.ts')]
+
+const mpirun = process.env.MARGIN_SOFTMAX_MPIRUN ?? 'mpirun'
+const version = spawnSync(mpirun, ['--version'], { encoding: 'utf8' }).stdout ?? ''
+const openMpi = version.includes('Open MPI')
+const binary =
+  process.env.MARGIN_SOFTMAX_MPI_BINARY ?? path.join(root, 'build/mpi/Release/margin_softmax_mpi.node')
+const missing = !version ? `no ${mpirun}` : !fs.existsSync(binary) ? `no ${binary}` : undefined
+
+interface Ended {
+  code: number | null
+  /** What each rank printed. */
+  ranks: string[]
+  output: string
+  /** Milliseconds from where rank 1 began to do something else to where mpirun ended. */
+  lasted: number
+}
+
+function run(ranks: number, scenarios: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+  const flags = openMpi ? ['--oversubscribe', '--tag-output'] : ['-prepend-rank']
+  const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
+  return new Promise((resolve, reject) => {
+    const started = spawn(mpirun, [...flags, '-n', String(ranks), process.execPath, ...child, ...scenarios], {
+      cwd: root,
+      env: { ...process.env, ...asRoot, ...env },
+      timeout: 120_000, // only so that a hang is a failure
+      killSignal: 'SIGTERM',
+    })
+    let output = ''
+    for (const stream of [started.stdout, started.stderr])
+      stream.on('data', (data) => {
+        output += data
+      })
+    started.on('error', reject)
+    started.on('close', (code) => {
+      const printed = Array.from({ length: ranks }, () => '')
+      for (const line of output.split('\n')) {
+        const [, rank, text] = /^\[(?:1,)?(\d+)\](?:<\w+>:| )(.*)/.exec(line) ?? []
+        if (rank !== undefined) printed[Number(rank)] += `${text}\n`
+      }
+      const began = Number(/begins at (\d+)/.exec(output)?.[1])
+      resolve({ code, ranks: printed, output, lasted: Date.now() - began })
+    })
+  })
+}
+
+/** The ranks all end well. */
+async function works(ranks: number, ...scenarios: string[]): Promise<Ended> {
+  const ended = await run(ranks, scenarios)
+  assert.is(ended.code, 0, ended.output)
+  for (const printed of ended.ranks)
+    for (const scenario of scenarios)
+      assert.ok(printed.includes(`done ${scenario} of ${ranks}\n`), `${scenario}:\n${ended.output}`)
+  return ended
+}
+
+/** mpirun ends with a failure within 10 s; what ranks 0 and 2 say, and what rank 1 says, which did something else. */
+async function fails(scenario: string, others: RegExp, odd: RegExp): Promise<Ended> {
+  const ended = await run(3, [scenario])
+  assert.is.not(ended.code, 0, ended.output)
+  assert.ok(ended.lasted < 10_000, `${scenario} took ${ended.lasted} ms:\n${ended.output}`)
+  for (const [rank, printed] of ended.ranks.entries()) {
+    const expected = rank === 1 ? odd : others
+    assert.ok(expected.test(printed), `expected ${expected} of rank ${rank} in ${scenario}:\n${ended.output}`)
+    if (rank !== 1) assert.not.match(printed, /went well/)
+  }
+  return ended
+}
+
+test('without the addon the error says what to install and what to run', () => {
+  const code = `require('./lib/distributed').processGroup().catch((error) => console.log(error.name, error.code, error.message))`
+  const { stdout, status } = spawnSync(process.execPath, ['--import', 'tsx', '-e', code], {
+    cwd: root,
+    encoding: 'utf8',
+    env: { ...process.env, MARGIN_SOFTMAX_MPI_BINARY: 'nowhere.node' },
+  })
+  assert.is(status, 0)
+  assert.match(
+    stdout,
+    /^MarginSoftmaxError ERR_NATIVE_MISSING The addon of margin-softmax\/distributed does not load: /
+  )
+  assert.match(stdout, /nowhere\.node/)
+  assert.match(stdout, /apt-get install openmpi-bin libopenmpi-dev, or mpich libmpich-dev/)
+  assert.match(stdout, /^node scripts.build-distributed\.cjs$/m)
+})
+
+if (missing && process.env.CI) {
+  test('MPI', () => assert.unreachable(`Expected MPI and its addon but there is ${missing}`))
+} else if (missing) {
+  test.skip(`MPI is not tested: there is ${missing}`, () => {})
+} else {
+  for (const ranks of [1, 2, 3, 4])
+    test(`every operation and type on ${ranks} ranks`, async () => {
+      await works(ranks, 'operations', 'uneven', 'notNumbers', 'flight', 'mistakes', 'traffic')
+    })
+  test('a group of one needs no mpirun', () => {
+    const { stdout, stderr, status } = spawnSync(
+      process.execPath,
+      [...child, 'operations', 'uneven', 'flight'],
+      {
+        cwd: root,
+        encoding: 'utf8',
+      }
+    )
+    assert.is(status, 0, stderr)
+    assert.is(stdout, 'done operations of 1\ndone uneven of 1\ndone flight of 1\n')
+  })
+  test('arrays of many stretches', async () => {
+    await works(4, 'large')
+  })
+  test('an idle group takes no time', async () => {
+    await works(2, 'idle')
+  })
+  test('a call that nobody awaits is done before the processes end', async () => {
+    for (const printed of (await works(3, 'pending')).ranks) assert.match(printed, /^settled$/m)
+  })
+  test('process.exit(0) with calls in flight waits for them', async () => {
+    await works(3, 'exitsWithCode0')
+  })
+
+  const disagree = (one: string, another: string, call = 1) => {
+    const literal = (text: string) => text.replace(/[()']/g, '\\$&')
+    return new RegExp(
+      `MarginSoftmaxError: Expected every rank to make the same call but rank 0 ${literal(one)} and rank 1 ${literal(another)} \\(call ${call} of the group, .*\\n[^]*ERR_DISTRIBUTED`
+    )
+  }
+  /** Where mpirun ends a rank that is busy with something else: it says so itself. */
+  const ended = /^(begins.*\n)?$/
+  const reduce = "called allReduce(Float32Array(5), 'sum')"
+  for (const [scenario, what, others, odd] of [
+    [
+      'throws',
+      'one that throws',
+      disagree(reduce, 'ended its process with code 1'),
+      /RangeError: thrown on purpose/,
+    ],
+    [
+      'exits',
+      'process.exit(3)',
+      disagree('called broadcast(Float32Array(5), root 0)', 'ended its process with code 3'),
+      ended,
+    ],
+    [
+      'exitsEarly',
+      'process.exit(0)',
+      disagree('called allGather(Int8Array)', 'ended its process with code 0'),
+      0,
+    ],
+    ['endsEarly', 'one that ends early', disagree('called barrier()', 'ended its process with code 0'), 0],
+    [
+      'exitsInFlight',
+      'process.exit(4) with calls in flight',
+      disagree(reduce, 'ended its process with code 4', 51),
+      ended,
+    ],
+    ['endsBefore', 'one that never joins', disagree('called barrier()', 'ended its process with code 0'), 0],
+    ['calls', 'another call', disagree(reduce, 'called broadcast(Float32Array(5), root 0)'), 0],
+    [
+      'sizes',
+      'another length',
+      disagree(
+        "called allReduce(Float32Array(40000), 'sum')",
+        "called allReduce(Float32Array(50000), 'sum')"
+      ),
+      0,
+    ],
+    [
+      'types',
+      'another type',
+      disagree('called broadcast(Float32Array(5), root 0)', 'called broadcast(Float64Array(5), root 0)'),
+      0,
+    ],
+    [
+      'gatheredTypes',
+      'another type to gather',
+      disagree('called allGather(Int32Array)', 'called allGather(Uint32Array)'),
+      0,
+    ],
+    [
+      'combinations',
+      'another operation',
+      disagree("called allReduce(Int8Array(5), 'sum')", "called allReduce(Int8Array(5), 'max')"),
+      0,
+    ],
+    [
+      'roots',
+      'another root',
+      disagree('called broadcast(Int8Array(5), root 0)', 'called broadcast(Int8Array(5), root 1)'),
+      0,
+    ],
+    [
+      'counts',
+      'other counts',
+      disagree(
+        "called reduceScatter(Int8Array(3), 'sum')",
+        "called reduceScatter(Int8Array(3), 'sum') with other counts"
+      ),
+      0,
+    ],
+    ['order', 'another order', disagree(reduce, 'called allGather(Float32Array)', 2), 0],
+    ['memory', 'no memory for a copy', /ERR_DISTRIBUTED/, /ERR_OUT_OF_MEMORY/],
+    ['memoryOfResult', 'no memory for the result', /ERR_DISTRIBUTED/, /ERR_OUT_OF_MEMORY/],
+    ['killed', 'one that is killed', /^$/, ended],
+    ['whileOthersCompute', 'process.exit(5) while the others compute', /^$/, ended],
+    [
+      'whileOthersSleep',
+      'one that throws while the others wait for something else',
+      /^$/,
+      /Error: thrown on purpose/,
+    ],
+  ] as const)
+    test(`${what} on one rank ends all of them`, async () => {
+      if (scenario.startsWith('memory') && process.platform !== 'linux') return // limited by prlimit
+      await fails(scenario, others, odd || others)
+    })
+  test('one that throws before it joins ends all of them', async () => {
+    const others = openMpi ? /^$/ : disagree('called barrier()', 'ended its process with code 1')
+    await fails('throwsBefore', others, /Error: thrown on purpose/)
+  })
+  test('no memory on one rank is named on the others', async () => {
+    const message = /Expected every rank to go on but rank 1 could not: Expected 200000000 bytes of memory/
+    if (process.platform === 'linux') await fails('memory', message, /Expected 200000000 bytes of memory/)
+  })
+  test('after a failure every call fails likewise, and so does the job even where that is caught', async () => {
+    const { ranks } = await fails(
+      'caught',
+      /^caught 0: Expected every rank/m,
+      /^caught 0: Expected every rank/m
+    )
+    for (const printed of ranks)
+      for (const i of [1, 2])
+        assert.match(
+          printed,
+          new RegExp(
+            `^caught ${i}: Expected a group that goes on but an earlier call failed: Expected every rank`,
+            'm'
+          )
+        )
+  })
+}
+
+test.run()
