@@ -1,4 +1,5 @@
 import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, size } from './check'
+import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongValue } from './errors'
 import { type ExecutionOptions, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
@@ -41,6 +42,13 @@ export interface MarginHeadOptions extends ExecutionOptions {
   seed?: number
   /** First values of the weights [C,D] in place of random ones. */
   weights?: FloatArray
+  /**
+   * Shares the classes out over the ranks of a process group (`margin-softmax/distributed`): each holds C/R of them with
+   * their optimizer state. Every rank makes the same calls with the same options, each with its own batch of whatever
+   * length; loss and statistics are those of all batches together, `losses` and `gradInput` are the rank's own rows'.
+   * The results are those of one process with the batches in rank order, within rounding.
+   */
+  group?: ProcessGroup
 }
 
 export interface StepOptions {
@@ -106,11 +114,10 @@ export const headOptions = [
     'interclassFilter',
     'seed',
   ],
-  ...['weights', ...executionOptions],
+  ...['weights', 'group', ...executionOptions],
 ]
 /** No machine maps more than this many bytes. */
 const addressable = 2n ** 47n
-export const fileFormat = 'margin-softmax head 1'
 
 /** Native arrays of the optimizer's state by the names that they have in a file. */
 export const stateNames = {
@@ -155,10 +162,10 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   }
 }
 
-/** The tensors of a head's file and their shapes. */
-export function expectedShapes(settings: Settings): Record<string, number[]> {
-  const matrix = [settings.classes, settings.dim]
-  const row = [settings.classes]
+/** The tensors of a head's file, or of a shard of `classes` of its classes, and their shapes. */
+export function expectedShapes(settings: Settings, classes = settings.classes): Record<string, number[]> {
+  const matrix = [classes, settings.dim]
+  const row = [classes]
   const { optimizer, bias } = settings
   const shapes: Record<string, number[]> = { weight: matrix }
   if (bias) shapes.bias = row
@@ -169,8 +176,8 @@ export function expectedShapes(settings: Settings): Record<string, number[]> {
 }
 
 /** Refuses sizes that no machine could hold, by the bytes that they come to. */
-export function checkBytes(settings: Settings): void {
-  const bytes = Object.values(expectedShapes(settings)).reduce(
+export function checkBytes(settings: Settings, classes = settings.classes): void {
+  const bytes = Object.values(expectedShapes(settings, classes)).reduce(
     (sum, shape) => sum + shape.reduce((product, length) => product * BigInt(length), 4n),
     0n
   )

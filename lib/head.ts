@@ -1,3 +1,4 @@
+import { agree, together } from './agreement'
 import {
   apart,
   type FloatArray,
@@ -10,26 +11,24 @@ import {
   rowsOf,
 } from './check'
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
-import { MarginSoftmaxError, wrongType } from './errors'
+import type { ProcessGroup } from './distributed'
+import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
+import { type ClassRun, type Move, openHead, readHead, writeHead } from './head-file'
 import {
   checkBytes,
   checkSettings,
   type EvaluateResult,
-  expectedShapes,
-  fileFormat,
   headOptions,
   type MarginHeadOptions,
   type Settings,
   type StepOptions,
   type StepResult,
-  stateNames,
 } from './head-settings'
 import { handOver, outputArray, present, standIns } from './loss'
 import { encodeMargin, isNormalized, type Margin } from './margins'
-import { type NativeHead, type NativeResult, native, succeeded } from './native'
+import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
 import type { Optimizer } from './optimizers'
-import { readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 import { type TopKResult, topKArrays } from './topk'
 
 /**
@@ -40,14 +39,25 @@ export class MarginHead {
   readonly #native: NativeHead
   readonly #settings: Settings
   readonly #execution: Execution
+  readonly #group: ProcessGroup | undefined
+  /** The classes that this process holds: all of them, or this rank's share of a process group's. */
+  readonly shard: Readonly<ClassRun>
+  static #sharded = 0
   #pending = new Set<Promise<unknown>>()
   #saving: Promise<void> | undefined
   #disposed = false
 
-  private constructor(head: NativeHead, settings: Settings, run: Execution) {
+  private constructor(
+    { head, firstClass, ownClasses }: NativeResult,
+    settings: Settings,
+    run: Execution,
+    group: ProcessGroup | undefined
+  ) {
     this.#native = head
     this.#settings = settings
     this.#execution = run
+    this.#group = group
+    this.shard = { first: firstClass, count: ownClasses }
   }
 
   /** C. */
@@ -91,9 +101,12 @@ export class MarginHead {
     const settings = checkSettings(known)
     const { weights } = known
     const first = weights && floats(weights, 'weights', settings.classes * settings.dim)
-    const head = await MarginHead.#allocate(settings, execution(known), { iteration: 0, random: !first })
-    if (first) succeeded(native().headWrite(head.#native, 'weight', 0, first))
-    return head
+    const start = { iteration: 0, random: !first }
+    return MarginHead.#allocate(settings, execution(known), known.group, start, async (head) => {
+      const { dim, shard } = head
+      const own = first?.subarray(shard.first * dim, (shard.first + shard.count) * dim)
+      if (own) succeeded(native().headWrite(head.#native, 'weight', 0, own))
+    })
   }
 
   /**
@@ -144,19 +157,21 @@ export class MarginHead {
     return outputs
   }
 
-  /** A copy of the class weights [C,D], as they are once the steps called so far are done. */
+  /** A copy of the class weights [C,D] (of a sharded head this rank's, [shard.count,D]), once nothing of this head runs. */
   weights(): Float32Array {
-    return this.#copy('weight', this.classes * this.dim)
+    return this.#copy('weight', this.shard.count * this.dim)
   }
 
-  /** A copy of the bias [C], or undefined without one. */
+  /** A copy of the bias [C] (of a sharded head this rank's), or undefined without one. */
   bias(): Float32Array | undefined {
-    return this.#settings.bias ? this.#copy('bias', this.classes) : undefined
+    return this.#settings.bias ? this.#copy('bias', this.shard.count) : undefined
   }
 
   /**
    * Writes weights, optimizer state and settings to a safetensors file: training that is loaded from it goes on with the
    * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all.
+   * Of a sharded head each rank writes a file of its own beside it, and the file of this name is a JSON index of them:
+   * give every rank the same path, on a file system that all of them see.
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
    */
   async save(path: string): Promise<void> {
@@ -173,27 +188,24 @@ export class MarginHead {
   }
 
   /**
-   * A head from a file that `save` wrote. Threads, workspace and device may be given anew.
+   * A head from a file that `save` wrote. Threads, workspace, device and group may be given anew: what R ranks saved,
+   * R′ ranks or a single process load.
    * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind
    */
-  static async load(path: string, given?: ExecutionOptions): Promise<MarginHead> {
+  static async load(
+    path: string,
+    given?: ExecutionOptions & Pick<MarginHeadOptions, 'group'>
+  ): Promise<MarginHead> {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const run = execution(options(given, 'options', executionOptions))
-    return readSafetensors(path, async (shapes, metadata) => {
-      if (metadata.format !== fileFormat)
-        throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
-      const { iteration, ...saved } = JSON.parse(metadata.head)
-      const settings = checkSettings(saved)
-      integerFrom(iteration, 'iteration', 0)
-      for (const [name, shape] of Object.entries(expectedShapes(settings)))
-        if (shapes.get(name)?.join() !== shape.join())
-          throw new Error(`it has no ${name} of shape [${shape}]`)
-      const head = await MarginHead.#allocate(settings, run, { iteration, random: false })
-      const tensors = head.#tensors((name, offset, part) =>
+    const known = options(given, 'options', ['group', ...executionOptions])
+    const run = execution(known)
+    const file = await openHead(path)
+    const start = { iteration: file.iteration, random: false }
+    return MarginHead.#allocate(file.settings, run, known.group, start, (head) =>
+      readHead(path, file, head.shard, (name, offset, part) =>
         succeeded(native().headWrite(head.#native, name, offset, part))
       )
-      return { tensors, result: head }
-    })
+    )
   }
 
   /** Gives the native memory back at once rather than when the garbage collector comes by. Later calls throw. */
@@ -207,14 +219,33 @@ export class MarginHead {
     this.dispose()
   }
 
+  /** A head with the memory for its (share of the) classes, filled by `fill`; on every rank of a group, or on none. */
   static async #allocate(
     settings: Settings,
     run: Execution,
-    start: { iteration: number; random: boolean }
+    group: ProcessGroup | undefined,
+    start: { iteration: number; random: boolean },
+    fill: (head: MarginHead) => Promise<void>
   ): Promise<MarginHead> {
-    checkBytes(settings)
-    const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run }
-    return new MarginHead(succeeded(await native().headCreate(request)).head, settings, run)
+    if (group !== undefined && !group?.[groupTable])
+      throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
+    if (group && settings.classes < group.size)
+      throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
+    checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)))
+    const shared = group && { group: group[groupTable], name: `head ${++MarginHead.#sharded}` }
+    const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run, ...shared }
+    if (group) await agree(group, { head: shared?.name, ...settings, ...start, precision: run.precision })
+    let head: MarginHead | undefined
+    try {
+      return await together(group, 'make its share of the head', async () => {
+        head = new MarginHead(succeeded(await native().headCreate(request)), settings, run, group)
+        await fill(head)
+        return head
+      })
+    } catch (error) {
+      head?.dispose()
+      throw error
+    }
   }
 
   async #work(
@@ -309,32 +340,17 @@ export class MarginHead {
   async #write(path: string): Promise<void> {
     await Promise.allSettled(this.#pending)
     this.#alive()
-    const tensors = this.#tensors((name, offset, part) =>
+    const move: Move = (name, offset, part) => {
+      this.#alive()
       succeeded(native().headRead(this.#native, name, offset, part))
-    )
-    const head = JSON.stringify({ ...this.#settings, iteration: this.iteration })
-    await writeSafetensors(path, tensors, { format: fileFormat, head })
-  }
-
-  /** The head's arrays under their names in a file; `move` copies between an array and a part of it. */
-  #tensors(move: (name: string, offset: number, part: Float32Array) => void): Record<string, StreamedTensor> {
-    const shapes = expectedShapes(this.#settings)
-    const files: Record<string, string> = {
-      weight: 'weight',
-      bias: 'bias',
-      ...stateNames[this.optimizer.name],
     }
-    const tensors: Record<string, StreamedTensor> = {}
-    for (const [name, fileName] of Object.entries(files))
-      if (shapes[fileName])
-        tensors[fileName] = {
-          shape: shapes[fileName],
-          transfer: (offset, part) => {
-            this.#alive()
-            move(name, offset, part)
-          },
-        }
-    return tensors
+    await writeHead(
+      path,
+      { settings: this.#settings, iteration: this.iteration },
+      this.shard,
+      move,
+      this.#group
+    )
   }
 
   #track<T>(running: T | Promise<T>): Promise<T> {
@@ -353,6 +369,11 @@ export class MarginHead {
   /** Synchronous work would overtake asynchronous work that is still to run. */
   #idle(name: string): void {
     this.#alive()
+    if (this.#group && name.endsWith('Sync'))
+      throw new MarginSoftmaxError(
+        'ERR_UNAVAILABLE',
+        `Expected ${name.slice(0, -4)} in place of ${name} for a sharded head: the ranks wait for one another`
+      )
     if (this.#pending.size || this.#saving)
       throw new MarginSoftmaxError(
         'ERR_BUSY',

@@ -16,6 +16,9 @@ export interface NativeResult {
   gradInputNorm: number
   iteration: number
   head: NativeHead
+  /** The classes that a head's process holds. */
+  firstClass: number
+  ownClasses: number
 }
 
 /** How a copy to or from a head's array ended. `length`: of the whole array, 0 where the head has none of that name. */

@@ -5,6 +5,8 @@ import { MarginSoftmaxError } from './errors'
 /** A tensor on its way to or from a file: single precision, and its elements come and go in parts. */
 export interface StreamedTensor {
   shape: number[]
+  /** Where in the file's tensor these elements begin, for a part of it. Default 0. */
+  from?: number
   /** Copies elements from `offset` on into or out of `part`. */
   transfer(offset: number, part: Float32Array): void
 }
@@ -78,7 +80,8 @@ export async function readSafetensors<T>(
       header.metadata
     )
     for (const [name, tensor] of Object.entries(tensors)) {
-      const start = header.start + (header.entries.get(name) as Entry).data_offsets[0]
+      const start =
+        header.start + (header.entries.get(name) as Entry).data_offsets[0] + (tensor.from ?? 0) * 4
       await forParts(elementsOf(tensor.shape), async (offset, part) => {
         await readAll(file as FileHandle, part, start + offset * 4)
         tensor.transfer(offset, part)
@@ -96,7 +99,7 @@ export async function readSafetensors<T>(
   }
 }
 
-function fileError(message: string, cause: unknown): MarginSoftmaxError {
+export function fileError(message: string, cause: unknown): MarginSoftmaxError {
   return new MarginSoftmaxError('ERR_FILE', message, { cause })
 }
 

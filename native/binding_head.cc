@@ -35,6 +35,39 @@ Optimizer readOptimizer(Napi::Object request) {
   return optimizer;
 }
 
+// The table of a process group (collectives.h), which another addon made.
+const Collectives& groupOf(Napi::Value value) {
+  const napi_type_tag tag = {collectivesTag[0], collectivesTag[1]};
+  if (!value.IsExternal() || !value.As<Napi::External<Collectives>>().CheckTypeTag(&tag))
+    throw Napi::TypeError::New(value.Env(), "Expected the table of a process group");
+  return *value.As<Napi::External<Collectives>>().Data();
+}
+
+// Work of a head. That of a sharded one runs on its group's thread, in the order of the group's other work.
+struct HeadJob : Job {
+  Handle head;
+  void belongTo(const Handle& owner) {
+    head = owner;
+    device = owner->settings().device;
+    grouped = owner->sharding() != nullptr;
+  }
+  virtual Status work() = 0;
+  Status run() override { return prepared ? work() : head->sharding()->refuse(prepared); }
+  bool post(std::function<void()> work) override {
+    if (!head->sharding()) return Job::post(std::move(work));
+    const Collectives& group = head->sharding()->group();
+    auto* posted = new std::function<void()>(std::move(work));
+    const auto run = [](void* argument) {
+      const std::unique_ptr<std::function<void()>> owned(static_cast<std::function<void()>*>(argument));
+      (*owned)();
+    };
+    if (group.post(group.context, run, posted)) return true;
+    // The group has ended: run elsewhere, the work hears that from it.
+    const std::unique_ptr<std::function<void()>> owned(posted);
+    return Job::post(std::move(*owned));
+  }
+};
+
 struct CreateJob : Job {
   Handle head;
   bool random = false;
@@ -54,6 +87,8 @@ struct CreateJob : Job {
     handle.TypeTag(&headTag);
     Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
     result["head"] = handle;
+    result["firstClass"] = static_cast<double>(head->settings().firstClass);
+    result["ownClasses"] = static_cast<double>(head->settings().classes);
   }
 };
 
@@ -79,22 +114,32 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<CreateJob>();
   job->asynchronous = true;
   job->device = settings.device;
-  job->head = std::make_shared<Head>(settings);
+  const int64_t classes = settings.classes;
+  if (!request.Get("group").IsUndefined()) {
+    const Collectives& group = groupOf(request.Get("group"));
+    const Share share = shareOf(classes, group.rank, group.size);
+    if (share.count == 0) throw Napi::RangeError::New(info.Env(), "Expected a class for every rank");
+    settings.firstClass = share.from;
+    settings.classes = share.count;
+    job->head = std::make_shared<Head>(settings);
+    job->head->shard(group, classes, request.Get("name").As<Napi::String>().Utf8Value());
+  } else {
+    job->head = std::make_shared<Head>(settings);
+  }
   job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
   job->random = request.Get("random").ToBoolean();
   job->threads = request.Get("threads").As<Napi::Number>().Int32Value();
   return perform(info.Env(), std::move(job));
 }
 
-struct StepJob : Job {
-  Handle head;
+struct StepJob : HeadJob {
   Problem problem;
   Statistics statistics;
   bool train = false;
   double learningRate = 0;
   std::string instructionSet;
   int64_t iteration = 0;
-  Status run() override {
+  Status work() override {
     const Status status = head->run(problem, train, learningRate);
     iteration = head->iteration();
     return status;
@@ -109,12 +154,11 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   Napi::Object request = info[1].As<Napi::Object>();
   auto job = std::make_unique<StepJob>();
   job->asynchronous = request.Get("asynchronous").ToBoolean();
-  job->head = headOf(info[0]);
-  job->device = job->head->settings().device;
+  job->belongTo(headOf(info[0]));
   Problem& problem = job->problem;
   problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
   problem.dim = job->head->settings().dim;
-  problem.classes = job->head->settings().classes;
+  problem.classes = job->head->allClasses();
   readBatch(request, *job, problem);
   problem.statistics = &job->statistics;
   problem.execution = readExecution(request, *job, job->instructionSet);
@@ -123,11 +167,10 @@ Napi::Value step(const Napi::CallbackInfo& info) {
   return perform(info.Env(), std::move(job));
 }
 
-struct HeadTopKJob : Job {
-  Handle head;
+struct HeadTopKJob : HeadJob {
   TopKProblem problem;
   std::string instructionSet;
-  Status run() override { return head->topK(problem); }
+  Status work() override { return head->topK(problem); }
   void fill(Napi::Object) const override {}
 };
 
@@ -135,11 +178,10 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
   Napi::Object request = info[1].As<Napi::Object>();
   auto job = std::make_unique<HeadTopKJob>();
   job->asynchronous = request.Get("asynchronous").ToBoolean();
-  job->head = headOf(info[0]);
-  job->device = job->head->settings().device;
+  job->belongTo(headOf(info[0]));
   readTopK(request, *job, job->problem, job->instructionSet);
   const HeadSettings& settings = job->head->settings();
-  if (job->problem.dim != settings.dim || job->problem.classes != settings.classes)
+  if (job->problem.dim != settings.dim || job->problem.classes != job->head->allClasses())
     throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
   return perform(info.Env(), std::move(job));
 }

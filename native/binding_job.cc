@@ -154,7 +154,7 @@ const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
 }
 
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
-  if (!job->prepared) return resultOf(env, *job, job->prepared);
+  if (!job->prepared && !job->grouped) return resultOf(env, *job, job->prepared);
   if (job->asynchronous) return (*env.GetInstanceData<Environment*>())->start(std::move(job));
   const Status status = job->run();
   return resultOf(env, *job, status);

@@ -7,7 +7,7 @@
 
 namespace margin_softmax {
 
-// The element types, in the order of napi_typedarray_type (a clamped array has no arithmetic here).
+// The element types, in the order that Node-API gives typed arrays (a clamped array has no arithmetic here).
 enum class Element : int32_t {
   int8,
   uint8,
@@ -58,7 +58,7 @@ struct CollectiveFailure {
   char message[1000] = "";
 };
 
-// The type tag of the Napi::External that holds a table. A new layout or meaning gets a new tag.
+// The type tag of the JavaScript value that holds a table. A new layout or meaning gets a new tag.
 constexpr uint64_t collectivesTag[2] = {0x6d617267696e2d73ull, 0x636f6c6c65637401ull};
 
 struct Collectives {

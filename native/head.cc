@@ -1,6 +1,7 @@
 #include "head.h"
 
 #include <cstring>
+#include <new>
 
 #include "block.h"
 #include "cpu/pool.h"
@@ -29,14 +30,16 @@ Status Head::allocate() {
 Status Head::initialize(int threads) {
   const uint64_t seed = settings_.seed;
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
+  const int64_t before = settings_.firstClass * settings_.dim;  // elements of other processes
   const cpu::Turn turn;
-  const auto fill = [&](float* weight, int64_t first, int64_t last) {  // elements [first, last), from an even one on
+  const auto fill = [&](float* weight, int64_t first, int64_t last) {  // elements [first, last)
     cpu::Pool::instance().forEach(threads, (last - first + chunk - 1) / chunk, [&](int64_t item, int) {
-      const int64_t end = std::min(last, first + (item + 1) * chunk);
-      for (int64_t i = first + item * chunk; i < end; i += 2) {  // Box and Muller 1958: two at a time
-        const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, i))));
-        const double angle = 2 * pi * uniform(randomBits(seed, i + 1));
-        weight[i - first] = static_cast<float>(radius * std::cos(angle));
+      const int64_t begin = first + item * chunk, end = std::min(last, begin + chunk);
+      // Box and Muller 1958, two at a time: an even element of all processes' and the next.
+      for (int64_t i = begin - (before + begin) % 2; i < end; i += 2) {
+        const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, before + i))));
+        const double angle = 2 * pi * uniform(randomBits(seed, before + i + 1));
+        if (i >= begin) weight[i - first] = static_cast<float>(radius * std::cos(angle));
         if (i + 1 < end) weight[i + 1 - first] = static_cast<float>(radius * std::sin(angle));
       }
     });
@@ -92,7 +95,6 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.interclassFilter = settings_.interclassFilter;
   Update update;
   if (train) {
-    if (Status status = sample(problem); !status) return status;
     update.optimizer = settings_.optimizer;
     update.optimizer.learningRate = learningRate;
     update.step = iteration_ + 1;
@@ -102,24 +104,43 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     }
     problem.update = &update;
   }
-  Status status = executorOf(settings_.device)->loss(problem);
+  Status status;
+  try {
+    status = compute(problem, train, learningRate);
+  } catch (const std::bad_alloc&) {
+    status = Status::outOfMemory("the step", 0);
+    if (sharding_) status = sharding_->refuse(status);
+  }
   problem.update = nullptr;
   if (status && train) iteration_++;
-  if (status.failure == Failure::device && problem.updateBegun) {
+  if ((status.failure == Failure::device || status.failure == Failure::distributed) && problem.updateBegun) {
     letGo();
     status.message += "; the head held part of an update and was disposed of";
   }
   return status;
 }
 
+Status Head::compute(Problem& problem, bool train, double learningRate) {
+  const bool sampled = train && settings_.sampleRate < 1;
+  if (!sharding_) {
+    const Status status = sampled ? sample(problem) : Status{};
+    return status ? executorOf(settings_.device)->loss(problem) : status;
+  }
+  Problem all = problem;
+  if (Status status = sharding_->gather(all, train, learningRate, iteration_); !status) return status;
+  if (!sampled) sharding_->keepOwnLabels(all);
+  else if (Status status = sample(all); !status) return sharding_->refuse(status);
+  return sharding_->run(all, problem);
+}
+
 // Puts a sample of the classes in the place of all of them.
 Status Head::sample(Problem& problem) {
-  if (settings_.sampleRate == 1) return {};
-  const ClassRange all{0, settings_.classes, settings_.classes};
-  Status status = sampleClasses(all, settings_.sampleRate, settings_.seed, iteration_, problem.labels, problem.rows,
+  const ClassRange range = sharding_ ? sharding_->range() : ClassRange{0, settings_.classes, settings_.classes};
+  Status status = sampleClasses(range, settings_.sampleRate, settings_.seed, iteration_, problem.labels, problem.rows,
                                 problem.execution.threads, sample_);
   problem.sample = sample_.classes.data();
   problem.classes = static_cast<int64_t>(sample_.classes.size());
+  problem.allClasses = sample_.total;
   problem.labels = sample_.labels.data();
   return status;
 }
@@ -132,7 +153,13 @@ Status Head::topK(TopKProblem& problem) {
   problem.weight = weight_.as<float>();
   problem.bias = bias_.as<float>();
   problem.normalized = isNormalized(settings_.margin);
-  return executorOf(settings_.device)->topK(problem);
+  problem.classes = settings_.classes;
+  if (!sharding_) return executorOf(settings_.device)->topK(problem);
+  try {
+    return sharding_->topK(problem);
+  } catch (const std::bad_alloc&) {
+    return sharding_->refuse(Status::outOfMemory("the best classes of all ranks' rows", 0));
+  }
 }
 
 Memory* Head::memoryOf(const char* name) {

@@ -2,16 +2,18 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <memory>
 #include <mutex>
 
 #include "executor.h"
 #include "memory.h"
-#include "sampling.h"
+#include "sharding.h"
 
 namespace margin_softmax {
 
 struct HeadSettings {
-  int64_t classes = 0, dim = 0;
+  int64_t classes = 0, dim = 0;  // of this process
+  int64_t firstClass = 0;        // where a shard of the classes begins; 0 without sharding
   Margin margin;
   Optimizer optimizer;
   bool bias = false;
@@ -27,6 +29,13 @@ struct HeadSettings {
 class Head {
  public:
   explicit Head(const HeadSettings& settings) : settings_(settings) {}
+  // Before any work: the classes are this process's share of a group's.
+  void shard(const Collectives& group, int64_t allClasses, std::string name) {
+    sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, allClasses},
+                                           std::move(name));
+  }
+  const Sharding* sharding() const { return sharding_.get(); }
+  int64_t allClasses() const { return sharding_ ? sharding_->range().total : settings_.classes; }
 
   // Takes the memory: zeros everywhere.
   Status allocate();
@@ -58,11 +67,13 @@ class Head {
   Margin marginNow() const;
   Execution here(Execution execution) const;
   Status sample(Problem& problem);
+  Status compute(Problem& problem, bool train, double learningRate);
   Memory* memoryOf(const char* name);
 
   HeadSettings settings_;
   int64_t iteration_ = 0;  // updates made
   std::atomic<bool> disposed_{false};
+  std::unique_ptr<Sharding> sharding_;
   ClassSample sample_;  // of the step that runs; kept for its memory
   Memory weight_, bias_, weightState_[2], biasState_[2];
   std::mutex mutex_;  // held while anything reads or writes the arrays

@@ -6,6 +6,7 @@
 
 #include "cpu/pool.h"
 #include "random.h"
+#include "row.h"
 #include "sizes.h"
 
 namespace margin_softmax {
@@ -68,12 +69,14 @@ void draw(const ClassRange& range, double rate, uint64_t seed, int64_t step, con
   classes.resize(kept);
   sortNumbers(classes, range.count);
   sample.labels.resize(rows);
-  for (int64_t i = 0; i < rows; i++)
-    sample.labels[i] =
-        !range.holds(labels[i])
-            ? -1
-            : static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), labels[i] - range.first) -
+  for (int64_t i = 0; i < rows; i++) {
+    int32_t& place = sample.labels[i];
+    if (labels[i] == ignoredLabel) place = ignoredLabel;
+    else if (!range.holds(labels[i])) place = labelElsewhere;
+    else
+      place = static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), labels[i] - range.first) -
                                    classes.begin());
+  }
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ struct ClassRange {
 
 struct ClassSample {
   std::vector<int32_t> classes;  // ascending, as places in the range
-  std::vector<int32_t> labels;   // [B] each row's label as a place in `classes`; −1: ignored, or not in the range
+  std::vector<int32_t> labels;   // [B] each row's label as a place in `classes`, or as row.h's without one
   int64_t total = 0;             // of all ranges together
 };
 

@@ -1,81 +1,17 @@
-// The process group under mpirun, with all that can go wrong on one of its ranks: see distributed.child.ts. Runs with the MPI
-// that `mpirun` belongs to, or MARGIN_SOFTMAX_MPIRUN names.
-import { spawn, spawnSync } from 'node:child_process'
-import fs from 'node:fs'
+// The process group under mpirun, with all that can go wrong on one of its ranks: see distributed.child.ts.
+import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import * as mpi from './mpirun'
 
 const test = suite('distributed')
 const root = path.join(__dirname, '..')
 const child = ['--import', 'tsx', path.join(__dirname, 'distributed.child.ts')]
-
-const mpirun = process.env.MARGIN_SOFTMAX_MPIRUN ?? 'mpirun'
-const version = spawnSync(mpirun, ['--version'], { encoding: 'utf8' }).stdout ?? ''
-const openMpi = version.includes('Open MPI')
-const binary =
-  process.env.MARGIN_SOFTMAX_MPI_BINARY ?? path.join(root, 'build/mpi/Release/margin_softmax_mpi.node')
-const missing = !version ? `no ${mpirun}` : !fs.existsSync(binary) ? `no ${binary}` : undefined
-
-interface Ended {
-  code: number | null
-  /** What each rank printed. */
-  ranks: string[]
-  output: string
-  /** Milliseconds from where rank 1 began to do something else to where mpirun ended. */
-  lasted: number
-}
-
-function run(ranks: number, scenarios: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
-  const flags = openMpi ? ['--oversubscribe', '--tag-output'] : ['-prepend-rank']
-  const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
-  return new Promise((resolve, reject) => {
-    const started = spawn(mpirun, [...flags, '-n', String(ranks), process.execPath, ...child, ...scenarios], {
-      cwd: root,
-      env: { ...process.env, ...asRoot, ...env },
-      timeout: 120_000, // only so that a hang is a failure
-      killSignal: 'SIGTERM',
-    })
-    let output = ''
-    for (const stream of [started.stdout, started.stderr])
-      stream.on('data', (data) => {
-        output += data
-      })
-    started.on('error', reject)
-    started.on('close', (code) => {
-      const printed = Array.from({ length: ranks }, () => '')
-      for (const line of output.split('\n')) {
-        const [, rank, text] = /^\[(?:1,)?(\d+)\](?:<\w+>:| )(.*)/.exec(line) ?? []
-        if (rank !== undefined) printed[Number(rank)] += `${text}\n`
-      }
-      const began = Number(/begins at (\d+)/.exec(output)?.[1])
-      resolve({ code, ranks: printed, output, lasted: Date.now() - began })
-    })
-  })
-}
-
-/** The ranks all end well. */
-async function works(ranks: number, ...scenarios: string[]): Promise<Ended> {
-  const ended = await run(ranks, scenarios)
-  assert.is(ended.code, 0, ended.output)
-  for (const printed of ended.ranks)
-    for (const scenario of scenarios)
-      assert.ok(printed.includes(`done ${scenario} of ${ranks}\n`), `${scenario}:\n${ended.output}`)
-  return ended
-}
-
-/** mpirun ends with a failure within 10 s; what ranks 0 and 2 say, and what rank 1 says, which did something else. */
-async function fails(scenario: string, others: RegExp, odd: RegExp): Promise<Ended> {
-  const ended = await run(3, [scenario])
-  assert.is.not(ended.code, 0, ended.output)
-  assert.ok(ended.lasted < 10_000, `${scenario} took ${ended.lasted} ms:\n${ended.output}`)
-  for (const [rank, printed] of ended.ranks.entries()) {
-    const expected = rank === 1 ? odd : others
-    assert.ok(expected.test(printed), `expected ${expected} of rank ${rank} in ${scenario}:\n${ended.output}`)
-    if (rank !== 1) assert.not.match(printed, /went well/)
-  }
-  return ended
-}
+const works = (ranks: number, ...scenarios: string[]) =>
+  mpi.works('distributed.child.ts', ranks, ...scenarios)
+const fails = (scenario: string, others: RegExp, odd: RegExp) =>
+  mpi.fails('distributed.child.ts', scenario, others, odd)
 
 test('without the addon the error says what to install and what to run', () => {
   const code = `require('./lib/distributed').processGroup().catch((error) => console.log(error.name, error.code, error.message))`
@@ -94,10 +30,10 @@ test('without the addon the error says what to install and what to run', () => {
   assert.match(stdout, /^node scripts.build-distributed\.cjs$/m)
 })
 
-if (missing && process.env.CI) {
-  test('MPI', () => assert.unreachable(`Expected MPI and its addon but there is ${missing}`))
-} else if (missing) {
-  test.skip(`MPI is not tested: there is ${missing}`, () => {})
+if (mpi.missing && process.env.CI) {
+  test('MPI', () => assert.unreachable(`Expected MPI and its addon but there is ${mpi.missing}`))
+} else if (mpi.missing) {
+  test.skip(`MPI is not tested: there is ${mpi.missing}`, () => {})
 } else {
   for (const ranks of [1, 2, 3, 4])
     test(`every operation and type on ${ranks} ranks`, async () => {
@@ -224,7 +160,7 @@ if (missing && process.env.CI) {
       await fails(scenario, others, odd || others)
     })
   test('one that throws before it joins ends all of them', async () => {
-    const others = openMpi ? /^$/ : disagree('called barrier()', 'ended its process with code 1')
+    const others = mpi.openMpi ? /^$/ : disagree('called barrier()', 'ended its process with code 1')
     await fails('throwsBefore', others, /Error: thrown on purpose/)
   })
   test('no memory on one rank is named on the others', async () => {

@@ -1,0 +1,241 @@
+#include "sharding.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "batch.h"
+
+namespace margin_softmax {
+namespace {
+
+std::vector<int64_t> times(std::vector<int64_t> counts, int64_t factor) {
+  for (int64_t& count : counts) count *= factor;
+  return counts;
+}
+
+}  // namespace
+
+// Calls work(failure), a collective, and makes its failure a Status.
+template <class Work>
+Status Sharding::ask(const Work& work) const {
+  CollectiveFailure failure;
+  if (work(&failure)) return {};
+  return {static_cast<Failure>(failure.failure), failure.message};
+}
+
+Status Sharding::refuse(const Status& reason) const {
+  ask([&](CollectiveFailure* failure) {
+    return group_.refuse(group_.context, name_.c_str(), reason.message.c_str(), failure);
+  });
+  return reason;
+}
+
+// Learns how many rows each rank brings, and that all of them ask for the same.
+Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names) {
+  request.insert(request.begin(), mine);
+  const int64_t length = static_cast<int64_t>(request.size());
+  const std::vector<int64_t> counts(group_.size, length);
+  std::vector<int64_t> all(group_.size * length);
+  const Status status = ask([&](CollectiveFailure* failure) {
+    return group_.allGather(group_.context, name_.c_str(), request.data(), counts.data(), all.data(), Element::int64,
+                            failure);
+  });
+  if (!status) return status;
+  allRows_ = firstRow_ = 0;
+  for (int rank = 0; rank < group_.size; rank++) {
+    const int64_t* theirs = all.data() + rank * length;
+    for (int64_t i = 1; i < length; i++)
+      if (theirs[i] != all[i])
+        return {Failure::distributed, "Expected the same " + std::string(names[i - 1]) + " on every rank of " + name_ +
+                                          " but ranks 0 and " + std::to_string(rank) + " differ"};
+    rows_[rank] = theirs[0];
+    if (rank < group_.rank) firstRow_ += theirs[0];
+    allRows_ += theirs[0];
+  }
+  return {};
+}
+
+Status Sharding::gatherInputs(const float* input, int64_t dim) {
+  if (input_.bytes() < allRows_ * dim * 4) input_ = Block::uninitialized(allRows_ * dim * 4);
+  if (!input_.as<float>()) return refuse(Status::outOfMemory("the rows of all ranks", allRows_ * dim * 4));
+  return ask([&](CollectiveFailure* failure) {
+    return group_.allGather(group_.context, name_.c_str(), input, times(rows_, dim).data(), input_.as<float>(),
+                            Element::float32, failure);
+  });
+}
+
+Status Sharding::gather(Problem& problem, bool train, double learningRate, int64_t iteration) {
+  int64_t rate;
+  std::memcpy(&rate, &learningRate, sizeof rate);
+  constexpr const char* names[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration"};
+  Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration}, names);
+  if (status) status = gatherInputs(problem.input, problem.dim);
+  if (!status) return status;
+  labels_.resize(allRows_);
+  status = ask([&](CollectiveFailure* failure) {
+    return group_.allGather(group_.context, name_.c_str(), problem.labels, rows_.data(), labels_.data(), Element::int32,
+                            failure);
+  });
+  problem.rows = allRows_;
+  problem.input = input_.as<float>();
+  problem.labels = labels_.data();
+  return status;
+}
+
+void Sharding::keepOwnLabels(Problem& problem) {
+  for (int32_t& label : labels_)
+    if (label != ignoredLabel)
+      label = range_.holds(label) ? static_cast<int32_t>(label - range_.first) : labelElsewhere;
+  problem.labels = labels_.data();
+  problem.allClasses = range_.total;
+}
+
+struct Sharding::Exchange : TotalsExchange {
+  explicit Exchange(const Sharding& owner) : sharding(owner) {}
+
+  Status combine(RowTotals* rows, int64_t count) override {
+    std::vector<double> maxima(count), sums(count * 4);
+    for (int64_t i = 0; i < count; i++) maxima[i] = rows[i].maximum;
+    if (Status status = allReduce(maxima, Combination::max); !status) return status;
+    for (int64_t i = 0; i < count; i++) {
+      const double sum = rows[i].sum * std::exp(rows[i].maximum - maxima[i]);
+      const double mine[] = {rows[i].sum == 0 ? 0 : sum, rows[i].logits, rows[i].target, rows[i].cosine};
+      std::copy(mine, mine + 4, sums.begin() + i * 4);
+    }
+    if (Status status = allReduce(sums, Combination::sum); !status) return status;
+    for (int64_t i = 0; i < count; i++)
+      rows[i] = {maxima[i], sums[i * 4], sums[i * 4 + 1], sums[i * 4 + 2], sums[i * 4 + 3]};
+    return {};
+  }
+
+  Status allReduce(std::vector<double>& values, Combination combination) const {
+    return sharding.ask([&](CollectiveFailure* failure) {
+      return sharding.group_.allReduce(sharding.group_.context, sharding.name_.c_str(), values.data(),
+                                       static_cast<int64_t>(values.size()), Element::float64, combination, failure);
+    });
+  }
+
+  const Sharding& sharding;
+};
+
+namespace {
+
+// A rank that has none of a step's sampled classes: its rows close over those of the others.
+Status withoutClasses(Problem& problem) {
+  const BatchWeights weights = weighBatch(problem);
+  std::vector<RowTotals> totals(problem.rows, RowTotals{-HUGE_VAL, 0, 0, 0, 0});
+  if (Status status = problem.exchange->combine(totals.data(), problem.rows); !status) return status;
+  double sum = 0;
+  for (int64_t i = 0; i < problem.rows; i++) {
+    problem.losses[i] = 0;
+    if (problem.labels[i] == ignoredLabel) continue;
+    double squares = 0;
+    for (int64_t d = 0; d < problem.dim; d++) {
+      const double x = problem.input[i * problem.dim + d];
+      squares += x * x;
+    }
+    RowState state = rowWithoutTarget(problem.margin, labelElsewhere, squares, weights.rowGradient);
+    closeRow(state, totals[i], problem.labelSmoothing, problem.classesInAll());
+    if (problem.update && !std::isfinite(state.loss)) return {Failure::notFinite, "the loss is not finite", i};
+    problem.losses[i] = static_cast<float>(state.loss);
+    sum += state.loss;
+    problem.statistics->accuracy += state.cosine > state.largestOther;
+    problem.statistics->targetCosine += state.cosine;
+    problem.statistics->largestOtherCosine += state.largestOther;
+  }
+  if (problem.gradInput) std::memset(problem.gradInput, 0, problem.rows * problem.dim * sizeof(float));
+  closeBatch(problem, weights, sum);
+  return {};
+}
+
+}  // namespace
+
+Status Sharding::run(Problem& problem, Problem& mine) {
+  Exchange exchange(*this);
+  problem.exchange = &exchange;
+  std::vector<float> losses(allRows_);
+  const int64_t bytes = problem.gradInput ? allRows_ * problem.dim * 4 : 0;
+  const Block gradInput = Block::uninitialized(bytes);
+  if (bytes && !gradInput.as<float>()) return refuse(Status::outOfMemory("the gradients of all ranks' rows", bytes));
+  problem.losses = losses.data();
+  problem.gradInput = bytes ? gradInput.as<float>() : nullptr;
+  Status status = problem.classes ? executorOf(problem.execution.device)->loss(problem) : withoutClasses(problem);
+  problem.exchange = nullptr;
+  mine.updateBegun = problem.updateBegun;
+  // What every rank finds out by itself needs no word; what only this one knows does.
+  if (!status)
+    return status.failure == Failure::notFinite || status.failure == Failure::distributed ? status : refuse(status);
+  mine.loss = problem.loss;
+  mine.updateBegun = problem.update != nullptr;  // until the last word of the other ranks
+  std::copy_n(losses.begin() + firstRow_, mine.rows, mine.losses);
+  return shareOut(problem, mine);
+}
+
+// Each rank's rows of gradInput, and the statistics that are sums over ranks.
+Status Sharding::shareOut(Problem& problem, Problem& mine) {
+  const int64_t dim = problem.dim;
+  double squares[2] = {problem.statistics->gradientSquares, 0};
+  if (problem.gradInput) {
+    const Status status = ask([&](CollectiveFailure* failure) {
+      return group_.reduceScatter(group_.context, name_.c_str(), problem.gradInput, times(rows_, dim).data(),
+                                  mine.gradInput, Element::float32, Combination::sum, failure);
+    });
+    if (!status) return status;
+    for (int64_t i = 0; i < mine.rows * dim; i++)
+      squares[1] += static_cast<double>(mine.gradInput[i]) * mine.gradInput[i];
+  }
+  const Status status = ask([&](CollectiveFailure* failure) {
+    return group_.allReduce(group_.context, name_.c_str(), squares, 2, Element::float64, Combination::sum, failure);
+  });
+  problem.statistics->gradientSquares = squares[0];
+  problem.statistics->inputGradientSquares = squares[1];
+  return status;
+}
+
+Status Sharding::topK(TopKProblem& problem) {
+  constexpr const char* names[] = {"call (topK)", "k"};
+  Status status = gatherRows(problem.rows, {-1, problem.k}, names);
+  if (status) status = gatherInputs(problem.input, problem.dim);
+  if (!status) return status;
+  struct Candidate {
+    float score;
+    int32_t index;
+  };
+  const int64_t k = problem.k, own = std::min(k, range_.count);
+  TopKProblem all = problem;
+  std::vector<int32_t> indices(allRows_ * own);
+  std::vector<float> scores(allRows_ * own);
+  all.rows = allRows_;
+  all.input = input_.as<float>();
+  all.k = own;
+  all.indices = indices.data();
+  all.scores = scores.data();
+  status = executorOf(problem.execution.device)->topK(all);
+  if (!status) return refuse(status);
+  // Every rank's candidates for every row, k from each: those that it lacks come last.
+  std::vector<Candidate> candidates(allRows_ * k, {-HUGE_VALF, INT32_MAX}), gathered(allRows_ * k * group_.size);
+  for (int64_t i = 0; i < allRows_ * own; i++)
+    candidates[i / own * k + i % own] = {scores[i], static_cast<int32_t>(indices[i] + range_.first)};
+  const std::vector<int64_t> counts(group_.size, allRows_ * k);
+  status = ask([&](CollectiveFailure* failure) {
+    return group_.allGather(group_.context, name_.c_str(), candidates.data(), counts.data(), gathered.data(),
+                            Element::uint64, failure);
+  });
+  if (!status) return status;
+  std::vector<Candidate> row(k * group_.size);
+  for (int64_t i = 0; i < problem.rows; i++) {
+    for (int rank = 0; rank < group_.size; rank++)
+      std::copy_n(gathered.begin() + (rank * allRows_ + firstRow_ + i) * k, k, row.begin() + rank * k);
+    std::sort(row.begin(), row.end(), [](const Candidate& a, const Candidate& b) {
+      return a.score != b.score ? a.score > b.score : a.index < b.index;
+    });
+    for (int64_t j = 0; j < k; j++) {
+      problem.indices[i * k + j] = row[j].index;
+      problem.scores[i * k + j] = row[j].score;
+    }
+  }
+  return {};
+}
+
+}  // namespace margin_softmax

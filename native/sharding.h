@@ -1,0 +1,61 @@
+// A head whose classes are shared out over a group of processes: every rank holds a run of them, gathers the batches of
+// all ranks, computes with its own classes, and the ranks add up what belongs together (model parallelism of the class
+// weights: Deng et al. 2019, arXiv:1801.07698, section 2.3; An et al. 2021, arXiv:2010.05222). Per step, with N = Σ B:
+//
+//   all-gather       embeddings [N,D] and labels [N]
+//   all-reduce       five numbers a row, in the middle of the step: how its softmax closes over the classes of all
+//   ranks reduce-scatter   gradInput [N,D] → each rank its own rows
+//
+// What travels does not grow with the number of classes. Weights and optimizer state stay where they are.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "block.h"
+#include "collectives.h"
+#include "executor.h"
+#include "sampling.h"
+
+namespace margin_softmax {
+
+class Sharding {
+ public:
+  // `name`: of the head, for messages; the same on every rank.
+  Sharding(const Collectives& group, const ClassRange& range, std::string name)
+      : group_(group), range_(range), name_(std::move(name)), rows_(group.size) {}
+
+  const Collectives& group() const { return group_; }
+  const ClassRange& range() const { return range_; }
+
+  // Puts every rank's rows and labels (of all classes) in the place of this rank's. Fails, on every rank alike, where
+  // the ranks ask for different things; `train`, `learningRate` and `iteration` are compared.
+  Status gather(Problem& problem, bool train, double learningRate, int64_t iteration);
+  // Puts places among this rank's classes, or labelElsewhere, in the place of the gathered labels.
+  void keepOwnLabels(Problem& problem);
+  // Runs the gathered problem on this rank's classes (of a sample there may be none), and hands what belongs to this
+  // rank's rows to `mine`, the problem as it was before `gather`.
+  Status run(Problem& problem, Problem& mine);
+  // The best classes of this rank's rows among those of all ranks.
+  Status topK(TopKProblem& problem);
+
+  // Makes the next collective fail on every rank, because this one can not go on. Hands `reason` on.
+  Status refuse(const Status& reason) const;
+
+ private:
+  struct Exchange;
+  template <class Work>
+  Status ask(const Work& work) const;
+  Status gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names);
+  Status gatherInputs(const float* input, int64_t dim);
+  Status shareOut(Problem& problem, Problem& mine);
+
+  Collectives group_;
+  ClassRange range_;
+  std::string name_;
+  std::vector<int64_t> rows_;  // [size] of each rank's batch
+  int64_t allRows_ = 0, firstRow_ = 0;
+  Block input_;  // [N,D]
+  std::vector<int32_t> labels_;
+};
+
+}  // namespace margin_softmax

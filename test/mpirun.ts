@@ -1,0 +1,86 @@
+// Starts a child of a suite on several ranks. With the MPI that `mpirun` belongs to, or MARGIN_SOFTMAX_MPIRUN names.
+import { spawn, spawnSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import * as assert from 'uvu/assert'
+
+const root = path.join(__dirname, '..')
+const mpirun = process.env.MARGIN_SOFTMAX_MPIRUN ?? 'mpirun'
+const version = spawnSync(mpirun, ['--version'], { encoding: 'utf8' }).stdout ?? ''
+const binary =
+  process.env.MARGIN_SOFTMAX_MPI_BINARY ?? path.join(root, 'build/mpi/Release/margin_softmax_mpi.node')
+
+export const openMpi = version.includes('Open MPI')
+/** What the tests lack here, if they lack something. */
+export const missing = !version
+  ? `no ${mpirun}`
+  : !fs.existsSync(binary)
+    ? `no ${path.relative(root, binary)}`
+    : undefined
+
+export interface Ended {
+  code: number | null
+  /** What each rank printed. */
+  ranks: string[]
+  output: string
+  /** Milliseconds from where rank 1 said `begins at <time>`, and began to do something else, to where mpirun ended. */
+  lasted: number
+}
+
+/** Runs test/<child> on each rank. */
+export function run(
+  child: string,
+  ranks: number,
+  parameters: string[],
+  env: NodeJS.ProcessEnv = {}
+): Promise<Ended> {
+  const flags = openMpi ? ['--oversubscribe', '--tag-output'] : ['-prepend-rank']
+  const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
+  const node = [process.execPath, '--import', 'tsx', path.join(__dirname, child)]
+  return new Promise((resolve, reject) => {
+    const started = spawn(mpirun, [...flags, '-n', String(ranks), ...node, ...parameters], {
+      cwd: root,
+      env: { ...process.env, ...asRoot, ...env },
+      timeout: 120_000, // only so that a hang is a failure
+      killSignal: 'SIGTERM',
+    })
+    let output = ''
+    for (const stream of [started.stdout, started.stderr])
+      stream.on('data', (data) => {
+        output += data
+      })
+    started.on('error', reject)
+    started.on('close', (code) => {
+      const printed = Array.from({ length: ranks }, () => '')
+      for (const line of output.split('\n')) {
+        const [, rank, text] = /^\[(?:1,)?(\d+)\](?:<\w+>:| )(.*)/.exec(line) ?? []
+        if (rank !== undefined) printed[Number(rank)] += `${text}\n`
+      }
+      const began = Number(/begins at (\d+)/.exec(output)?.[1])
+      resolve({ code, ranks: printed, output, lasted: Date.now() - began })
+    })
+  })
+}
+
+/** The ranks all end well, and say of each scenario that it is done. */
+export async function works(child: string, ranks: number, ...scenarios: string[]): Promise<Ended> {
+  const ended = await run(child, ranks, scenarios)
+  assert.is(ended.code, 0, ended.output)
+  for (const printed of ended.ranks)
+    for (const scenario of scenarios)
+      assert.ok(printed.includes(`done ${scenario} of ${ranks}\n`), `${scenario}:\n${ended.output}`)
+  return ended
+}
+
+/** mpirun ends with a failure within 10 s; what ranks 0 and 2 say, and what rank 1 says, which did something else. */
+export async function fails(child: string, scenario: string, others: RegExp, odd: RegExp): Promise<Ended> {
+  const ended = await run(child, 3, [scenario])
+  assert.is.not(ended.code, 0, ended.output)
+  assert.ok(ended.lasted < 10_000, `${scenario} took ${ended.lasted} ms:\n${ended.output}`)
+  for (const [rank, printed] of ended.ranks.entries()) {
+    const expected = rank === 1 ? odd : others
+    assert.ok(expected.test(printed), `expected ${expected} of rank ${rank} in ${scenario}:\n${ended.output}`)
+    if (rank !== 1) assert.not.match(printed, /went well/)
+  }
+  return ended
+}

@@ -1,0 +1,270 @@
+// The scenarios of sharding.test.ts: a sharded head on each rank beside a whole one, which every rank can make for itself.
+import assert from 'node:assert'
+import { execFileSync } from 'node:child_process'
+import fs from 'node:fs'
+import { type ProcessGroup, processGroup } from '../lib/distributed'
+import { adamW, arcface, cosface, MarginHead, normface, sgd, softmaxMargin } from '../lib/index'
+import { marginCases } from './margins'
+import { makeBatch, normals, random, relativeError, sameBits, within } from './support'
+
+type Options = Parameters<typeof MarginHead.create>[0]
+type Batch = { input: Float32Array; labels: Int32Array }
+
+const scenario = process.argv[2] ?? ''
+const folder = process.env.MARGIN_SOFTMAX_TEST_FOLDER as string
+const precise = 1e-6
+const ranksOf = (group: ProcessGroup) => Array.from({ length: group.size }, (_, rank) => rank)
+
+/** The rows of rank `rank` in a step: another number on each, on one of them perhaps none of its own classes. */
+function batchOf(seed: number, rank: number, classes: number, dim: number): Batch {
+  const rows = [5, 1, 9, 17][(rank + seed) % 4] as number
+  const batch = makeBatch(100 * seed + rank, { rows, dim, classes })
+  if (rows > 6) batch.labels[2] = -1
+  return batch
+}
+
+function joined(batches: Batch[]): Batch {
+  return {
+    input: Float32Array.from(batches.flatMap(({ input }) => [...input])),
+    labels: Int32Array.from(batches.flatMap(({ labels }) => [...labels])),
+  }
+}
+
+/** Three steps of a sharded head and of a whole one, compared; the sharded one's weights. */
+async function compare(group: ProcessGroup, options: Options, what: string): Promise<Float32Array> {
+  const { classes, dim } = options
+  const head = await MarginHead.create({ ...options, group })
+  const whole = await MarginHead.create(options)
+  const { first, count } = head.shard
+  const own = (matrix: Float32Array) => matrix.subarray(first * dim, (first + count) * dim)
+  sameBits(head.weights(), own(whole.weights()), `${what}: first weights`)
+  for (let step = 0; step < 3; step++) {
+    const batches = ranksOf(group).map((rank) => batchOf(step, rank, classes, dim))
+    const mine = batches[group.rank] as Batch
+    const before = batches.slice(0, group.rank).reduce((rows, { labels }) => rows + labels.length, 0)
+    const rows = mine.labels.length
+    const actual = await head.step(mine.input, mine.labels)
+    const all = joined(batches)
+    const expected = whole.stepSync(all.input, all.labels)
+    const at = `${what}, step ${step}`
+    within(relativeError([actual.loss], [expected.loss]), precise, `${at}: loss`)
+    within(
+      relativeError(actual.losses, expected.losses.subarray(before, before + rows)),
+      precise,
+      `${at}: losses`
+    )
+    const gradInput = (expected.gradInput as Float32Array).subarray(before * dim, (before + rows) * dim)
+    // A rank may hold a single row whose gradient nearly vanishes beside the batch's.
+    const scale = Math.hypot(...(expected.gradInput as Float32Array)) / (Math.hypot(...gradInput) || 1)
+    within(
+      relativeError(actual.gradInput as Float32Array, gradInput) / Math.max(1, scale),
+      precise,
+      `${at}: gradInput`
+    )
+    within(relativeError(head.weights(), own(whole.weights())), precise, `${at}: weights`)
+    for (const name of Object.keys(expected.stats) as (keyof typeof expected.stats)[]) {
+      const [figure, wanted] = [actual.stats[name], expected.stats[name]]
+      if (wanted === null) assert.strictEqual(figure, null)
+      // Means of cosines may be near 0, norms of any size.
+      else within(Math.abs((figure ?? Number.NaN) - wanted), precise * Math.max(1, wanted), `${at}: ${name}`)
+    }
+  }
+  const weights = head.weights()
+  head.dispose()
+  whole.dispose()
+  return weights
+}
+
+const training = {
+  classes: 37,
+  dim: 24,
+  optimizer: sgd({ learningRate: 0.3, momentum: 0.9, weightDecay: 0.01 }),
+}
+
+const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
+  async equal(group) {
+    for (const { title, margin } of marginCases) await compare(group, { ...training, margin }, title)
+    for (const optimizer of [sgd(), sgd({ momentum: 0.9, nesterov: true }), adamW({ learningRate: 0.01 })])
+      await compare(group, { ...training, optimizer }, JSON.stringify(optimizer))
+    await compare(group, { ...training, margin: softmaxMargin(), bias: true }, 'bias')
+    await compare(group, { ...training, margin: normface(), labelSmoothing: 0.1 }, 'labelSmoothing')
+    await compare(group, { ...training, marginWarmupSteps: 5 }, 'warm-up')
+    await compare(group, { ...training, margin: cosface(), interclassFilter: 0.1 }, 'interclassFilter')
+  },
+
+  async sizes(group) {
+    for (const [classes, dim] of [
+      [group.size, 2],
+      [group.size + 1, 3],
+      [5 * group.size + 3, 31], // with an odd number of elements in each share
+      [1000, 65],
+      [4001, 33],
+    ] as const)
+      await compare(group, { ...training, classes, dim }, `${classes} classes of ${dim}`)
+  },
+
+  async sampled(group) {
+    for (const classes of [group.size, 20, 500])
+      for (const sampleRate of [0.01, 0.1, 0.5]) {
+        const options = { ...training, classes, sampleRate, seed: 9 }
+        const what = `${classes} classes, rate ${sampleRate}`
+        await compare(group, options, what)
+        await compare(group, { ...options, margin: normface(), labelSmoothing: 0.1 }, `${what}, smoothed`)
+      }
+  },
+
+  async again(group) {
+    const options = { ...training, classes: 300, sampleRate: 0.5 }
+    const once = await compare(group, options, 'once')
+    sameBits(await compare(group, { ...options, threads: 3 }, 'again'), once, 'two runs')
+  },
+
+  async evaluation(group) {
+    const { classes, dim } = { classes: 50, dim: 12 }
+    for (const margin of [arcface(), softmaxMargin()]) {
+      const options = { classes, dim, margin, weights: normals(random(4), classes * dim) }
+      const head = await MarginHead.create({ ...options, group })
+      const whole = await MarginHead.create(options)
+      const batches = ranksOf(group).map((rank) => batchOf(1, rank, classes, dim))
+      const { input, labels } = batches[group.rank] as Batch
+      const all = joined(batches)
+      const { loss, stats } = await head.evaluate(input, labels)
+      within(relativeError([loss], [whole.evaluateSync(all.input, all.labels).loss]), precise, 'loss')
+      assert.strictEqual(stats.gradientNorm, 0)
+      for (const k of [1, 3, classes]) {
+        const { indices, scores } = await head.topK(input, k)
+        const expected = whole.topKSync(input, k)
+        assert.deepStrictEqual(indices, expected.indices)
+        sameBits(scores, expected.scores, 'scores')
+      }
+      for (const name of ['stepSync', 'evaluateSync'] as const)
+        assert.throws(() => head[name](input, labels), /Expected \w+ in place of \w+Sync for a sharded head/)
+    }
+  },
+
+  async resumed(group) {
+    const file = `${folder}/resumed-${group.size}`
+    const run = async (interrupted: boolean) => {
+      let head = await MarginHead.create({ ...training, group, sampleRate: 0.6 })
+      for (let step = 0; step < 6; step++) {
+        const { input, labels } = batchOf(step, group.rank, training.classes, training.dim)
+        const running = head.step(input, labels)
+        if (interrupted && step % 2) {
+          await head.save(file) // waits for the step
+          head.dispose()
+          head = await MarginHead.load(file, { group })
+        }
+        await running
+      }
+      return head.weights()
+    }
+    sameBits(await run(true), await run(false), 'resumed')
+    const shards = fs.readdirSync(folder).filter((name) => name.startsWith(`resumed-${group.size}.`))
+    await group.barrier()
+    assert.strictEqual(shards.length, group.size, `only the last save's shards stay: ${shards}`)
+  },
+
+  // For `load`, on another number of ranks.
+  async save(group) {
+    const head = await MarginHead.create({ ...training, group })
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    await head.step(input, labels)
+    await head.save(`${folder}/shared`)
+    fs.writeFileSync(`${folder}/shared-weights-${group.rank}`, head.weights())
+  },
+
+  async load(group) {
+    const saved = fs.readdirSync(folder).filter((name) => name.startsWith('shared-weights-'))
+    const weights = new Float32Array(
+      new Uint8Array(Buffer.concat(saved.sort().map((name) => fs.readFileSync(`${folder}/${name}`)))).buffer
+    )
+    const head = await MarginHead.load(`${folder}/shared`, { group })
+    const { first, count } = head.shard
+    assert.strictEqual(head.iteration, 1)
+    sameBits(head.weights(), weights.subarray(first * head.dim, (first + count) * head.dim), 'weights')
+    const whole = await MarginHead.load(`${folder}/shared`)
+    sameBits(whole.weights(), weights, 'whole')
+    // And from one file to shards.
+    if (group.rank === 0) await whole.save(`${folder}/whole-${group.size}.safetensors`)
+    await group.barrier()
+    const again = await MarginHead.load(`${folder}/whole-${group.size}.safetensors`, { group })
+    sameBits(again.weights(), head.weights(), 'from one file')
+  },
+}
+
+/** Rank 1 does something else than the others. */
+const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<unknown>> = {
+  settings: (group, odd) =>
+    MarginHead.create({ ...training, group, margin: odd ? arcface({ margin: 0.3 }) : arcface() }),
+  classes: (group, odd) => MarginHead.create({ ...training, group, classes: odd ? 38 : 37 }),
+  async learningRate(group, odd) {
+    const head = await MarginHead.create({ ...training, group })
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    await head.step(input, labels, { learningRate: odd ? 0.2 : 0.1 })
+  },
+  async calls(group, odd) {
+    const head = await MarginHead.create({ ...training, group })
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    await (odd ? head.evaluate(input, labels) : head.step(input, labels, { gradInput: false }))
+  },
+  async label(group, odd) {
+    const head = await MarginHead.create({ ...training, group })
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    if (odd) labels[0] = training.classes
+    await head.step(input, labels)
+  },
+  async notFinite(group, odd) {
+    const head = await MarginHead.create({ ...training, group })
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    const before = head.weights()
+    const bad = odd ? input.map(() => Number.NaN) : input
+    await assert.rejects(head.step(bad, labels), /ERR_NOT_FINITE|not finite/)
+    sameBits(head.weights(), before, 'weights after a refused step')
+    assert.strictEqual(head.iteration, 0)
+    await head.step(input, labels) // the head goes on
+    throw new Error('as expected')
+  },
+  async memoryOfHead(group, odd) {
+    if (odd) limitMemory(30e6)
+    await MarginHead.create({ ...training, group, classes: 3e5, dim: 128 })
+  },
+  async memoryOfStep(group, odd) {
+    const head = await MarginHead.create({ ...training, group })
+    const input = new Float32Array(100_000 * training.dim).fill(1)
+    const labels = new Int32Array(100_000)
+    if (odd) limitMemory(1e6)
+    await head.evaluate(input, labels)
+  },
+  // In the middle of saves that follow one another; the last whole checkpoint stays.
+  async killedWhileSaving(group, odd) {
+    const head = await MarginHead.create({ ...training, group, classes: 3000, dim: 256 })
+    await head.save(`${folder}/killed`)
+    if (odd) setTimeout(() => process.kill(process.pid, 'SIGKILL'), 300)
+    for (;;) {
+      const { input, labels } = batchOf(head.iteration, group.rank, 3000, 256)
+      await head.step(input, labels)
+      await head.save(`${folder}/killed`)
+    }
+  },
+}
+
+/** The process may map this much more than it has now. */
+function limitMemory(more: number): void {
+  const pages = Number(fs.readFileSync('/proc/self/statm', 'utf8').split(' ')[0])
+  execFileSync('prlimit', ['--pid', String(process.pid), `--as=${pages * 4096 + more}`])
+}
+
+async function main(): Promise<void> {
+  const group = await processGroup()
+  const odd = group.rank === 1
+  if (failures[scenario]) {
+    if (odd) console.log(`begins at ${Date.now()}`)
+    await failures[scenario](group, odd)
+    console.log('went well')
+    return
+  }
+  await works[scenario]?.(group)
+  console.log(`done ${scenario} of ${group.size}`)
+}
+
+main()
