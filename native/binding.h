@@ -94,8 +94,8 @@ class Job {
 
   Status prepared;  // how reading the request went, apart from mistakes in it
   bool asynchronous = false;
-  bool grouped = false;  // other processes wait for it: it runs even where it can only say that it was not prepared
-  int device = cpuDevice;              // whose queue it waits in
+  bool grouped = false;    // other processes wait for it: it runs even where it can only say that it was not prepared
+  int device = cpuDevice;  // whose queue it waits in
   std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
 
  private:
