@@ -10,7 +10,7 @@ namespace margin_softmax::distributed {
 namespace {
 
 // How long a process that ends badly lets the others hear of it, before the launcher ends them.
-constexpr std::chrono::milliseconds farewellTime(2000);
+constexpr std::chrono::milliseconds farewellTime(3500);
 
 Status ending() { return {Failure::distributed, "Expected a group that goes on but this process is ending"}; }
 
