@@ -2,8 +2,7 @@
 import * as vega from 'vega'
 import { type Config, compile, type TopLevelSpec } from 'vega-lite'
 import type { PositionFieldDef } from 'vega-lite/types_unstable/channeldef.js'
-import type { CurvePoint, Outcome } from './experiment.js'
-import { trueAcceptRateAt } from './metrics.js'
+import { type CurvePoint, falseAcceptRates, type Outcome } from './experiment.js'
 
 /** Ten colours that stand out on white and on near-black, by digit; digits left out of training are grey. */
 export const digitColours = [
@@ -233,11 +232,10 @@ export function trainingCurves(outcomes: Outcome[], field: 'loss' | 'accuracy'):
 
 /** True against false accept rate for pairs of images of the digits left out. */
 export function rocCurves(outcomes: Outcome[]): Promise<string> {
-  const rates = Array.from({ length: 121 }, (_, i) => 10 ** (-3 + i / 40))
-  const values = outcomes.flatMap(({ roc, setting }) =>
-    rates.map((falseAccepts) => ({
-      falseAccepts,
-      trueAccepts: trueAcceptRateAt(roc, falseAccepts),
+  const values = outcomes.flatMap(({ verification, setting }) =>
+    verification.operatingPoints.map(({ limit, trueAcceptRate }) => ({
+      falseAccepts: limit,
+      trueAccepts: trueAcceptRate,
       name: setting.name,
     }))
   )
@@ -260,7 +258,7 @@ export function rocCurves(outcomes: Outcome[]): Promise<string> {
     height: 270,
     layer: [
       {
-        data: { values: rates.map((rate) => ({ falseAccepts: rate, trueAccepts: rate })) },
+        data: { values: falseAcceptRates.map((rate) => ({ falseAccepts: rate, trueAccepts: rate })) },
         mark: { type: 'line', strokeDash: [3, 4], strokeWidth: 1, color: 'currentColor', opacity: 0.5 },
         encoding: { x, y },
       },

@@ -2,6 +2,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import load from 'node-gyp-build'
 import { MarginSoftmaxError } from './errors'
+import type { NativeVerification } from './verification'
 
 /** How a native call ended: either `failure` and `message`, or the figures of the work. */
 export interface NativeResult {
@@ -51,6 +52,7 @@ interface Native {
   topK(request: object): NativeResult | Promise<NativeResult>
   measure(request: object): NativeResult
   crossEntropyLoss(request: object): NativeResult
+  verification(request: object): NativeVerification | Promise<NativeVerification>
   headCreate(request: object): Promise<NativeResult>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
