@@ -130,6 +130,22 @@ export function nativeGroup(): NativeGroup {
   }
 }
 
+/** The binary that `native()` loads, and why that one. */
+export function binaryFile(): { file: string; chosen: string } {
+  native()
+  const given = process.env.MARGIN_SOFTMAX_BINARY
+  if (given) return { file: path.resolve(given), chosen: 'named by MARGIN_SOFTMAX_BINARY' }
+  const root = path.join(__dirname, '..')
+  const file = load.resolve(root)
+  const built = file.startsWith(path.join(root, 'build'))
+  return {
+    file,
+    chosen: built
+      ? 'compiled on this machine: goes before a prebuilt one'
+      : `prebuilt for ${process.platform}-${process.arch}: nothing was compiled here`,
+  }
+}
+
 /** Throws what a native call reports as failed; otherwise hands its result on. */
 export function succeeded<Result extends Partial<Pick<NativeResult, 'failure' | 'message' | 'row'>>>(
   result: Result,

@@ -1,6 +1,6 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { anglesToCentres, classCentres, median } from '../examples/metrics'
+import { anglesToCentres, classCentres, median } from '../lib/demo/metrics'
 
 const f32 = (...values: number[]) => Float32Array.from(values)
 const near = (actual: number, expected: number) =>

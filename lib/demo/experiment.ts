@@ -1,6 +1,7 @@
 /** One training of the demo: a tfjs backbone, a native MarginHead, and what the table and the figures need of the result. */
 import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs'
+import { seededRandom, shuffled } from '../cli/random'
 import {
   adamW,
   type Margin,
@@ -8,8 +9,8 @@ import {
   type StepResult,
   type VerificationResult,
   verification,
-} from '../lib/index'
-import { adapter } from '../lib/tfjs'
+} from '../index'
+import { adapter } from '../tfjs'
 import { type Backbone, createBackbone } from './backbone'
 import type { LossSetting } from './losses'
 import * as metrics from './metrics'
@@ -143,7 +144,7 @@ async function train(
 ): Promise<CurvePoint[]> {
   const { headLoss } = adapter(tf)
   const optimizer = tf.train.adam(learningRate)
-  const random = mnist.seededRandom(seed)
+  const random = seededRandom(seed)
   const labels = labelsOf(data, data.train)
   const stepsPerEpoch = steps / epochs
   const curve: CurvePoint[] = []
@@ -153,7 +154,7 @@ async function train(
 
   for (let step = 0; step < steps; step++) {
     const first = (step % stepsPerEpoch) * batch
-    if (first === 0) order = mnist.shuffled(data.train.count, random)
+    if (first === 0) order = shuffled(data.train.count, random)
     const rows = order.subarray(first, first + batch)
     const images = tf.tensor2d(mnist.toShiftedFloats(data.train, rows, shift, random), [batch, mnist.pixels])
     const rate = (learningRate * (1 + Math.cos((Math.PI * step) / steps))) / 2

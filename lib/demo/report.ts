@@ -1,8 +1,9 @@
 /** The report: one HTML page with everything in it, for a wide window, a phone and the dark. */
+
+import { duration, percent } from '../cli/terminal'
+import { escaped, key, page } from '../report/page'
 import { type Data, type Outcome, trueAcceptRateAt } from './experiment'
 import { median } from './metrics'
-import { duration } from './progress'
-import { page } from './report-style'
 
 export interface ReportInput {
   outcomes: Outcome[]
@@ -31,10 +32,6 @@ export const columns: Column[] = [
   { of: 'unseen', title: 'EER', value: ({ verification }) => percent(verification.equalErrorRate, 1) },
   { of: 'unseen', title: 'TAR at FAR 1 %', value: (outcome) => percent(trueAcceptRateAt(outcome, 0.01), 1) },
 ]
-
-export function percent(share: number, decimals: number): string {
-  return `${(share * 100).toFixed(decimals)} %`
-}
 
 /** The margin with its parameters as in code: arcface({ scale: 16, margin: 0.3 }). */
 export function marginCode({ margin }: Outcome): string {
@@ -181,8 +178,7 @@ export async function renderReport(input: ReportInput): Promise<string> {
     <dt>Time</dt><dd>${duration(input.totalSeconds)} in all; training ${Math.round(deep[0].imagesPerSecond).toLocaleString('en')} images a second (${deep[0].setting.title}, ${dim} dimensions)</dd>
   </dl>
   <h3>Do it again</h3>
-  <pre><code>npm ci
-${escaped(input.command)}</code></pre>
+  <pre><code>${escaped(input.command)}</code></pre>
 </section>`
   )
 }
@@ -215,14 +211,6 @@ function settingRow(flat: Outcome, deep: Outcome): string {
   return `<tr><th scope="row">${flat.setting.title}</th><td data-label="two dimensions"><code>${escaped(marginCode(flat))}</code></td><td data-label="${deep.settings.dim} dimensions"><code>${escaped(marginCode(deep))}</code></td><td data-label="margin grows over">${grows}</td></tr>`
 }
 
-function key(colour: string, name: string): string {
-  return `<span class="key"><i style="background:${colour}"></i>${name}</span>`
-}
-
 function number(value: number): string {
   return ['No', 'One', 'Two', 'Three', 'Four', 'Five'][value] ?? String(value)
-}
-
-function escaped(text: string): string {
-  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`)
 }
