@@ -83,6 +83,9 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   section { margin-top: 2.5rem; }
   .three { grid-template-columns: minmax(0, 1fr); }
   .panel { padding: .75rem; }
+  .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .75rem; }
+  .figures b { font-size: 1.45rem; }
+  .figures > :last-child:nth-child(odd) { grid-column: 1 / -1; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .7rem; }
   .settings thead { display: none; }

@@ -38,7 +38,9 @@ export async function draw(description: string, spec: TopLevelSpec): Promise<str
   const svg = await new vega.View(vega.parse(compiled), { renderer: 'none' }).toSVG()
   return svg
     .replace(/<svg[^>]*?(viewBox="[^"]*")[^>]*>/, `<svg role="img" aria-label="${description}" $1>`)
-    .replace(/-?\d+\.\d{3,}/g, (number) => String(Math.round(Number(number) * 100) / 100))
+    .replace(/<[^>]*>/g, (tag) =>
+      tag.replace(/-?\d+\.\d{3,}/g, (number) => String(Math.round(Number(number) * 100) / 100))
+    )
 }
 
 /** True against false accept rate, the latter on a logarithmic axis from `least` on. */
