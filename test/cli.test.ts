@@ -4,8 +4,10 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { Failure, needPackages, toInstall } from '../lib/cli/terminal'
 import { instructionSets, MarginHead } from '../lib/index'
 import { cli, inFolder, main, writeTensors } from './cli-support'
+import { throwsLike } from './support'
 
 const test = suite('command line')
 const { version } = JSON.parse(fs.readFileSync(path.join(__dirname, '..', 'package.json'), 'utf8'))
@@ -129,6 +131,16 @@ test('inspect a head, any safetensors file, and a damaged one', () =>
     assert.is(code, 1)
     assert.match(stderr, /^margin-softmax: Expected a whole safetensors file in .*cut short or damaged\n$/)
   }))
+
+test('missing packages are named with the line that installs them', () => {
+  needPackages(['vega', 'commander'], 'this test')
+  throwsLike(
+    () => needPackages(['vega', 'absent-one', 'absent-two'], 'this test'),
+    Failure,
+    /^Expected the packages absent-one, absent-two for this test but received none\. Install .*:\n {2}npm install absent-one absent-two$/
+  )
+  assert.match(toInstall('vega'), /^vega@\d+$/)
+})
 
 test('a reader that stops early is no failure', async () => {
   const tsx = `file://${require.resolve('tsx')}`

@@ -122,16 +122,17 @@ function show(
 ): void {
   print(`${processor}, ${counted(threads, 'thread')}, peak ${peak.toFixed(0)} GFLOP/s\n`)
   print('One ArcFace step, rows × dimensions × classes: loss and both gradients, median')
-  const digits = (milliseconds: number) => `${milliseconds.toPrecision(3)} ms`
+  // Three figures, never 1.2e+3.
+  const short = (value: number) =>
+    value >= 100 ? Math.round(value).toLocaleString('en') : value.toPrecision(value < 10 ? 2 : 3)
+  const digits = (milliseconds: number) => `${short(milliseconds)} ms`
   printTable([
     ['', 'margin-softmax', 'GFLOP/s', ...(rival ? [rival.name, 'times as long'] : [])],
     ...rows.map(({ case: name, milliseconds, gigaflops, rivalMilliseconds }) => [
       name,
       digits(milliseconds),
       gigaflops.toFixed(0),
-      ...(rivalMilliseconds
-        ? [digits(rivalMilliseconds), (rivalMilliseconds / milliseconds).toPrecision(2)]
-        : []),
+      ...(rivalMilliseconds ? [digits(rivalMilliseconds), short(rivalMilliseconds / milliseconds)] : []),
     ]),
   ])
   print(
@@ -141,7 +142,7 @@ function show(
   else
     print(
       findPackage('@tensorflow/tfjs', [__dirname, process.cwd()])
-        ? 'TensorFlow.js is installed but its wasm backend is not: npm install @tensorflow/tfjs-backend-wasm'
-        : 'TensorFlow.js is not installed here, so there is no comparison: npm install @tensorflow/tfjs @tensorflow/tfjs-backend-wasm'
+        ? 'TensorFlow.js is installed but its wasm backend is not: npm install @tensorflow/tfjs-backend-wasm@4'
+        : 'TensorFlow.js is not installed here, so there is no comparison: npm install @tensorflow/tfjs@4 @tensorflow/tfjs-backend-wasm@4'
     )
 }

@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { type Device, devices } from '../devices'
 import { execution } from '../execution'
 import { binaryFile, instructionSets } from '../native'
-import { counted, findPackage, manifest, megabytes, print, printJson, printList } from './terminal'
+import { counted, findPackage, manifest, megabytes, print, printJson, printList, toInstall } from './terminal'
 
 const buildCommand = 'margin-softmax build'
 
@@ -74,8 +74,7 @@ function collect(): Info {
           : `${device}: ${reason}`
       )
   for (const [name, purpose] of companions)
-    if (!info.packages[name])
-      info.missing.push(`${name}, for ${purpose}: npm install ${name}@${manifest().devDependencies[name]}`)
+    if (!info.packages[name]) info.missing.push(`${name}, for ${purpose}: npm install ${toInstall(name)}`)
   return info
 }
 
@@ -99,7 +98,7 @@ function show(info: Info): void {
       .filter(({ device }) => device !== 'cpu')
       .map((gpu): [string, string] => ['GPU', describe(gpu)]),
   ])
-  if (info.missing.length) print('\nMissing, if you want it:')
+  if (info.missing.length) print('\nWhat is missing:')
   for (const line of info.missing) print(`  • ${line.replaceAll('\n', '\n    ')}`)
 }
 

@@ -139,11 +139,15 @@ export function manifest(): Manifest {
 export function needPackages(names: string[], purpose: string): void {
   const missing = names.filter((name) => !findPackage(name))
   if (missing.length === 0) return
-  const { devDependencies } = manifest()
-  const wanted = missing.map((name) => `${name}@${devDependencies[name]}`).join(' ')
   throw new Failure(
-    `Expected the package${missing.length > 1 ? 's' : ''} ${missing.join(', ')} for ${purpose} but received none. Install beside margin-softmax:\n  npm install ${wanted}`
+    `Expected the package${missing.length > 1 ? 's' : ''} ${missing.join(', ')} for ${purpose} but received none. Install beside margin-softmax:\n  npm install ${missing.map(toInstall).join(' ')}`
   )
+}
+
+/** A companion package with the major version that this one was developed with: `vega@6`. */
+export function toInstall(name: string): string {
+  const major = /\d+/.exec(manifest().devDependencies[name] ?? '')
+  return major ? `${name}@${major}` : name
 }
 
 /** The file of a package's description, where it is installed in a folder above one of these. */
