@@ -297,11 +297,12 @@ function flat(value: object, prefix = ''): Record<string, unknown> {
 
 function fingerprint({ embeddings, labels }: TrainingData): string {
   const hash = createHash('sha256')
-  // 1 GiB at a time: what a hash takes at once is limited.
+  // In parts that are copied: a hash takes no shared memory.
+  const part = 2 ** 26
   for (const array of [embeddings, labels])
-    for (let at = 0; at < array.byteLength; at += 2 ** 30)
+    for (let at = 0; at < array.byteLength; at += part)
       hash.update(
-        new Uint8Array(array.buffer, array.byteOffset + at, Math.min(2 ** 30, array.byteLength - at))
+        new Uint8Array(array.buffer, array.byteOffset + at, Math.min(part, array.byteLength - at)).slice()
       )
   return hash.digest('hex')
 }

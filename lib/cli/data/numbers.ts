@@ -10,7 +10,8 @@ interface Kind {
   inPlace?: boolean
 }
 
-const toFloat32 = (length: number) => new Float32Array(length)
+// Over shared memory, which asynchronous work uses in place: no second copy of embeddings of gigabytes.
+const toFloat32 = (length: number) => new Float32Array(new SharedArrayBuffer(length * 4))
 const toInt32 = (length: number) => new Int32Array(length)
 const toFloat64 = (length: number) => new Float64Array(length)
 
