@@ -49,3 +49,12 @@ export {
   softmax,
 } from './probability'
 export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'
+export {
+  type Folds,
+  type OperatingPoint,
+  type PairList,
+  type VerificationOptions,
+  type VerificationResult,
+  verification,
+  verificationSync,
+} from './verification'

@@ -2,6 +2,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import load from 'node-gyp-build'
 import { MarginSoftmaxError } from './errors'
+import type { NativeVerification } from './verification'
 
 /** How a native call ended: either `failure` and `message`, or the figures of the work. */
 export interface NativeResult {
@@ -51,6 +52,7 @@ interface Native {
   topK(request: object): NativeResult | Promise<NativeResult>
   measure(request: object): NativeResult
   crossEntropyLoss(request: object): NativeResult
+  verification(request: object): NativeVerification | Promise<NativeVerification>
   headCreate(request: object): Promise<NativeResult>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
@@ -125,6 +127,22 @@ export function nativeGroup(): NativeGroup {
         `node ${path.relative('', path.join(root, 'scripts/build-distributed.cjs'))}`,
       { cause }
     )
+  }
+}
+
+/** The binary that `native()` loads, and why that one. */
+export function binaryFile(): { file: string; chosen: string } {
+  native()
+  const given = process.env.MARGIN_SOFTMAX_BINARY
+  if (given) return { file: path.resolve(given), chosen: 'named by MARGIN_SOFTMAX_BINARY' }
+  const root = path.join(__dirname, '..')
+  const file = load.resolve(root)
+  const built = file.startsWith(path.join(root, 'build'))
+  return {
+    file,
+    chosen: built
+      ? 'compiled on this machine: goes before a prebuilt one'
+      : `prebuilt for ${process.platform}-${process.arch}: nothing was compiled here`,
   }
 }
 

@@ -11,21 +11,28 @@ export interface StreamedTensor {
   transfer(offset: number, part: Float32Array): void
 }
 
-interface Entry {
+/** What a header says of a tensor; offsets count from where the tensors begin. */
+export interface SafetensorsEntry {
   dtype: string
   shape: number[]
   data_offsets: [number, number]
 }
 
-interface Header {
+export interface SafetensorsHeader {
   metadata: Record<string, string>
-  entries: Map<string, Entry>
+  entries: Map<string, SafetensorsEntry>
   /** Where in the file the tensors begin, and where they end. */
   start: number
   end: number
 }
 
+/** Bytes of an element, of the format's types. */
+const elementBytes: Record<string, number> = {
+  ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, I16: 2, U16: 2, F16: 2, BF16: 2 },
+  ...{ I32: 4, U32: 4, F32: 4, F64: 8, I64: 8, U64: 8 },
+}
 const partLength = 2 ** 22 // floats: 16 MiB in memory at a time, whatever the size of the tensors
+const mostAtOnce = 2 ** 30 // bytes that one call of the system reads
 const largestHeader = 100e6 // bytes, the limit of the format's reference implementation
 
 /**
@@ -74,14 +81,14 @@ export async function readSafetensors<T>(
   let file: FileHandle | undefined
   try {
     file = await open(path, 'r')
-    const header = await readHeader(file)
+    const header = await readHeader(file, 'F32')
     const { tensors, result } = await place(
       new Map([...header.entries].map(([name, { shape }]) => [name, shape])),
       header.metadata
     )
     for (const [name, tensor] of Object.entries(tensors)) {
       const start =
-        header.start + (header.entries.get(name) as Entry).data_offsets[0] + (tensor.from ?? 0) * 4
+        header.start + (header.entries.get(name) as SafetensorsEntry).data_offsets[0] + (tensor.from ?? 0) * 4
       await forParts(elementsOf(tensor.shape), async (offset, part) => {
         await readAll(file as FileHandle, part, start + offset * 4)
         tensor.transfer(offset, part)
@@ -103,7 +110,7 @@ export function fileError(message: string, cause: unknown): MarginSoftmaxError {
   return new MarginSoftmaxError('ERR_FILE', message, { cause })
 }
 
-function elementsOf(shape: number[]): number {
+export function elementsOf(shape: number[]): number {
   return shape.reduce((product, length) => product * length, 1)
 }
 
@@ -123,7 +130,11 @@ function headerBytes(tensors: Record<string, StreamedTensor>, metadata: Record<s
   return bytes
 }
 
-async function readHeader(file: FileHandle): Promise<Header> {
+/**
+ * The header of a safetensors file, checked against the file's size. Throws a plain Error that says what is wrong.
+ * @param only the type that all tensors must have; default any
+ */
+export async function readHeader(file: FileHandle, only?: string): Promise<SafetensorsHeader> {
   const { size } = await file.stat()
   if (size < 8) throw new Error(`it has only ${size} bytes`)
   const prefix = Buffer.alloc(8)
@@ -137,18 +148,25 @@ async function readHeader(file: FileHandle): Promise<Header> {
   const { __metadata__: metadata = {}, ...entries } = parsed as Record<string, never> & {
     __metadata__?: never
   }
-  const header: Header = { metadata, entries: new Map(Object.entries(entries)), start: 8 + length, end: size }
-  for (const [name, entry] of header.entries) checkEntry(name, entry, size - header.start)
+  const header: SafetensorsHeader = {
+    metadata,
+    entries: new Map(Object.entries(entries)),
+    start: 8 + length,
+    end: size,
+  }
+  for (const [name, entry] of header.entries) checkEntry(name, entry, size - header.start, only)
   return header
 }
 
-function checkEntry(name: string, entry: Entry, bytes: number): void {
+function checkEntry(name: string, entry: SafetensorsEntry, bytes: number, only?: string): void {
   const { dtype, shape, data_offsets: offsets } = entry ?? {}
-  if (dtype !== 'F32') throw new Error(`its tensor ${name} is ${dtype}, not F32`)
+  if (only && dtype !== only) throw new Error(`its tensor ${name} is ${dtype}, not ${only}`)
+  const bytesEach = elementBytes[dtype]
+  if (!bytesEach) throw new Error(`its tensor ${name} is ${dtype}, which is no type of the format`)
   const integers = Array.isArray(shape) && Array.isArray(offsets) && offsets.length === 2
   if (!integers || ![...shape, ...offsets].every((n) => Number.isSafeInteger(n) && n >= 0))
     throw new Error(`its tensor ${name} has no proper shape and offsets`)
-  if (offsets[1] - offsets[0] !== elementsOf(shape) * 4 || offsets[1] > bytes)
+  if (offsets[1] - offsets[0] !== elementsOf(shape) * bytesEach || offsets[1] > bytes)
     throw new Error(`its tensor ${name} does not fit into it: the file is cut short or damaged`)
 }
 
@@ -161,7 +179,7 @@ async function forParts(
     await body(offset, buffer.subarray(0, Math.min(partLength, length - offset)))
 }
 
-function bytesOf(array: Float32Array | Uint8Array): Uint8Array {
+export function bytesOf(array: ArrayBufferView): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 }
 
@@ -171,10 +189,15 @@ async function writeAll(file: FileHandle, array: Float32Array): Promise<void> {
     done += (await file.write(bytes, done, bytes.length - done)).bytesWritten
 }
 
-async function readAll(file: FileHandle, array: Float32Array | Uint8Array, position: number): Promise<void> {
+export async function readAll(file: FileHandle, array: ArrayBufferView, position: number): Promise<void> {
   const bytes = bytesOf(array)
   for (let done = 0; done < bytes.length; ) {
-    const { bytesRead } = await file.read(bytes, done, bytes.length - done, position + done)
+    const { bytesRead } = await file.read(
+      bytes,
+      done,
+      Math.min(bytes.length - done, mostAtOnce),
+      position + done
+    )
     if (bytesRead === 0) throw new Error('it ends too early')
     done += bytesRead
   }

@@ -123,6 +123,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exportLoss(env, exports);
   exportHead(env, exports);
   exportProbability(env, exports);
+  exportVerification(env, exports);
   return exports;
 }
 

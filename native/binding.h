@@ -36,6 +36,10 @@ template <>
 constexpr napi_typedarray_type arrayType<int32_t>() {
   return napi_int32_array;
 }
+template <>
+constexpr napi_typedarray_type arrayType<uint8_t>() {
+  return napi_uint8_array;
+}
 
 // The elements of a typed array, also of a view over a SharedArrayBuffer. Undefined gives an empty span unless `length`
 // demands elements; another type or another length throws.
@@ -127,5 +131,6 @@ void fillLoss(Napi::Object result, const Problem& problem, const Statistics& sta
 void exportLoss(Napi::Env env, Napi::Object exports);
 void exportHead(Napi::Env env, Napi::Object exports);
 void exportProbability(Napi::Env env, Napi::Object exports);
+void exportVerification(Napi::Env env, Napi::Object exports);
 
 }  // namespace margin_softmax::binding

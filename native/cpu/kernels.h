@@ -30,6 +30,10 @@ struct Kernels {
   void (*tileMaximum)(const float* tile, long tileStride, long classes, long panels, float* out);
   // tile[p][j][l] = replacement where it is above limit[p][l]
   void (*leaveOutAbove)(float* tile, long tileStride, long classes, long panels, const float* limit, float replacement);
+  // keys[p][j][l] = the cosine tile[p][j][l], held to [−1, 1], in steps from −1 on: rounded(cosine·steps) + steps, plus
+  // `sameOffset` where the row's label [panels·L] is the class's [classes]; keys may be tile itself. steps <= 2^24
+  void (*scoreKeys)(const float* tile, long tileStride, long classes, long panels, int32_t steps,
+                    const int32_t* rowLabels, const int32_t* classLabels, int32_t sameOffset, int32_t* keys);
   // gradient[p][j][l] = (e^(tile − maximum[p][l])·factor[p][l] − smoothing) · scale[j]; gradient may be tile itself
   void (*probabilities)(const float* tile, long tileStride, long classes, long panels, const float* maximum,
                         const float* factor, float smoothing, const float* scale, float* gradient);

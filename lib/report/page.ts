@@ -1,4 +1,22 @@
-/** The frame of the report: head, style sheet, body. */
+/** The design that all reports share: the frame with its style sheet, and small pieces. */
+
+export function escaped(text: string): string {
+  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`)
+}
+
+/** A colour and what it stands for. */
+export function key(colour: string, name: string): string {
+  return `<span class="key"><i style="background:${colour}"></i>${name}</span>`
+}
+
+/** Figures in large type, each with what it is. */
+export function figures(entries: [value: string, name: string, note?: string][]): string {
+  const one = ([value, name, note]: (typeof entries)[0]) =>
+    `<div class="panel"><b>${value}</b><span>${name}</span>${note ? `<small>${note}</small>` : ''}</div>`
+  return `<div class="figures">${entries.map(one).join('')}</div>`
+}
+
+/** A whole page: head, style sheet, body. Nothing in it is fetched from anywhere. */
 export function page(title: string, body: string): string {
   return `<!doctype html>
 <html lang="en">
@@ -6,7 +24,7 @@ export function page(title: string, body: string): string {
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>${title}</title>
+<title>${escaped(title)}</title>
 <style>
 :root { --paper: #fff; --card: #f7f8fa; --ink: #1b1f24; --soft: #5b636e; --line: #dfe3e8; --accent: #2f6fdb; }
 @media (prefers-color-scheme: dark) {
@@ -34,6 +52,10 @@ p { max-width: 46rem; margin: 0 0 1rem; }
 figure { margin: 0; }
 .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: .9rem 1rem 1rem; min-width: 0; }
 .beside { display: grid; grid-template-columns: minmax(0, 34rem) minmax(0, 1fr); gap: 1.5rem; align-items: center; margin-top: 1.25rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: 1rem; margin-top: 1.25rem; }
+.figures b { display: block; font-size: 1.7rem; line-height: 1.2; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
+.figures span { display: block; }
+.figures small { display: block; color: var(--soft); font-size: .85rem; }
 .tables { gap: 1.5rem 2.5rem; }
 .charts { max-width: 58rem; }
 svg { display: block; width: 100%; height: auto; color: var(--soft); }
@@ -49,6 +71,7 @@ tbody th { font-weight: 600; white-space: nowrap; }
 th:first-child, td:first-child { padding-left: 0; }
 .numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 .numbers td { white-space: nowrap; }
+.narrow { max-width: 32rem; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .4rem 1.4rem; margin: 1.25rem 0; max-width: 56rem; }
 dt { color: var(--soft); }
 dd { margin: 0; }
@@ -60,6 +83,9 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
   section { margin-top: 2.5rem; }
   .three { grid-template-columns: minmax(0, 1fr); }
   .panel { padding: .75rem; }
+  .figures { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .75rem; }
+  .figures b { font-size: 1.45rem; }
+  .figures > :last-child:nth-child(odd) { grid-column: 1 / -1; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .7rem; }
   .settings thead { display: none; }

@@ -1,5 +1,6 @@
 /** Progress of the demo: a bar for each training in a terminal, two plain lines in a pipe or a log file. */
 import { Presets, SingleBar } from 'cli-progress'
+import { duration } from '../cli/terminal'
 import type { Progress } from './experiment'
 
 export class ProgressBars {
@@ -44,11 +45,4 @@ export class ProgressBars {
     this.#bar?.stop()
     this.#bar = undefined
   }
-}
-
-/** 5 s, 2 min 05 s */
-export function duration(seconds: number): string {
-  const whole = Math.round(seconds)
-  if (whole < 60) return `${whole} s`
-  return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, '0')} s`
 }

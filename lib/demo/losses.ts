@@ -1,5 +1,5 @@
 /** The five losses and the settings with which the demo trains each. */
-import { arcface, cosface, type Margin, normface, softmaxMargin, sphereface } from '../lib/index'
+import { arcface, cosface, type Margin, normface, softmaxMargin, sphereface } from '../index'
 
 export interface LossSetting {
   name: string

@@ -1,8 +1,16 @@
 /** One training of the demo: a tfjs backbone, a native MarginHead, and what the table and the figures need of the result. */
 import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs'
-import { adamW, type Margin, MarginHead, type StepResult } from '../lib/index'
-import { adapter } from '../lib/tfjs'
+import { seededRandom, shuffled } from '../cli/random'
+import {
+  adamW,
+  type Margin,
+  MarginHead,
+  type StepResult,
+  type VerificationResult,
+  verification,
+} from '../index'
+import { adapter } from '../tfjs'
 import { type Backbone, createBackbone } from './backbone'
 import type { LossSetting } from './losses'
 import * as metrics from './metrics'
@@ -30,6 +38,15 @@ export interface Settings {
   seed: number
 }
 
+/** 1e-3 to 1, 40 a decade: the ROC curve as it is drawn. The table has the one of 1 %. */
+export const falseAcceptRates = Array.from({ length: 121 }, (_, i) => 10 ** (-3 + i / 40))
+
+export function trueAcceptRateAt({ verification }: Outcome, limit: number): number {
+  const found = verification.operatingPoints.find((point) => Math.abs(point.limit - limit) < limit * 1e-9)
+  if (!found) throw new Error(`Expected one of falseAcceptRates for limit but received ${limit}`)
+  return found.trueAcceptRate
+}
+
 export interface CurvePoint {
   epoch: number
   loss: number
@@ -54,12 +71,8 @@ export interface Outcome {
   imagesPerSecond: number
   curve: CurvePoint[]
   angles: metrics.Angles
-  /** of test images of the digits left out */
-  pairs: { same: number; different: number }
-  areaUnderCurve: number
-  equalErrorRate: number
-  trueAcceptRate: number
-  roc: metrics.Roc
+  /** of test images of the digits left out: all pairs, at each of `falseAcceptRates` */
+  verification: VerificationResult
   /** [classes, dim] unit rows */
   centres: Float32Array
   testEmbeddings: Float32Array
@@ -102,8 +115,6 @@ export async function run(
   )
   const testEmbeddings = embedAll(backbone, data.test, dim)
   const unseenEmbeddings = embedAll(backbone, data.unseen, dim)
-  const { same, different } = metrics.pairScores(unseenEmbeddings, data.unseen.digits, dim)
-  const roc = metrics.rocCurve(same, different)
   backbone.dispose()
   return {
     setting,
@@ -116,11 +127,7 @@ export async function run(
     imagesPerSecond: (steps * batch) / seconds,
     curve,
     angles: metrics.anglesToCentres(testEmbeddings, labelsOf(data, data.test), centres, dim),
-    pairs: { same: same.length, different: different.length },
-    areaUnderCurve: metrics.areaUnderCurve(roc),
-    equalErrorRate: metrics.equalErrorRate(roc),
-    trueAcceptRate: metrics.trueAcceptRateAt(roc, 0.01),
-    roc,
+    verification: await verification(unseenEmbeddings, data.unseen.digits, { falseAcceptRates }),
     centres,
     testEmbeddings,
     unseenEmbeddings,
@@ -137,7 +144,7 @@ async function train(
 ): Promise<CurvePoint[]> {
   const { headLoss } = adapter(tf)
   const optimizer = tf.train.adam(learningRate)
-  const random = mnist.seededRandom(seed)
+  const random = seededRandom(seed)
   const labels = labelsOf(data, data.train)
   const stepsPerEpoch = steps / epochs
   const curve: CurvePoint[] = []
@@ -147,7 +154,7 @@ async function train(
 
   for (let step = 0; step < steps; step++) {
     const first = (step % stepsPerEpoch) * batch
-    if (first === 0) order = mnist.shuffled(data.train.count, random)
+    if (first === 0) order = shuffled(data.train.count, random)
     const rows = order.subarray(first, first + batch)
     const images = tf.tensor2d(mnist.toShiftedFloats(data.train, rows, shift, random), [batch, mnist.pixels])
     const rate = (learningRate * (1 + Math.cos((Math.PI * step) / steps))) / 2

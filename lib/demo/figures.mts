@@ -1,9 +1,7 @@
-/** The report's figures by Vega-Lite, each as one SVG string that takes its text colour from the page around it. */
-import * as vega from 'vega'
-import { type Config, compile, type TopLevelSpec } from 'vega-lite'
+/** The demo's figures. */
 import type { PositionFieldDef } from 'vega-lite/types_unstable/channeldef.js'
-import type { CurvePoint, Outcome } from './experiment.js'
-import { trueAcceptRateAt } from './metrics.js'
+import { differentColour, draw, sameColour } from '../report/plots.mjs'
+import { type CurvePoint, falseAcceptRates, type Outcome } from './experiment.js'
 
 /** Ten colours that stand out on white and on near-black, by digit; digits left out of training are grey. */
 export const digitColours = [
@@ -19,39 +17,8 @@ export const lossColours: Record<string, string> = {
   cosface: '#c45bb8',
   arcface: '#4585f4',
 }
-export const ownColour = '#4585f4'
-export const otherColour = '#e0813a'
-
-const config: Config = {
-  background: 'transparent',
-  font: 'system-ui, sans-serif',
-  view: { stroke: null },
-  axis: {
-    ...{
-      labelColor: 'currentColor',
-      titleColor: 'currentColor',
-      gridColor: 'currentColor',
-      gridOpacity: 0.13,
-    },
-    ...{
-      domain: false,
-      ticks: false,
-      labelPadding: 6,
-      titlePadding: 8,
-      labelFontSize: 12,
-      titleFontSize: 12,
-    },
-    ...{ titleFontWeight: 'normal', labelFont: 'system-ui, sans-serif', titleFont: 'system-ui, sans-serif' },
-  },
-}
-
-async function draw(description: string, spec: TopLevelSpec): Promise<string> {
-  const compiled = compile({ ...spec, config }).spec
-  const svg = await new vega.View(vega.parse(compiled), { renderer: 'none' }).toSVG()
-  return svg
-    .replace(/<svg[^>]*?(viewBox="[^"]*")[^>]*>/, `<svg role="img" aria-label="${description}" $1>`)
-    .replace(/-?\d+\.\d{3,}/g, (number) => String(Math.round(Number(number) * 100) / 100))
-}
+export const ownColour = sameColour
+export const otherColour = differentColour
 
 /** The two-dimensional embeddings of one loss, in the style of the papers, with the class centres as rays. */
 export function embeddingScatter(
@@ -233,11 +200,10 @@ export function trainingCurves(outcomes: Outcome[], field: 'loss' | 'accuracy'):
 
 /** True against false accept rate for pairs of images of the digits left out. */
 export function rocCurves(outcomes: Outcome[]): Promise<string> {
-  const rates = Array.from({ length: 121 }, (_, i) => 10 ** (-3 + i / 40))
-  const values = outcomes.flatMap(({ roc, setting }) =>
-    rates.map((falseAccepts) => ({
-      falseAccepts,
-      trueAccepts: trueAcceptRateAt(roc, falseAccepts),
+  const values = outcomes.flatMap(({ verification, setting }) =>
+    verification.operatingPoints.map(({ limit, trueAcceptRate }) => ({
+      falseAccepts: limit,
+      trueAccepts: trueAcceptRate,
       name: setting.name,
     }))
   )
@@ -260,7 +226,7 @@ export function rocCurves(outcomes: Outcome[]): Promise<string> {
     height: 270,
     layer: [
       {
-        data: { values: rates.map((rate) => ({ falseAccepts: rate, trueAccepts: rate })) },
+        data: { values: falseAcceptRates.map((rate) => ({ falseAccepts: rate, trueAccepts: rate })) },
         mark: { type: 'line', strokeDash: [3, 4], strokeWidth: 1, color: 'currentColor', opacity: 0.5 },
         encoding: { x, y },
       },

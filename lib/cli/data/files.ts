@@ -1,0 +1,179 @@
+/** Arrays from the files that embeddings come in: .npy, .npz, .safetensors, .csv, .tsv, .txt. */
+import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
+import { unzipSync } from 'fflate'
+import { elementsOf, readAll, readHeader, type SafetensorsHeader } from '../../safetensors'
+import { Failure } from '../terminal'
+import { readCsv } from './csv'
+import { npyHeaderBytes, parseNpyHeader } from './npy'
+import { type Numbers, readNumbers, safetensorsKinds } from './numbers'
+
+export interface FileArray {
+  /** Path and name, for messages. */
+  from: string
+  shape: number[]
+  /** Numbers, or a CSV file's labels as written. */
+  values: Numbers | string[]
+}
+
+/** `file`, or `file:name` for an array of an .npz or safetensors file. */
+export interface Source {
+  path: string
+  name?: string
+}
+
+export function parseSource(text: string): Source {
+  const named = /^(.*\.(?:npz|safetensors)):(.+)$/i.exec(text)
+  return named ? { path: named[1] as string, name: named[2] } : { path: text }
+}
+
+const endingOf = (path: string) => /\.([^./\\]+)$/.exec(path)?.[1]?.toLowerCase() ?? ''
+const isText = (path: string) => ['csv', 'tsv', 'txt'].includes(endingOf(path))
+
+/** Whether a file of this kind can hold labels beside embeddings. */
+export function holdsLabels(path: string): boolean {
+  return isText(path) || ['npz', 'safetensors'].includes(endingOf(path))
+}
+
+/**
+ * An array of a file.
+ * @param what names it in messages, and is its usual name among others: `embeddings`, `labels`, `pairs`
+ * @param column of a CSV file: its numbers, or its labels
+ */
+export async function readArray(
+  source: Source,
+  what: string,
+  column: 'numbers' | 'numbers beside labels' | 'labels' = 'numbers'
+): Promise<FileArray> {
+  const { path } = source
+  try {
+    if (isText(path)) return await fromText(path, column)
+    if (endingOf(path) === 'npy') return await fromNpy(path)
+    if (endingOf(path) === 'npz') return await fromNpz(source, what)
+    if (endingOf(path) === 'safetensors') return await fromSafetensors(source, what)
+    throw new Error('its name ends neither in .npy, .npz, .safetensors, .csv, .tsv nor .txt')
+  } catch (cause) {
+    if (cause instanceof Failure) throw cause
+    throw new Failure(`Expected ${what} in ${path} but: ${(cause as Error).message}`, { cause })
+  }
+}
+
+async function fromText(path: string, column: string): Promise<FileArray> {
+  const table = await readCsv(path, column !== 'numbers')
+  if (column === 'labels') return { from: path, shape: [table.rows], values: table.labels }
+  return { from: path, shape: [table.rows, table.columns], values: table.values }
+}
+
+async function fromNpy(path: string): Promise<FileArray> {
+  const file = await open(path)
+  try {
+    const { size } = await file.stat()
+    const head = new Uint8Array(Math.min(size, npyHeaderBytes))
+    await readAll(file, head, 0)
+    const { kind, shape, start } = parseNpyHeader(head)
+    return { from: path, shape, values: await numbersAt(file, kind, shape, start) }
+  } finally {
+    await file.close()
+  }
+}
+
+function numbersAt(file: FileHandle, kind: string, shape: number[], start: number): Promise<Numbers> {
+  return readNumbers(kind, elementsOf(shape), (part, offset) => readAll(file, part, start + offset))
+}
+
+async function fromNpz({ path, name }: Source, what: string): Promise<FileArray> {
+  if ((await stat(path)).size >= 2 ** 31)
+    throw new Error('it is larger than 2 GiB: save its arrays as .npy files')
+  const bytes = await readFile(path)
+  const names: string[] = []
+  const plain = (entry: string) => entry.replace(/\.npy$/, '')
+  unzipSync(bytes, {
+    filter: (file) => {
+      names.push(plain(file.name))
+      return false
+    },
+  })
+  const chosen = choose(names, name, what)
+  const [entry] = Object.values(unzipSync(bytes, { filter: (file) => plain(file.name) === chosen }))
+  const { kind, shape, start } = parseNpyHeader(entry as Uint8Array)
+  const content = (entry as Uint8Array).subarray(start)
+  const values = await readNumbers(kind, elementsOf(shape), (part, offset) => {
+    if (offset + part.length > content.length) throw new Error('it ends too early')
+    part.set(content.subarray(offset, offset + part.length))
+  })
+  return { from: `${path}:${chosen}`, shape, values }
+}
+
+async function fromSafetensors({ path, name }: Source, what: string): Promise<FileArray> {
+  const file = await open(path)
+  try {
+    const header: SafetensorsHeader = await readHeader(file)
+    const chosen = choose([...header.entries.keys()], name, what)
+    const {
+      dtype,
+      shape,
+      data_offsets: offsets,
+    } = header.entries.get(chosen) ?? { dtype: '', shape: [] as number[], data_offsets: [0, 0] }
+    const kind = safetensorsKinds[dtype]
+    if (!kind) throw new Error(`its tensor ${chosen} is ${dtype}`)
+    const values = await numbersAt(file, kind, shape, header.start + (offsets[0] as number))
+    return { from: `${path}:${chosen}`, shape, values }
+  } finally {
+    await file.close()
+  }
+}
+
+function choose(names: string[], asked: string | undefined, usual: string): string {
+  if (asked !== undefined && !names.includes(asked))
+    throw new Error(`it has no array named ${asked}: it has ${names.join(', ') || 'none'}`)
+  const chosen = asked ?? (names.includes(usual) ? usual : names.length === 1 ? names[0] : undefined)
+  if (chosen === undefined)
+    throw new Error(
+      `it has no array named ${usual}: it has ${names.join(', ') || 'none'}; name one as file:name`
+    )
+  return chosen
+}
+
+/** Embeddings [N,D] in single precision. */
+export function asMatrix({ from, shape, values }: FileArray): {
+  embeddings: Float32Array
+  rows: number
+  dim: number
+} {
+  const [rows, dim] = shape
+  if (shape.length !== 2 || !rows || !dim)
+    throw new Failure(`Expected rows of numbers in ${from} but received an array of shape [${shape}]`)
+  return {
+    embeddings: values instanceof Float32Array ? values : Float32Array.from(values as Numbers),
+    rows,
+    dim,
+  }
+}
+
+/** Labels as integers from 0 on. Names are numbered in their order of sorting. */
+export function asLabels(array: FileArray): { labels: Int32Array; names?: string[] } {
+  const { from, shape, values } = array
+  if (shape.length !== 1 && !(shape.length === 2 && shape[1] === 1))
+    throw new Failure(`Expected one label a row in ${from} but received an array of shape [${shape}]`)
+  if (Array.isArray(values) && values.some((text) => !/^\d+$/.test(text))) {
+    const names = [...new Set(values)].sort()
+    const numbers = new Map(names.map((name, i) => [name, i]))
+    return { labels: Int32Array.from(values, (text) => numbers.get(text) as number), names }
+  }
+  return {
+    labels: asIntegers({
+      ...array,
+      values: Array.isArray(values) ? Float64Array.from(values, Number) : values,
+    }),
+  }
+}
+
+/** Integers from 0 to 2^31 − 2. */
+export function asIntegers({ from, values }: FileArray): Int32Array {
+  const numbers = values as Numbers
+  for (let i = 0; i < numbers.length; i++) {
+    const value = numbers[i] as number
+    if (!Number.isInteger(value) || value < 0 || value >= 2 ** 31 - 1)
+      throw new Failure(`Expected integers from 0 in ${from} but received ${value} at position ${i}`)
+  }
+  return numbers instanceof Int32Array ? numbers : Int32Array.from(numbers)
+}

@@ -1,0 +1,131 @@
+/** `inspect`: what a head's file, or any safetensors file, holds. */
+import { open } from 'node:fs/promises'
+import type { Command } from 'commander'
+import { fileFormat, type Settings } from '../head-settings'
+import { MarginHead } from '../index'
+import { elementsOf, readHeader } from '../safetensors'
+import { counted, Failure, megabytes, print, printJson, printList, printTable } from './terminal'
+
+interface Tensor {
+  name: string
+  dtype: string
+  shape: number[]
+  bytes: number
+}
+
+interface Contents {
+  file: string
+  format: string
+  bytes: number
+  tensors: Tensor[]
+  metadata: Record<string, string>
+  head?: Settings & { iteration: number; norms: { least: number; mean: number; most: number } }
+}
+
+export function addInspect(all: Command): void {
+  all
+    .command('inspect')
+    .description(
+      "a head's file: margin, optimizer, progress, weights; or the tensors of any safetensors file"
+    )
+    .argument('<file>', 'a .safetensors file')
+    .option('--json', 'as JSON')
+    .addHelpText('after', '\nExample:\n  $ margin-softmax inspect head.safetensors')
+    .action(async (file: string, { json }: { json?: boolean }) => {
+      const contents = await inspect(file)
+      if (json) printJson(contents)
+      else show(contents)
+    })
+}
+
+async function inspect(file: string): Promise<Contents> {
+  const contents = await readContents(file)
+  if (contents.format !== fileFormat) return contents
+  // Loading checks everything that training would need.
+  using head = await MarginHead.load(file, { device: 'cpu' })
+  contents.head = { ...JSON.parse(contents.metadata.head as string), norms: normsOf(head) }
+  return contents
+}
+
+async function readContents(file: string): Promise<Contents> {
+  try {
+    const handle = await open(file)
+    try {
+      const { metadata, entries, end } = await readHeader(handle)
+      const tensors = [...entries].map(
+        ([
+          name,
+          {
+            dtype,
+            shape,
+            data_offsets: [begin, close],
+          },
+        ]) => ({
+          name,
+          dtype,
+          shape,
+          bytes: close - begin,
+        })
+      )
+      return { file, format: metadata.format ?? 'safetensors', bytes: end, tensors, metadata }
+    } finally {
+      await handle.close()
+    }
+  } catch (cause) {
+    throw new Failure(`Expected a whole safetensors file in ${file} but: ${(cause as Error).message}`, {
+      cause,
+    })
+  }
+}
+
+/** Of the classes' weights. */
+function normsOf(head: MarginHead): { least: number; mean: number; most: number } {
+  const weights = head.weights()
+  const norms = Float64Array.from({ length: head.classes }, (_, row) => {
+    let squares = 0
+    for (let d = 0; d < head.dim; d++) squares += (weights[row * head.dim + d] as number) ** 2
+    return Math.sqrt(squares)
+  })
+  const mean = norms.reduce((sum, norm) => sum + norm, 0) / norms.length
+  return { least: norms.reduce((a, b) => Math.min(a, b)), mean, most: norms.reduce((a, b) => Math.max(a, b)) }
+}
+
+function show({ file, format, bytes, tensors, metadata, head }: Contents): void {
+  print(`${file}: ${format}, ${megabytes(bytes)}\n`)
+  if (head) {
+    const { least, mean, most } = head.norms
+    printList([
+      ['Classes', `${head.classes.toLocaleString('en')} × ${head.dim} dimensions`],
+      ['Margin', asCode(head.margin)],
+      ['Optimizer', asCode(head.optimizer)],
+      ['Progress', counted(head.iteration, 'step')],
+      ...(head.marginWarmupSteps
+        ? [['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`] as [string, string]]
+        : []),
+      ...(head.labelSmoothing ? [['Smoothing', String(head.labelSmoothing)] as [string, string]] : []),
+      [
+        'Weights',
+        `norms from ${least.toPrecision(4)} to ${most.toPrecision(4)}, mean ${mean.toPrecision(4)}`,
+      ],
+    ])
+    print()
+  }
+  printTable([
+    ['tensor', 'type', 'shape', 'size'],
+    ...tensors.map(({ name, dtype, shape, bytes }) => [
+      name,
+      dtype,
+      `[${shape.join(', ')}]`,
+      megabytes(bytes),
+    ]),
+  ])
+  const numbers = tensors.reduce((sum, { shape }) => sum + elementsOf(shape), 0)
+  print(`\n${counted(tensors.length, 'tensor')}, ${counted(numbers, 'number')}`)
+  if (!head && Object.keys(metadata).length) printList(Object.entries(metadata))
+}
+
+/** { name: 'arcface', scale: 64 } as arcface({ scale: 64 }). */
+export function asCode({ name, ...parameters }: { name: string }): string {
+  const inside = Object.entries(parameters).map(([key, value]) => `${key}: ${JSON.stringify(value)}`)
+  return `${name}(${inside.length ? `{ ${inside.join(', ')} }` : ''})`
+}

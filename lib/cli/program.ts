@@ -1,0 +1,51 @@
+/** The commands, and what becomes of their failures: 0 done, 1 failed, 2 misused, 130 interrupted. */
+import { Command, CommanderError } from 'commander'
+import { addBench } from './bench'
+import { addBuild } from './build'
+import { addDemo } from './demo'
+import { addInfo } from './info'
+import { addInspect } from './inspect'
+import { interrupted, listen } from './interrupt'
+import { exitCodes, Failure, Misuse, manifest } from './terminal'
+import { addTrain } from './train'
+import { addVerify } from './verify'
+
+function program(): Command {
+  const all = new Command('margin-softmax')
+    .description('Margin-softmax losses: train heads, judge embeddings, know your machine.')
+    .version(manifest().version)
+    .showHelpAfterError('(--help shows how)')
+    .exitOverride()
+  for (const add of [addInfo, addVerify, addTrain, addInspect, addBench, addDemo, addBuild]) add(all)
+  all.addHelpText(
+    'after',
+    `
+Examples:
+  $ margin-softmax info
+  $ margin-softmax verify --embeddings faces.npy --labels people.npy --report faces.html
+  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors
+  $ margin-softmax inspect head.safetensors
+
+Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.`
+  )
+  for (const command of all.commands) command.exitOverride()
+  return all
+}
+
+/** @returns the exit code */
+export async function run(args: string[]): Promise<number> {
+  listen()
+  try {
+    await program().parseAsync(args, { from: 'user' })
+    return interrupted() ?? Number(process.exitCode ?? exitCodes.success)
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      const asked = ['commander.helpDisplayed', 'commander.version'].includes(error.code)
+      return asked ? exitCodes.success : exitCodes.misuse
+    }
+    const ours = error instanceof Failure || error instanceof Misuse || 'code' in (error as object)
+    const known = ours || error instanceof RangeError || error instanceof TypeError
+    process.stderr.write(`margin-softmax: ${known ? (error as Error).message : (error as Error).stack}\n`)
+    return error instanceof Misuse ? exitCodes.misuse : exitCodes.failure
+  }
+}

@@ -1,0 +1,162 @@
+/** What the commands say, and where: results on stdout; progress and complaints on stderr, progress only in a terminal. */
+import {
+  accessSync,
+  constants,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import path from 'node:path'
+import { Presets, SingleBar } from 'cli-progress'
+
+/** A command that could not do its work: exit code 1, with this message alone. */
+export class Failure extends Error {}
+
+/** Options that do not go together: exit code 2. */
+export class Misuse extends Error {}
+
+export const exitCodes = { success: 0, failure: 1, misuse: 2, interrupted: 130, terminated: 143 } as const
+
+export function print(text = ''): void {
+  process.stdout.write(`${text}\n`)
+}
+
+/** As JSON; numbers that JSON has no word for become null. */
+export function printJson(value: unknown): void {
+  const plain = (_: string, part: unknown) =>
+    ArrayBuffer.isView(part) ? [...(part as unknown as number[])] : part
+  print(JSON.stringify(value, plain, 2))
+}
+
+/** Bold or dim in a terminal that wants colour. */
+export function styled(style: 'bold' | 'dim', text: string): string {
+  if (!process.stdout.isTTY || process.env.NO_COLOR || process.env.TERM === 'dumb') return text
+  return style === 'bold' ? `\x1b[1m${text}\x1b[22m` : `\x1b[2m${text}\x1b[22m`
+}
+
+/** Names and what belongs to them, one a line. */
+export function printList(entries: [string, string][]): void {
+  const width = Math.max(...entries.map(([name]) => name.length))
+  for (const [name, value] of entries) print(`${styled('dim', name.padEnd(width))}  ${value}`)
+}
+
+/** The first column to the left, the others to the right; the first row is the head. */
+export function printTable(rows: string[][]): void {
+  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? []
+  rows.forEach((row, i) => {
+    const cells = row.map((cell, j) =>
+      j === 0 ? cell.padEnd(widths[j] as number) : cell.padStart(widths[j] as number)
+    )
+    const line = cells.join('   ').trimEnd()
+    print(i === 0 ? styled('dim', line) : line)
+  })
+}
+
+/** A bar on stderr where that is a terminal, else nothing. */
+export class Progress {
+  #bar: SingleBar | undefined
+
+  start(title: string, total: number, at = 0): void {
+    if (!process.stderr.isTTY) return
+    // Columns that the words take; cli-progress cuts off what the terminal has no room for.
+    const barsize = Math.max(8, Math.min(24, (process.stderr.columns ?? 80) - 64))
+    const format = '{title} {bar} {percentage} %  {summary}'
+    this.#bar = new SingleBar({ format, barsize, fps: 8, stream: process.stderr }, Presets.shades_classic)
+    this.#bar.start(total, at, { title, summary: '' })
+  }
+
+  update(at: number, summary: string): void {
+    this.#bar?.update(at, { summary })
+  }
+
+  /** Ends the bar and gives the terminal back as it was. */
+  stop(): void {
+    this.#bar?.stop()
+    this.#bar = undefined
+  }
+}
+
+/** 0.4 s, 12 s, 2 min 05 s */
+export function duration(seconds: number): string {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`
+  const whole = Math.round(seconds)
+  if (whole < 60) return `${whole} s`
+  return `${Math.floor(whole / 60)} min ${String(whole % 60).padStart(2, '0')} s`
+}
+
+export function percent(share: number, decimals = 2): string {
+  return `${(share * 100).toFixed(decimals)} %`
+}
+
+export function megabytes(bytes: number): string {
+  return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`
+}
+
+export const counted = (count: number, one: string, many = `${one}s`) =>
+  `${count.toLocaleString('en')} ${count === 1 ? one : many}`
+
+/** Better to hear now than after the work that its result cannot be written. */
+export function checkTarget(file: string, option: string): void {
+  try {
+    mkdirSync(path.dirname(file), { recursive: true })
+    accessSync(path.dirname(file), constants.W_OK)
+  } catch (cause) {
+    throw new Failure(
+      `Expected a file name in a folder that can be written to for ${option} but: ${(cause as Error).message}`
+    )
+  }
+  if (statSync(file, { throwIfNoEntry: false })?.isDirectory())
+    throw new Misuse(`Expected a file name for ${option} but received the folder ${file}`)
+}
+
+/** Writes beside the target and renames: whoever interrupts keeps the old file, never half of a new one. */
+export function writeWhole(file: string, content: string): void {
+  const temporary = `${file}.${process.pid}.part`
+  try {
+    writeFileSync(temporary, content)
+    renameSync(temporary, file)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw error
+  }
+}
+
+export interface Manifest {
+  version: string
+  devDependencies: Record<string, string>
+}
+
+const root = path.join(__dirname, '..', '..')
+
+export function manifest(): Manifest {
+  return JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'))
+}
+
+/** Refuses work for which optional packages are missing, with the line that installs them. */
+export function needPackages(names: string[], purpose: string): void {
+  const missing = names.filter((name) => !findPackage(name))
+  if (missing.length === 0) return
+  throw new Failure(
+    `Expected the package${missing.length > 1 ? 's' : ''} ${missing.join(', ')} for ${purpose} but received none. Install beside margin-softmax:\n  npm install ${missing.map(toInstall).join(' ')}`
+  )
+}
+
+/** A companion package with the major version that this one was developed with: `vega@6`. */
+export function toInstall(name: string): string {
+  const major = /\d+/.exec(manifest().devDependencies[name] ?? '')
+  return major ? `${name}@${major}` : name
+}
+
+/** The file of a package's description, where it is installed in a folder above one of these. */
+export function findPackage(name: string, from: string[] = [__dirname]): string | undefined {
+  for (let folder of from)
+    for (; ; folder = path.dirname(folder)) {
+      const file = path.join(folder, 'node_modules', name, 'package.json')
+      if (statSync(file, { throwIfNoEntry: false })) return file
+      if (folder === path.dirname(folder)) break
+    }
+  return undefined
+}

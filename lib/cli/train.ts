@@ -1,0 +1,258 @@
+/** `train`: a head from embeddings and labels in files. */
+import { existsSync } from 'node:fs'
+import { type Command, Option } from 'commander'
+import {
+  adamW,
+  arcface,
+  cosface,
+  type Margin,
+  normface,
+  type Optimizer,
+  sgd,
+  softmaxMargin,
+  sphereface,
+} from '../index'
+import { asLabels, asMatrix, holdsLabels, parseSource, readArray } from './data/files'
+import { cleanUp, finishStepFirst, interrupted } from './interrupt'
+import { integerFrom, numberFrom } from './options'
+import {
+  checkTarget,
+  counted,
+  duration,
+  Failure,
+  Misuse,
+  Progress,
+  percent,
+  print,
+  printJson,
+  printList,
+  writeWhole,
+} from './terminal'
+import { filesOf, Training, type TrainingData, type TrainingSettings } from './training'
+
+interface Options {
+  embeddings: string
+  labels?: string
+  out: string
+  loss: keyof typeof losses
+  scale?: number
+  margin?: number
+  classes?: number
+  optimizer: 'sgd' | 'adamw'
+  learningRate?: number
+  momentum: number
+  weightDecay: number
+  schedule: 'cosine' | 'constant'
+  epochs: number
+  batch: number
+  warmupSteps: number
+  validation: number
+  patience: number
+  seed: number
+  checkpointSteps: number
+  resume?: boolean
+  restart?: boolean
+  device?: string
+  threads?: number
+  json?: boolean
+}
+
+/** Undefined stands for the loss's own default. */
+const losses = {
+  arcface: (given: { scale?: number; margin?: number }): Margin => arcface(given),
+  cosface: (given: { scale?: number; margin?: number }): Margin => cosface(given),
+  normface: ({ scale }: { scale?: number }): Margin => normface(scale === undefined ? {} : { scale }),
+  sphereface: ({ scale, margin }: { scale?: number; margin?: number }): Margin =>
+    sphereface({ ...(scale !== undefined && { scale }), ...(margin !== undefined && { m: margin }) }),
+  softmax: (): Margin => softmaxMargin(),
+}
+
+const usualRates = { sgd: 0.1, adamw: 1e-3 }
+
+export function addTrain(all: Command): void {
+  all
+    .command('train')
+    .description(
+      'train a head on embeddings and labels from files, with validation, checkpoints and resumption'
+    )
+    .requiredOption('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
+    .option('--labels <file>', "each row's class (default: the embeddings' own file)")
+    .requiredOption('--out <file>', 'where the head goes, a .safetensors file')
+    .addOption(new Option('--loss <name>', 'the margin').choices(Object.keys(losses)).default('arcface'))
+    .option('--scale <number>', "of the logits (default: the loss's own)", numberFrom(0))
+    .option('--margin <number>', "its size (default: the loss's own)", numberFrom(0))
+    .option('--classes <number>', 'how many (default: the largest label + 1)', integerFrom(1))
+    .addOption(new Option('--optimizer <name>', 'of the weights').choices(['sgd', 'adamw']).default('sgd'))
+    .option('--learning-rate <number>', 'at first (default: 0.1 for sgd, 0.001 for adamw)', numberFrom(0))
+    .option('--momentum <number>', 'of sgd', numberFrom(0, 1), 0.9)
+    .option('--weight-decay <number>', 'of either', numberFrom(0), 5e-4)
+    .addOption(
+      new Option('--schedule <name>', 'of the learning rate: to 0 along half a cosine wave, or constant')
+        .choices(['cosine', 'constant'])
+        .default('cosine')
+    )
+    .option('--epochs <number>', 'passes over the rows', integerFrom(1), 20)
+    .option('--batch <number>', 'rows of a step', integerFrom(1), 256)
+    .option('--warmup-steps <number>', 'over which the margin grows to its size', integerFrom(0), 0)
+    .option('--validation <share>', 'of the rows kept back to judge by', numberFrom(0, 0.9), 0.1)
+    .option('--patience <epochs>', 'without a better validation before it ends; 0: never', integerFrom(0), 5)
+    .option('--seed <number>', 'of the weights, the validation rows and the order', integerFrom(0), 0)
+    .option('--checkpoint-steps <number>', 'between checkpoints, besides one an epoch', integerFrom(1), 1000)
+    .option('--resume', 'go on with the training that was interrupted')
+    .option('--restart', 'begin anew, though an interrupted training is there')
+    .option('--device <name>', 'auto, cpu, cuda or cuda:<index> (default: auto)')
+    .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
+    .option('--json', 'the result as JSON')
+    .addHelpText(
+      'after',
+      `
+The head of the best validation accuracy is written to --out; beside it a .training.json keeps settings and figures, and
+a .checkpoint.safetensors the last state while the training runs. Ctrl-C finishes the step, saves it and exits with 130;
+the same command with --resume goes on, and ends with the same bits as without the interruption.
+
+Examples:
+  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors
+  $ margin-softmax train --embeddings faces.csv --loss cosface --margin 0.2 --epochs 50 --out head.safetensors
+  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors --resume`
+    )
+    .action(train)
+}
+
+async function train(options: Options): Promise<void> {
+  if (!options.out.endsWith('.safetensors'))
+    throw new Misuse(`Expected a name that ends in .safetensors for --out but received ${options.out}`)
+  if (options.resume && options.restart) throw new Misuse('Expected --resume or --restart but received both')
+  if (options.scale !== undefined && options.loss === 'softmax')
+    throw new Misuse(`Expected no --scale with ${options.loss} but received ${options.scale}`)
+  if (options.margin !== undefined && ['softmax', 'normface'].includes(options.loss))
+    throw new Misuse(`Expected no --margin with ${options.loss} but received ${options.margin}`)
+  checkTarget(options.out, '--out')
+  const files = filesOf(options.out)
+  if (existsSync(files.checkpoint) && !options.resume && !options.restart)
+    throw new Failure(
+      `Expected no interrupted training but ${files.checkpoint} is there: go on with --resume, or begin anew with --restart`
+    )
+  const progress = new Progress()
+  cleanUp(() => progress.stop())
+  const { data, classes, names } = await readData(options)
+  const settings = settingsOf(options, data.dim, classes)
+  const where = { device: options.device as 'auto' | undefined, threads: options.threads }
+  const training = await Training[options.resume ? 'resume' : 'start'](settings, data, files, where)
+  using head = training.head
+  if (training.trainingRows < 1) throw new Failure('Expected rows to train on but all are kept back')
+  if (names)
+    writeWhole(`${options.out.replace(/\.safetensors$/, '')}.classes.json`, `${JSON.stringify(names)}\n`)
+
+  finishStepFirst()
+  const begin = performance.now()
+  const first = head.iteration
+  progress.start('Training', training.steps, first)
+  try {
+    await training.run(
+      options.checkpointSteps,
+      () => interrupted() !== undefined,
+      ({ epoch, step, steps, loss, accuracy }) => {
+        const seconds = (performance.now() - begin) / 1000
+        const left = (seconds / (step - first)) * (steps - step)
+        const judged = training.epochs.at(-1)?.validation
+        const parts = [`epoch ${epoch}`, `loss ${loss.toFixed(3)}`, `${percent(accuracy, 1)} right`]
+        if (judged) parts.push(`validation ${percent(judged.accuracy, 1)}`)
+        progress.update(step, [...parts, `${duration(left)} left`].join('  '))
+      }
+    )
+  } finally {
+    progress.stop()
+  }
+  if (!training.finished) {
+    process.stderr.write(
+      `Interrupted at step ${head.iteration.toLocaleString('en')} of ${training.steps.toLocaleString('en')}; saved. Go on with --resume.\n`
+    )
+    return
+  }
+  report(options, training, (performance.now() - begin) / 1000)
+}
+
+async function readData(
+  options: Options
+): Promise<{ data: TrainingData; classes: number; names?: string[] }> {
+  const source = parseSource(options.embeddings)
+  const beside = options.labels === undefined || options.labels === options.embeddings
+  if (beside && !holdsLabels(source.path))
+    throw new Misuse(`Expected --labels beside ${options.embeddings}, which holds no labels`)
+  const { embeddings, rows, dim } = asMatrix(
+    await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers')
+  )
+  const labelSource = beside ? { path: source.path } : parseSource(options.labels as string)
+  const { labels, names } = asLabels(await readArray(labelSource, 'labels', 'labels'))
+  if (labels.length !== rows)
+    throw new Failure(
+      `Expected ${counted(rows, 'label')} in ${labelSource.path} but received ${labels.length}`
+    )
+  const least = labels.reduce((most, label) => Math.max(most, label), 0) + 1
+  if (options.classes !== undefined && options.classes < least)
+    throw new Failure(`Expected at least ${least} for --classes but received ${options.classes}`)
+  return { data: { embeddings, labels, dim }, classes: options.classes ?? least, names }
+}
+
+function settingsOf(options: Options, dim: number, classes: number): TrainingSettings {
+  const { loss, scale, margin, momentum, weightDecay } = options
+  const learningRate = options.learningRate ?? usualRates[options.optimizer]
+  const optimizer: Optimizer =
+    options.optimizer === 'sgd'
+      ? sgd({ learningRate, momentum, weightDecay })
+      : adamW({ learningRate, weightDecay })
+  const given = { ...(scale !== undefined && { scale }), ...(margin !== undefined && { margin }) }
+  return {
+    head: {
+      classes,
+      dim,
+      margin: losses[loss](given),
+      optimizer,
+      marginWarmupSteps: options.warmupSteps,
+      seed: options.seed,
+    },
+    batch: options.batch,
+    epochs: options.epochs,
+    learningRate,
+    schedule: options.schedule,
+    validation: options.validation,
+    patience: options.patience,
+    seed: options.seed,
+  }
+}
+
+function report(options: Options, training: Training, seconds: number): void {
+  const { best, epochs, head, files } = training
+  if (options.json) {
+    printJson({
+      head: files.head,
+      classes: head.classes,
+      dim: head.dim,
+      device: head.device,
+      rows: { training: training.trainingRows, validation: training.validationRows },
+      best,
+      epochs,
+      seconds,
+    })
+    return
+  }
+  const rows = training.trainingRows + training.validationRows
+  print(
+    `${counted(rows, 'row')} × ${head.dim}, ${counted(head.classes, 'class', 'classes')}; ${counted(epochs.length, 'epoch')} on ${head.device} (${duration(seconds)})\n`
+  )
+  const kept = best && epochs.indexOf(best) + 1
+  printList([
+    ['Loss', best?.loss.toFixed(4) ?? '–'],
+    ['Accuracy', best ? percent(best.accuracy) : '–'],
+    ...(best?.validation
+      ? [
+          [
+            'Validation',
+            `${percent(best.validation.accuracy)}, loss ${best.validation.loss.toFixed(4)} (${counted(training.validationRows, 'row')})`,
+          ] as [string, string],
+        ]
+      : []),
+    ['Head', `${files.head}, of epoch ${kept}`],
+    ['Figures', files.log],
+  ])
+}

@@ -1,0 +1,210 @@
+/** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
+import type { Command } from 'commander'
+import { type PairList, type VerificationResult, verification } from '../index'
+import {
+  asIntegers,
+  asLabels,
+  asMatrix,
+  holdsLabels,
+  parseSource,
+  readArray,
+  type Source,
+} from './data/files'
+import { cleanUp } from './interrupt'
+import { integerFrom } from './options'
+import {
+  checkTarget,
+  counted,
+  duration,
+  Failure,
+  Misuse,
+  needPackages,
+  Progress,
+  percent,
+  print,
+  printJson,
+  printList,
+  printTable,
+  writeWhole,
+} from './terminal'
+
+interface Options {
+  embeddings: string
+  labels?: string
+  pairs?: string
+  same?: string
+  folds?: number
+  report?: string
+  threads?: number
+  json?: boolean
+}
+
+/** What the table shows, and the report's curve: 1e-6 to 1, 40 a decade. */
+const tableRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+const curveRates = Array.from({ length: 241 }, (_, i) => 10 ** (-6 + i / 40))
+
+export function addVerify(all: Command): void {
+  all
+    .command('verify')
+    .description(
+      'ROC AUC, EER, TAR at FAR, best threshold and accuracy over folds, of all pairs or of a list'
+    )
+    .requiredOption('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
+    .option('--labels <file>', "each row's class: all pairs are judged (default: the embeddings' own file)")
+    .option('--pairs <file>', 'rows of pairs from 0, with same (1) or not (0) as a third column or in --same')
+    .option('--same <file>', '1 or 0 for each pair; without --pairs, for rows 0 and 1, 2 and 3, …')
+    .option(
+      '--folds <number>',
+      'for lists: accuracy over so many runs of the list, 0 for none (default: 10)',
+      integerFrom(0)
+    )
+    .option('--report <file>', 'write an HTML report with ROC curve and histograms')
+    .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
+    .option('--json', 'as JSON')
+    .addHelpText(
+      'after',
+      `
+Scores are cosines. Every figure is exact: nothing is sampled.
+An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A CSV file with
+labels has a header with a column named label, or the labels come first.
+
+Examples:
+  $ margin-softmax verify --embeddings faces.npy --labels people.npy
+  $ margin-softmax verify --embeddings faces.csv --report faces.html
+  $ margin-softmax verify --embeddings lfw.npz:features --pairs pairs.csv --json
+  $ margin-softmax verify --embeddings lfw.npy --same issame.npy     # rows 2p and 2p + 1 are pair p`
+    )
+    .action(verify)
+}
+
+async function verify(options: Options): Promise<void> {
+  const { embeddings, labels, pairs, same, report } = options
+  if (labels !== undefined && (pairs ?? same) !== undefined)
+    throw new Misuse('Expected either --labels or a list of pairs (--pairs, --same) but received both')
+  const listed = (pairs ?? same) !== undefined
+  if (!listed && options.folds)
+    throw new Misuse('Expected no --folds without a list of pairs: the order of a list makes the folds')
+  const source = parseSource(embeddings)
+  if (!listed && labels === undefined && !holdsLabels(source.path))
+    throw new Misuse(`Expected --labels, --pairs or --same beside ${embeddings}, which holds no labels`)
+  if (report !== undefined) {
+    needPackages(['vega', 'vega-lite'], '--report')
+    checkTarget(report, '--report')
+  }
+  const progress = new Progress()
+  cleanUp(() => progress.stop())
+  const start = performance.now()
+  progress.start('Reading', 2)
+  const beside = !listed && (labels === undefined || labels === embeddings)
+  const matrix = asMatrix(await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers'))
+  progress.update(1, `${matrix.rows.toLocaleString('en')} × ${matrix.dim}`)
+  const pairsOf = listed
+    ? await readPairs(pairs, same, matrix.rows)
+    : await readLabels(labels === undefined ? { path: source.path } : parseSource(labels), matrix.rows)
+  progress.stop()
+  progress.start('Judging', 1)
+  const result = await verification(matrix.embeddings, pairsOf, {
+    dim: matrix.dim,
+    threads: options.threads,
+    folds: listed ? options.folds : undefined,
+    falseAcceptRates: report === undefined ? tableRates : [...tableRates, ...curveRates],
+  })
+  progress.stop()
+  const seconds = (performance.now() - start) / 1000
+  const table = { ...result, operatingPoints: result.operatingPoints.slice(0, tableRates.length) }
+  if (report !== undefined) {
+    const { renderVerificationReport } = await import('../report/verification.js')
+    writeWhole(
+      report,
+      await renderVerificationReport({
+        result: table,
+        curve: result.operatingPoints.slice(tableRates.length),
+        files: { embeddings, labels, pairs, same },
+        rows: matrix.rows,
+        dim: matrix.dim,
+        seconds,
+      })
+    )
+  }
+  if (options.json) {
+    const { scores: _, ...rest } = table
+    printJson({ rows: matrix.rows, dim: matrix.dim, ...rest })
+  } else {
+    show(table, matrix, seconds)
+    if (report !== undefined) print(`\nReport: ${report}`)
+  }
+}
+
+async function readLabels(source: Source, rows: number): Promise<Int32Array> {
+  const { labels } = asLabels(await readArray(source, 'labels', 'labels'))
+  if (labels.length !== rows)
+    throw new Failure(`Expected ${counted(rows, 'label')} in ${source.path} but received ${labels.length}`)
+  return labels
+}
+
+async function readPairs(
+  pairsFile: string | undefined,
+  sameFile: string | undefined,
+  rows: number
+): Promise<PairList> {
+  const same = sameFile === undefined ? undefined : asIntegers(await readArray(parseSource(sameFile), 'same'))
+  if (pairsFile === undefined) {
+    if (same?.length !== rows / 2)
+      throw new Failure(
+        `Expected one answer for every two of ${rows} rows in ${sameFile} but received ${same?.length}`
+      )
+    return { same }
+  }
+  const array = await readArray(parseSource(pairsFile), 'pairs')
+  const [count = 0, columns = 0] = array.shape
+  const wanted = same ? 2 : 3
+  if (array.shape.length !== 2 || columns !== wanted)
+    throw new Failure(
+      `Expected ${wanted} columns in ${pairsFile}${same ? '' : ' (two rows, then 1 or 0), or --same,'} but received an array of shape [${array.shape}]`
+    )
+  const numbers = asIntegers(array)
+  const column = (from: number) => (_: unknown, i: number) => numbers[i * columns + from] as number
+  return {
+    pairs: Int32Array.from({ length: 2 * count }, (_, i) => numbers[(i >> 1) * columns + (i & 1)] as number),
+    same: same ?? Int32Array.from({ length: count }, column(2)),
+  }
+}
+
+function show(
+  result: VerificationResult,
+  { rows, dim }: { rows: number; dim: number },
+  seconds: number
+): void {
+  const { pairs, folds } = result
+  print(
+    `${counted(rows, 'row')} × ${dim}: ${counted(pairs.same, 'pair')} of one class, ${pairs.different.toLocaleString('en')} of different ones (${duration(seconds)})\n`
+  )
+  printList([
+    ['ROC AUC', result.areaUnderCurve.toFixed(6)],
+    ['EER', `${percent(result.equalErrorRate, 3)} at ${result.equalErrorThreshold.toFixed(4)}`],
+    ['Best accuracy', `${percent(result.bestAccuracy, 3)} at ${thresholdText(result.bestThreshold)}`],
+    ...(folds
+      ? [
+          [
+            `${folds.accuracies.length} folds`,
+            `${percent(folds.meanAccuracy, 3)} ± ${percent(folds.standardDeviation, 3)}`,
+          ] as [string, string],
+        ]
+      : []),
+  ])
+  print()
+  printTable([
+    ['FAR up to', 'TAR', 'threshold', 'false accepts'],
+    ...result.operatingPoints.map(({ limit, trueAcceptRate, falseAcceptRate, threshold }) => [
+      limit.toExponential(0),
+      percent(trueAcceptRate, 3),
+      thresholdText(threshold),
+      Math.round(falseAcceptRate * pairs.different).toLocaleString('en'),
+    ]),
+  ])
+}
+
+/** A cosine, or the word for a threshold that accepts nothing. */
+function thresholdText(threshold: number): string {
+  return Number.isFinite(threshold) ? threshold.toFixed(4) : 'accepts none'
+}

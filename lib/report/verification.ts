@@ -1,0 +1,115 @@
+/** The report of `verify`: one HTML page with everything in it. */
+import { counted, duration, manifest, percent } from '../cli/terminal'
+import type { OperatingPoint, VerificationResult } from '../index'
+import { escaped, figures, key, page } from './page'
+
+export interface VerificationReport {
+  result: VerificationResult
+  /** Points of the ROC curve, from the smallest false accept rate on. */
+  curve: OperatingPoint[]
+  files: Record<string, string | undefined>
+  rows: number
+  dim: number
+  seconds: number
+}
+
+export async function renderVerificationReport(report: VerificationReport): Promise<string> {
+  const { result, curve, files, rows, dim } = report
+  const plots = await import('./plots.mjs')
+  const { pairs, folds } = result
+  // Below one false accept in all there is nothing to see.
+  const least = 10 ** Math.max(-6, Math.min(-1, Math.ceil(Math.log10(1 / pairs.different))))
+  const number = (value: number) => value.toLocaleString('en')
+  const threshold = (value: number) => (Number.isFinite(value) ? value.toFixed(4) : 'accepts none')
+  const shown = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== undefined)
+  return page(
+    'Verification',
+    `
+<header>
+  <p class="kicker">margin-softmax · verification</p>
+  <h1>${number(pairs.same + pairs.different)} pairs of embeddings</h1>
+  <p class="lead">Does a pair belong together? The cosine of its two embeddings is compared with a threshold.
+  ${counted(pairs.same, 'pair')} of one class, ${number(pairs.different)} of different ones${folds ? ', from a list' : `: all pairs of ${counted(rows, 'row')}`}.</p>
+</header>
+
+<section>
+  ${figures([
+    [
+      percent(result.equalErrorRate, 3),
+      'equal error rate',
+      `at a score of ${threshold(result.equalErrorThreshold)}`,
+    ],
+    [result.areaUnderCurve.toFixed(6), 'area under the ROC curve', '1 is perfect, 0.5 is guessing'],
+    [percent(result.bestAccuracy, 3), 'best accuracy', `at a score of ${threshold(result.bestThreshold)}`],
+    ...(folds
+      ? [
+          [
+            percent(folds.meanAccuracy, 3),
+            `accuracy over ${folds.accuracies.length} folds`,
+            `± ${percent(folds.standardDeviation, 3)}`,
+          ] as [string, string, string],
+        ]
+      : []),
+  ])}
+</section>
+
+<section>
+  <h2>Scores</h2>
+  <p class="keys">${key(plots.sameColour, 'pairs of one class')} ${key(plots.differentColour, 'pairs of different classes')}</p>
+  <div class="beside">
+    <figure class="panel">${await plots.scoreHistogram(result.histogram, result.equalErrorThreshold)}</figure>
+    <p class="caption">Each kind of pairs adds up to 100 %. The two hills should be narrow and far apart; pairs where they
+    overlap are confused. The dashed line is the threshold at which both errors are equally frequent.</p>
+  </div>
+</section>
+
+<section>
+  <h2>ROC curve</h2>
+  <div class="beside">
+    <figure class="panel">${await plots.rocCurve(curve, least, result.equalErrorRate)}</figure>
+    <div>
+    <table class="numbers">
+      <thead><tr><th>FAR up to</th><th>TAR</th><th>threshold</th><th>false accepts</th></tr></thead>
+      <tbody>${result.operatingPoints
+        .map(
+          (point) =>
+            `<tr><th scope="row">${point.limit.toExponential(0)}</th><td>${percent(point.trueAcceptRate, 3)}</td><td>${threshold(point.threshold)}</td><td>${number(Math.round(point.falseAcceptRate * pairs.different))}</td></tr>`
+        )
+        .join('')}</tbody>
+    </table>
+    <p class="caption">Every threshold accepts a share of the pairs that belong together (TAR, upward) and a share of those that
+    do not (FAR, to the right, on a logarithmic axis). Higher is better; the dotted line is guessing, the dot the equal error
+    rate. With ${number(pairs.different)} pairs of different classes, no false accept rate below ${(1 / pairs.different).toExponential(0)} but 0 can be measured.</p>
+    </div>
+  </div>
+</section>
+${
+  folds
+    ? `
+<section>
+  <h2>Folds</h2>
+  <div class="scroll narrow"><table class="numbers">
+    <thead><tr><th>fold</th><th>accuracy</th><th>threshold</th></tr></thead>
+    <tbody>${[...folds.accuracies]
+      .map(
+        (accuracy, i) =>
+          `<tr><th scope="row">${i + 1}</th><td>${percent(accuracy, 3)}</td><td>${threshold(folds.thresholds[i] as number)}</td></tr>`
+      )
+      .join('')}</tbody>
+  </table></div>
+  <p class="caption">The protocol of Labeled Faces in the Wild: the list is cut into ${folds.accuracies.length} runs; each is judged with the
+  threshold that is best on the others. Mean and standard deviation stand above.</p>
+</section>`
+    : ''
+}
+<section>
+  <h2>What was measured</h2>
+  <dl>
+    ${shown.map(([name, file]) => `<dt>${name[0]?.toUpperCase()}${name.slice(1)}</dt><dd><code>${escaped(file)}</code></dd>`).join('')}
+    <dt>Size</dt><dd>${number(rows)} × ${dim}</dd>
+    <dt>Method</dt><dd>cosines in steps of 2⁻²⁴; all figures are exact for them, without sampling</dd>
+    <dt>Software</dt><dd>margin-softmax ${manifest().version}, ${duration(report.seconds)}, ${new Date().toISOString().slice(0, 10)}</dd>
+  </dl>
+</section>`
+  )
+}

@@ -1,0 +1,174 @@
+// The files that the command line reads: every type of number, and what is wrong with a file.
+import fs from 'node:fs'
+import path from 'node:path'
+import { zipSync } from 'fflate'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { asIntegers, asLabels, asMatrix, parseSource, readArray } from '../lib/cli/data/files'
+import { Failure } from '../lib/cli/terminal'
+import { inFolder, npyBytes, writeNpy, writeTensors } from './cli-support'
+import { rejectsLike, throwsLike } from './support'
+
+const test = suite('files of the command line')
+const numbers = [0, 1, -2, 100, 7, 3]
+const f16 = Uint16Array.of(0x0000, 0x3c00, 0xc000, 0x5640, 0x4700, 0x4200)
+const bf16 = Uint16Array.of(0x0000, 0x3f80, 0xc000, 0x42c8, 0x40e0, 0x4040)
+const unsigned = numbers.map(Math.abs)
+
+const types: [string, string, ArrayBufferView, number[]][] = [
+  ['<f2', 'F16', f16, numbers],
+  ['', 'BF16', bf16, numbers],
+  ['<f4', 'F32', Float32Array.from(numbers), numbers],
+  ['<f8', 'F64', Float64Array.from(numbers), numbers],
+  ['|i1', 'I8', Int8Array.from(numbers), numbers],
+  ['|u1', 'U8', Uint8Array.from(unsigned), unsigned],
+  ['<i2', 'I16', Int16Array.from(numbers), numbers],
+  ['<u2', 'U16', Uint16Array.from(unsigned), unsigned],
+  ['<i4', 'I32', Int32Array.from(numbers), numbers],
+  ['<u4', 'U32', Uint32Array.from(unsigned), unsigned],
+  ['<i8', 'I64', BigInt64Array.from(numbers, BigInt), numbers],
+  ['<u8', 'U64', BigUint64Array.from(unsigned, BigInt), unsigned],
+  ['|b1', 'BOOL', Uint8Array.of(0, 1, 1, 0, 1, 1), [0, 1, 1, 0, 1, 1]],
+]
+
+for (const [npy, dtype, values, expected] of types)
+  test(`${npy || 'no NumPy type'} and ${dtype}`, () =>
+    inFolder(async (folder) => {
+      const file = path.join(folder, npy ? 'a.npy' : 'a.safetensors')
+      if (npy) writeNpy(file, npy, [2, 3], values)
+      const tensors = path.join(folder, 'a.safetensors')
+      writeTensors(tensors, { embeddings: { dtype, shape: [2, 3], values } })
+      for (const name of new Set([file, tensors])) {
+        const array = await readArray(parseSource(name), 'embeddings')
+        assert.equal([...(array.values as Float32Array)], expected, name)
+        assert.equal(asMatrix(array), { embeddings: Float32Array.from(expected), rows: 2, dim: 3 })
+      }
+    }))
+
+test('half precision: denormal numbers, the largest, and what is no number', () =>
+  inFolder(async (folder) => {
+    const file = path.join(folder, 'a.npy')
+    writeNpy(file, '<f2', [6], Uint16Array.of(0x0001, 0x03ff, 0x7bff, 0x7c00, 0xfc00, 0x7e00))
+    const { values } = await readArray({ path: file }, 'embeddings')
+    assert.equal([...(values as Float32Array)].slice(0, 5), [
+      2 ** -24,
+      1023 * 2 ** -24,
+      65504,
+      Infinity,
+      -Infinity,
+    ])
+    assert.ok(Number.isNaN((values as Float32Array)[5]))
+  }))
+
+test('a type of two parts is read whole', () =>
+  inFolder(async (folder) => {
+    const length = 2 ** 24 + 5 // 64 MiB of 32-bit numbers and some
+    const values = Uint32Array.from({ length }, (_, i) => i)
+    const file = path.join(folder, 'a.npy')
+    writeNpy(file, '<u4', [length], values)
+    const read = (await readArray({ path: file }, 'labels')).values as Float64Array
+    assert.is(
+      read.findIndex((value, i) => value !== i),
+      -1
+    )
+  }))
+
+test('.npz, stored and deflated, by name', () =>
+  inFolder(async (folder) => {
+    for (const level of [0, 6] as const) {
+      const file = path.join(folder, 'a.npz')
+      const zip = {
+        'embeddings.npy': new Uint8Array(npyBytes('<f4', [2, 1], Float32Array.of(1, 2))),
+        'labels.npy': new Uint8Array(npyBytes('<i8', [2], BigInt64Array.of(3n, 4n))),
+      }
+      fs.writeFileSync(file, zipSync(zip, { level }))
+      assert.equal([...(await readArray(parseSource(file), 'embeddings')).values], [1, 2])
+      assert.equal(asLabels(await readArray(parseSource(file), 'labels')).labels, Int32Array.of(3, 4))
+      assert.equal([...(await readArray(parseSource(`${file}:labels`), 'embeddings')).values], [3, 4])
+      await rejectsLike(
+        readArray(parseSource(`${file}:x`), 'labels'),
+        Failure,
+        /named x: it has embeddings, labels/
+      )
+      await rejectsLike(
+        readArray(parseSource(file), 'pairs'),
+        Failure,
+        /named pairs: it has embeddings, labels; name/
+      )
+    }
+  }))
+
+const csvs: [string, string, number[], string[]][] = [
+  ['comma, header', 'a,label,b\n1,x,2\n3,y,4\n', [1, 2, 3, 4], ['x', 'y']],
+  ['no header: the first column', 'x,1,2\r\ny,3,4\r\n', [1, 2, 3, 4], ['x', 'y']],
+  ['semicolon, byte order mark', '\ufefflabel;a\n7;1\n8;2', [1, 2], ['7', '8']],
+  ['tab, blank lines', 'x\t1\n\ny\t2\n\n', [1, 2], ['x', 'y']],
+  ['quotes', '"Smith, ""Jo""",1,-2e-3\n"",3,.5\n', [1, -0.002, 3, 0.5], ['Smith, "Jo"', '']],
+]
+for (const [name, text, values, labels] of csvs)
+  test(`CSV: ${name}`, () =>
+    inFolder(async (folder) => {
+      const file = path.join(folder, 'a.csv')
+      fs.writeFileSync(file, text)
+      const numbersRead = await readArray({ path: file }, 'embeddings', 'numbers beside labels')
+      assert.equal([...numbersRead.values], values)
+      assert.equal((await readArray({ path: file }, 'labels', 'labels')).values, labels)
+    }))
+
+test('CSV of labels alone: names are numbered in order, numbers stay', () =>
+  inFolder(async (folder) => {
+    const file = path.join(folder, 'a.txt')
+    fs.writeFileSync(file, 'zoe\nann\nzoe\n')
+    const named = asLabels(await readArray({ path: file }, 'labels', 'labels'))
+    assert.equal(named, { labels: Int32Array.of(1, 0, 1), names: ['ann', 'zoe'] })
+    fs.writeFileSync(file, 'label\n12\n7\n')
+    assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')), {
+      labels: Int32Array.of(12, 7),
+    })
+  }))
+
+const bad: [string, string, Buffer | string, RegExp][] = [
+  ['no such file', 'none.npy', '', /ENOENT/],
+  ['another ending', 'a.pickle', 'x', /its name ends neither in \.npy/],
+  ['no .npy file', 'a.npy', 'hello, this is text', /it is no \.npy file/],
+  ['an empty file', 'a.npy', '', /it is no \.npy file/],
+  ['cut short', 'a.npy', npyBytes('<f4', [2, 3], Float32Array.of(1, 2)), /it ends too early/],
+  ['big-endian', 'a.npy', npyBytes('>f4', [1], Float32Array.of(1)), /big-endian/],
+  ['Fortran order', 'a.npy', npyBytes('<f4', [1, 1], Float32Array.of(1), 'True'), /ascontiguousarray/],
+  ['complex', 'a.npy', npyBytes('<c8', [1], Float32Array.of(1, 2)), /of the type c8/],
+  ['objects', 'a.npy', npyBytes('|O', [1], Float32Array.of(1, 2)), /of the type O/],
+  ['no zip', 'a.npz', 'hello', /invalid zip/],
+  ['no safetensors file', 'a.safetensors', 'hello, this is text', /header is longer than it may be/],
+  ['words', 'a.csv', '1,2\n1,zwei\n', /line 2, field 2 is "zwei", no number/],
+  ['lines of several lengths', 'a.csv', '1,2\n\n1\n', /line 3 has 1 fields, not 2 as the first/],
+  ['an open quote', 'a.csv', '1,"2\n', /line 1 has a quote that does not end/],
+  ['not finite', 'a.csv', '1,NaN\n', /line 1, field 2 is "NaN"/],
+  ['no rows', 'a.csv', '\n', /it has no rows/],
+]
+for (const [name, file, content, pattern] of bad)
+  test(`refused: ${name}`, () =>
+    inFolder(async (folder) => {
+      const full = path.join(folder, file)
+      if (!file.startsWith('none')) fs.writeFileSync(full, content)
+      await rejectsLike(readArray(parseSource(full), 'embeddings'), Failure, pattern)
+      await rejectsLike(
+        readArray(parseSource(full), 'embeddings'),
+        Failure,
+        /^Expected embeddings in .* but: /
+      )
+    }))
+
+test('what an array may be', () => {
+  const array = (shape: number[], values: Float32Array | string[]) => ({ from: 'a.npy', shape, values })
+  throwsLike(
+    () => asMatrix(array([4], new Float32Array(4))),
+    Failure,
+    /rows of numbers in a\.npy .* shape \[4\]/
+  )
+  throwsLike(() => asMatrix(array([0, 4], new Float32Array(0))), Failure, /shape \[0,4\]/)
+  throwsLike(() => asLabels(array([2, 2], new Float32Array(4))), Failure, /one label a row in a\.npy/)
+  throwsLike(() => asIntegers(array([2], Float32Array.of(1, 0.5))), Failure, /received 0\.5 at position 1/)
+  throwsLike(() => asIntegers(array([1], Float32Array.of(-1))), Failure, /received -1 at position 0/)
+})
+
+test.run()

@@ -1,0 +1,92 @@
+// The command line as a child process, and files for it.
+import { type ChildProcess, spawn } from 'node:child_process'
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
+
+const root = path.join(__dirname, '..')
+const tsx = require.resolve('tsx')
+export const main = path.join(root, 'lib', 'cli', 'main.ts')
+
+export interface Ended {
+  code: number | null
+  stdout: string
+  stderr: string
+}
+
+export interface RunOptions {
+  cwd?: string
+  env?: Record<string, string>
+  /** Called once the process runs. */
+  whileRunning?: (child: ChildProcess) => void
+}
+
+export function cli(args: string[], { cwd = root, env = {}, whileRunning }: RunOptions = {}): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, ['--import', `file://${tsx}`, main, ...args], {
+      cwd,
+      env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cpu', ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    let [stdout, stderr] = ['', '']
+    child.stdout.on('data', (data) => {
+      stdout += data
+    })
+    child.stderr.on('data', (data) => {
+      stderr += data
+    })
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ code, stdout, stderr }))
+    whileRunning?.(child)
+  })
+}
+
+/** A folder that is there while `body` runs. */
+export async function inFolder(body: (folder: string) => unknown): Promise<void> {
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-cli-'))
+  try {
+    await body(folder)
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** A .npy file as NumPy writes it. */
+export function npyBytes(type: string, shape: number[], values: ArrayBufferView, order = 'False'): Buffer {
+  const tuple = `(${shape.join(', ')}${shape.length === 1 ? ',' : ''})`
+  const text = `{'descr': '${type}', 'fortran_order': ${order}, 'shape': ${tuple}, }`
+  const padded = text.padEnd(Math.ceil((text.length + 11) / 64) * 64 - 11) // numbers begin at a multiple of 64
+  const head = Buffer.from(`\x93NUMPY\x01\x00  ${padded}\n`, 'latin1')
+  head.writeUInt16LE(padded.length + 1, 8)
+  return Buffer.concat([head, Buffer.from(values.buffer, values.byteOffset, values.byteLength)])
+}
+
+export function writeNpy(
+  file: string,
+  type: string,
+  shape: number[],
+  values: ArrayBufferView,
+  order?: string
+): void {
+  fs.writeFileSync(file, npyBytes(type, shape, values, order))
+}
+
+/** A safetensors file of any tensors. */
+export function writeTensors(
+  file: string,
+  tensors: Record<string, { dtype: string; shape: number[]; values: ArrayBufferView }>
+): void {
+  let end = 0
+  const header: Record<string, object> = {}
+  for (const [name, { dtype, shape, values }] of Object.entries(tensors)) {
+    header[name] = { dtype, shape, data_offsets: [end, end + values.byteLength] }
+    end += values.byteLength
+  }
+  const json = Buffer.from(JSON.stringify(header))
+  const length = Buffer.alloc(8)
+  length.writeBigUInt64LE(BigInt(json.length))
+  const parts = Object.values(tensors).map(({ values }) =>
+    Buffer.from(values.buffer, values.byteOffset, values.byteLength)
+  )
+  fs.writeFileSync(file, Buffer.concat([length, json, ...parts]))
+}

@@ -1,0 +1,200 @@
+// `train`: what it writes, and that an interruption costs no bit.
+import type { ChildProcess } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { MarginHead } from '../lib/index'
+import { cli, inFolder, type RunOptions, writeNpy } from './cli-support'
+import { normals, random } from './support'
+
+const test = suite('train')
+const [rows, dim, classes] = [600, 16, 12]
+
+function writeData(folder: string, seed = 1, noise = 0.6): void {
+  const next = random(seed)
+  const centres = normals(next, classes * dim)
+  const labels = Int32Array.from({ length: rows }, (_, i) => i % classes)
+  const embeddings = normals(next, rows * dim).map(
+    (x, i) => noise * x + (centres[(Math.floor(i / dim) % classes) * dim + (i % dim)] as number)
+  )
+  writeNpy(path.join(folder, 'e.npy'), '<f4', [rows, dim], embeddings)
+  writeNpy(path.join(folder, 'l.npy'), '<i4', [rows], labels)
+}
+
+const common = ['train', '--embeddings', 'e.npy', '--labels', 'l.npy', '--scale', '16', '--batch', '50']
+
+async function good(args: string[], options: RunOptions) {
+  const ended = await cli([...common, ...args], options)
+  assert.is(ended.code, 0, ended.stderr)
+  return ended
+}
+
+const read = (folder: string, name: string) => fs.readFileSync(path.join(folder, name))
+
+test('a head that has learnt, with its log', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const { stdout, stderr } = await good(['--out', 'head.safetensors', '--epochs', '6'], { cwd: folder })
+    assert.is(stderr, '')
+    assert.match(stdout, /600 rows × 16, 12 classes; 6 epochs on cpu/)
+    assert.equal(fs.readdirSync(folder).sort(), ['e.npy', 'head.safetensors', 'head.training.json', 'l.npy'])
+    using head = await MarginHead.load(path.join(folder, 'head.safetensors'))
+    assert.is(head.classes, classes)
+    const log = JSON.parse(read(folder, 'head.training.json').toString())
+    assert.is(log.finished, true)
+    assert.is(log.epochs.length, 6)
+    const best = Math.max(
+      ...log.epochs.map((epoch: { validation: { accuracy: number } }) => epoch.validation.accuracy)
+    )
+    assert.ok(best > 0.9, `validation accuracy ${best}`)
+    // Whoever asks a finished training to go on gets its figures, and no other head.
+    const before = read(folder, 'head.safetensors')
+    await good(['--out', 'head.safetensors', '--epochs', '6', '--resume'], { cwd: folder })
+    assert.ok(before.equals(read(folder, 'head.safetensors')))
+  }))
+
+test('labels as names, without validation, as JSON', () =>
+  inFolder(async (folder) => {
+    const lines = Array.from(
+      { length: 40 },
+      (_, i) => `${i % 2 ? 'zoe' : 'ann'},${i % 2},${(i + 1) % 2},${i / 100}`
+    )
+    fs.writeFileSync(path.join(folder, 'a.csv'), lines.join('\n'))
+    const args = [
+      '--embeddings',
+      'a.csv',
+      '--out',
+      'h.safetensors',
+      '--validation',
+      '0',
+      '--epochs',
+      '3',
+      '--json',
+    ]
+    const { code, stdout, stderr } = await cli(['train', '--batch', '10', '--optimizer', 'adamw', ...args], {
+      cwd: folder,
+    })
+    assert.is(code, 0, stderr)
+    const result = JSON.parse(stdout)
+    assert.equal([result.classes, result.dim, result.epochs.length], [2, 3, 3])
+    assert.equal(result.rows, { training: 40, validation: 0 })
+    assert.is(result.best.iteration, 12)
+    assert.equal(JSON.parse(read(folder, 'h.classes.json').toString()), ['ann', 'zoe'])
+  }))
+
+/** Sends a signal as soon as there is a new checkpoint. */
+const signalAtCheckpoint =
+  (folder: string, name: string, signal: NodeJS.Signals) => (child: ChildProcess) => {
+    const file = path.join(folder, `${name}.checkpoint.safetensors`)
+    const written = () => fs.statSync(file, { throwIfNoEntry: false })?.mtimeMs
+    const before = written()
+    const timer = setInterval(() => {
+      if (written() === before) return
+      clearInterval(timer)
+      child.kill(signal)
+    }, 5)
+    child.on('close', () => clearInterval(timer))
+  }
+
+// SIGKILL leaves whatever was on the disk at the moment: also from there the bits are the same.
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+  ['SIGKILL', null],
+] as const)
+  test(`${signal} loses nothing: the resumed training gives the same bits`, () =>
+    inFolder(async (folder) => {
+      writeData(folder, 2, 1.2)
+      const args = ['--epochs', '120', '--patience', '0', '--warmup-steps', '40', '--checkpoint-steps', '3']
+      await good(['--out', 'whole.safetensors', ...args], { cwd: folder })
+      const cut = ['--out', 'cut.safetensors', ...args]
+      const whileRunning = signalAtCheckpoint(folder, 'cut', signal)
+      const ended = await cli([...common, ...cut], { cwd: folder, whileRunning })
+      assert.is(ended.code, code, ended.stderr)
+      assert.is(ended.stdout, '')
+      if (code)
+        assert.match(ended.stderr, /^Interrupted at step \d+ of [\d,]+; saved\. Go on with --resume\.\n$/)
+
+      const again = await cli([...common, ...cut], { cwd: folder })
+      assert.is(again.code, 1)
+      assert.match(again.stderr, /Expected no interrupted training but cut\.checkpoint\.safetensors is there/)
+      // Another interruption, then to the end.
+      if (code) {
+        const { code: second } = await cli([...common, ...cut, '--resume'], {
+          cwd: folder,
+          whileRunning: signalAtCheckpoint(folder, 'cut', 'SIGINT'),
+        })
+        assert.is(second, 130)
+      }
+      await good([...cut, '--resume'], { cwd: folder })
+      assert.ok(read(folder, 'cut.safetensors').equals(read(folder, 'whole.safetensors')), 'the heads differ')
+      const log = (name: string) => JSON.parse(read(folder, `${name}.training.json`).toString())
+      assert.equal(log('cut').epochs, log('whole').epochs)
+      assert.not(fs.existsSync(path.join(folder, 'cut.checkpoint.safetensors')))
+    }))
+
+test('only the same training is resumed', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const args = ['--out', 'h.safetensors', '--epochs', '400', '--patience', '0', '--checkpoint-steps', '2']
+    const ended = await cli([...common, ...args], {
+      cwd: folder,
+      whileRunning: signalAtCheckpoint(folder, 'h', 'SIGINT'),
+    })
+    assert.is(ended.code, 130)
+    const refused = async (changed: string[], pattern: RegExp) => {
+      const { code, stderr } = await cli([...common, ...args, '--resume', ...changed], { cwd: folder })
+      assert.is(code, 1)
+      assert.match(stderr, pattern)
+    }
+    await refused(
+      ['--epochs', '500'],
+      /Expected 400 for epochs, as in the training to be resumed, but received 500/
+    )
+    await refused(['--seed', '4'], /Expected 0 for head\.seed, as in/)
+    await refused(['--loss', 'cosface'], /for head\.margin\.name, as in/)
+    await refused(['--out', 'other.safetensors'], /resumed in other\.training\.json but there is none/)
+    writeData(folder, 5)
+    await refused([], /Expected the embeddings and labels of h\.training\.json but received others/)
+    const anew = await good([...args, '--epochs', '2', '--restart'], { cwd: folder })
+    assert.match(anew.stdout, /2 epochs/)
+  }))
+
+test('it stops early where nothing gets better', () =>
+  inFolder(async (folder) => {
+    writeData(folder, 3, 0.05) // every epoch is perfect: the first is kept
+    const { stdout } = await good(['--out', 'h.safetensors', '--epochs', '50', '--patience', '3', '--json'], {
+      cwd: folder,
+    })
+    const { best, epochs } = JSON.parse(stdout)
+    const accuracies = epochs.map((epoch: { validation: { accuracy: number } }) => epoch.validation.accuracy)
+    const at = accuracies.indexOf(Math.max(...accuracies))
+    assert.is(epochs.length, at + 1 + 3)
+    assert.is(best.iteration, epochs[at].iteration)
+    using head = await MarginHead.load(path.join(folder, 'h.safetensors'))
+    assert.is(head.iteration, best.iteration)
+  }))
+
+test('what cannot be trained on is refused', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    fs.mkdirSync(path.join(folder, 'folder.safetensors'))
+    const nan = new Float32Array(rows * dim).fill(Number.NaN)
+    writeNpy(path.join(folder, 'nan.npy'), '<f4', [rows, dim], nan)
+    for (const [args, code, pattern] of [
+      [['--out', 'h.safetensors', '--classes', '3'], 1, /Expected at least 12 for --classes but received 3/],
+      [['--out', 'folder.safetensors'], 2, /a file name for --out but received the folder/],
+      [['--out', 'e.npy/h.safetensors'], 1, /a folder that can be written to for --out but: /],
+      [['--out', 'h.safetensors', '--embeddings', 'nan.npy'], 1, /Expected finite numbers for embeddings/],
+      [['--out', 'h.safetensors', '--loss', 'softmax'], 2, /no --scale with softmax but received 16/],
+      [['--out', 'h.safetensors', '--device', 'gpu'], 1, /for device but received "gpu"/],
+    ] as [string[], number, RegExp][]) {
+      const ended = await cli([...common, ...args], { cwd: folder })
+      assert.is(ended.code, code, args.join(' '))
+      assert.match(ended.stderr, pattern)
+      assert.is(ended.stdout, '')
+    }
+  }))
+
+test.run()

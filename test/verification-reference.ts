@@ -1,0 +1,120 @@
+// Verification by brute force: every threshold tried on every pair, in float64.
+import { random } from './support'
+
+export interface ScoredPair {
+  score: number
+  same: boolean
+}
+
+const steps = 2 ** 24
+
+/** The cosine of two rows in float64, in the steps that scores come in; halves are rounded away from 0. */
+export function cosine(embeddings: ArrayLike<number>, dim: number, a: number, b: number): number {
+  let [product, aa, bb] = [0, 0, 0]
+  for (let d = 0; d < dim; d++) {
+    const [x, y] = [embeddings[a * dim + d] as number, embeddings[b * dim + d] as number]
+    product += x * y
+    aa += x * x
+    bb += y * y
+  }
+  if (aa === 0 || bb === 0) return 0
+  const value = Math.max(-1, Math.min(1, product / Math.sqrt(aa * bb)))
+  return (Math.sign(value) * Math.floor(Math.abs(value) * steps + 0.5)) / steps
+}
+
+export function allPairs(rows: number): Int32Array {
+  const pairs = new Int32Array(rows * (rows - 1))
+  let at = 0
+  for (let i = 0; i < rows; i++)
+    for (let j = i + 1; j < rows; j++) {
+      pairs[at++] = i
+      pairs[at++] = j
+    }
+  return pairs
+}
+
+const count = (pairs: ScoredPair[], holds: (pair: ScoredPair) => boolean) => pairs.filter(holds).length
+
+function judge(pairs: ScoredPair[], threshold: number) {
+  const same = pairs.filter((pair) => pair.same)
+  const different = pairs.filter((pair) => !pair.same)
+  const accepts = (pair: ScoredPair) => pair.score >= threshold
+  return {
+    threshold,
+    trueAcceptRate: count(same, accepts) / same.length,
+    falseAcceptRate: count(different, accepts) / different.length,
+    correct: count(pairs, (pair) => accepts(pair) === pair.same),
+  }
+}
+
+/** From the strictest threshold, which accepts none, to the laxest. */
+function thresholds(pairs: ScoredPair[]): number[] {
+  return [Infinity, ...[...new Set(pairs.map(({ score }) => score))].sort((a, b) => b - a)]
+}
+
+/** The first of the thresholds, from the strictest on, that judges most pairs rightly. */
+export function bestThreshold(pairs: ScoredPair[]): { threshold: number; correct: number } {
+  return thresholds(pairs)
+    .map((threshold) => judge(pairs, threshold))
+    .reduce((best, next) => (next.correct > best.correct ? next : best))
+}
+
+export function referenceVerification(pairs: ScoredPair[], limits: number[]) {
+  const points = thresholds(pairs).map((threshold) => judge(pairs, threshold))
+  let ordered = 0
+  const different = pairs.filter(({ same }) => !same)
+  const same = pairs.filter((pair) => pair.same)
+  for (const yes of same)
+    for (const no of different) ordered += yes.score > no.score ? 1 : yes.score === no.score ? 0.5 : 0
+  const gap = (i: number) => {
+    const { falseAcceptRate, trueAcceptRate } = points[i] as (typeof points)[0]
+    return falseAcceptRate - (1 - trueAcceptRate)
+  }
+  const crossing = points.findIndex((_, i) => gap(i) >= 0)
+  const [before, after] = [points[crossing - 1], points[crossing]] as [(typeof points)[0], (typeof points)[0]]
+  const part = gap(crossing - 1) / (gap(crossing - 1) - gap(crossing))
+  const best = bestThreshold(pairs)
+  return {
+    pairs: { same: same.length, different: different.length },
+    areaUnderCurve: ordered / (same.length * different.length),
+    equalErrorRate: before.falseAcceptRate + part * (after.falseAcceptRate - before.falseAcceptRate),
+    equalErrorThreshold: after.threshold,
+    bestAccuracy: best.correct / pairs.length,
+    bestThreshold: best.threshold,
+    operatingPoints: limits.map((limit) => {
+      const { correct: _, ...point } = points
+        .filter(({ falseAcceptRate }) => falseAcceptRate <= limit)
+        .pop() as (typeof points)[0]
+      return { limit, ...point }
+    }),
+    histogram: {
+      same: histogram(same),
+      different: histogram(different),
+    },
+  }
+}
+
+function histogram(pairs: ScoredPair[]): number[] {
+  const bins = new Array<number>(128).fill(0)
+  for (const { score } of pairs) bins[Math.min(127, Math.floor((score + 1) * 64))]++
+  return bins
+}
+
+/**
+ * Rows with 1, 4 or 16 entries of ±1 and else zeros: their cosines are exact in any precision and any order of summation,
+ * and many are equal.
+ */
+export function exactRows(seed: number, rows: number, dim: number): Float32Array {
+  const next = random(seed)
+  const embeddings = new Float32Array(rows * dim)
+  const entries = [1, 4, 16].filter((many) => many <= dim)
+  for (let i = 0; i < rows; i++) {
+    const many = entries[Math.floor(next() * entries.length)] as number
+    const places = Array.from({ length: dim }, (_, d) => d)
+    for (let k = 0; k < many; k++) {
+      const [d] = places.splice(Math.floor(next() * places.length), 1) as [number]
+      embeddings[i * dim + d] = next() < 0.3 ? -1 : 1
+    }
+  }
+  return embeddings
+}
