@@ -75,7 +75,7 @@ test('without a binary the error says what was looked for, where, and what to do
     const code = `try { ${step} } catch (error) { console.log(error.code + '\\n' + error.message) }`
     const { stdout, stderr } = run(code, { NODE_PATH: path.join(root, 'node_modules') }, entry)
     assert.is(stderr, '')
-    assert.match(stdout, /^ERR_NATIVE_MISSING\nNo native binary .*\nLooked in .*\nBuild one .*\n$/)
+    assert.match(stdout, /^ERR_NATIVE_MISSING\nNo native binary .*\nLooked in .*\nCompile one .*\n$/)
     assert.ok(stdout.includes(folder))
   } finally {
     fs.rmSync(folder, { recursive: true })
