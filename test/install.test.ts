@@ -1,4 +1,5 @@
 // The package as its users get it: packed, installed, imported every way; then with no binary for the machine.
+import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'
@@ -9,6 +10,10 @@ const test = suite('install')
 fs.mkdirSync(work, { recursive: true })
 const prebuilds = prebuild()
 const { tarball, files } = pack(prebuilds)
+/** Node.js 20's own binaries for Linux need it, so a binary that needs no newer one adds no condition. */
+const oldestGlibc = '2.28'
+const newer = (version: string, other: string) =>
+  version.localeCompare(other, undefined, { numeric: true }) >= 0
 // PREBUILDS_ONLY: node-gyp-build would look in build/Release first.
 const env = { PREBUILDS_ONLY: '1', MARGIN_SOFTMAX_BINARY: undefined }
 const project = install(tarball, '--ignore-scripts')
@@ -43,11 +48,11 @@ test('what is published is exactly this', () => {
     .map((name) => `dist/${name}`)
   const under = (folder: string) => filesUnder(path.join(root, folder)).map((name) => `${folder}/${name}`)
   const single = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt']
-  const binaries = filesUnder(prebuilds).map((name) => `prebuilds/${name}`)
-  assert.is(binaries.length, 1)
+  const packed = filesUnder(prebuilds).map((name) => `prebuilds/${name}`)
+  assert.is(packed.length, 1)
   assert.equal(
     files,
-    [...single, 'scripts/build-from-source.cjs', ...compiled, ...under('native'), ...binaries].sort()
+    [...single, 'scripts/build-from-source.cjs', ...compiled, ...under('native'), ...packed].sort()
   )
 })
 
@@ -84,6 +89,46 @@ for (const [resolution, options] of Object.entries({
     for (const source of sources) printsTrue(path.join(resolution, source.replace(/ts$/, 'js')))
   })
 
+const released = path.join(root, 'prebuilds') // where npm run prebuild was run here
+const binaries = [prebuilds, released]
+  .filter((folder) => fs.existsSync(folder))
+  .flatMap((folder) => filesUnder(folder).map((name) => path.join(folder, name)))
+const readelf = (file: string, ...options: string[]) =>
+  execFileSync('readelf', ['--wide', ...options, file], { encoding: 'utf8' })
+
+test('a binary is where node-gyp-build looks for it', () => {
+  const tag = { linux: '.(glibc|musl)' }[process.platform as string] ?? ''
+  for (const file of binaries)
+    assert.match(file.split(path.sep).join('/'), new RegExp(`prebuilds/\\w+-\\w+/node\\.napi${tag}\\.node$`))
+})
+
+for (const file of binaries.filter((name) => /linux-\w+.node\.napi/.test(name))) {
+  const name = path.relative(root, file)
+
+  test(`${name} loads with glibc ${oldestGlibc} and needs no other library`, () => {
+    const needed = [...readelf(file, '--dynamic').matchAll(/\(NEEDED\).*\[(.+)\]/g)].map((match) => match[1])
+    const system = /^(lib(c|m|dl|rt|pthread)\.so\.\d|ld-linux[\w-]*\.so\.\d|libc\.musl-\w+\.so\.1)$/
+    for (const library of needed) assert.match(library as string, system)
+    const symbols = [...readelf(file, '--dyn-syms').matchAll(/ UND (\S+)@(\w+?)_([\d.]+)/g)]
+    if (!file.includes('musl')) assert.ok(symbols.length > 20, 'symbols with versions were read')
+    for (const [, symbol, library, version] of symbols) {
+      assert.is(library, 'GLIBC', symbol)
+      assert.ok(
+        newer(oldestGlibc, version as string),
+        `${symbol} needs glibc ${version}: add it to native/glibc_floor.cc`
+      )
+    }
+  })
+
+  test(`${name} is stripped and shows Node.js its two entries alone`, () => {
+    assert.not.match(readelf(file, '--sections'), /\.symtab|\.debug/)
+    const shown = [...readelf(file, '--dyn-syms').matchAll(/(?:GLOBAL|WEAK) +DEFAULT +\d+ (\S+)/g)].map(
+      (match) => match[1]
+    )
+    assert.equal(shown.sort(), ['napi_register_module_v1', 'node_api_module_get_api_version_v1'])
+  })
+}
+
 test('publint finds nothing', () => {
   const { stdout } = node(root, [
     path.join(root, 'node_modules', 'publint', 'src', 'cli.js'),
@@ -101,7 +146,6 @@ test('are the types wrong? No, for every resolution that knows "exports"', () =>
 })
 
 test('with all release binaries the tarball is smaller than 12 MB', () => {
-  const released = path.join(root, 'prebuilds')
   if (!fs.existsSync(released)) return // npm run prebuild was not run here
   const options = ['--json', '--dry-run', '--ignore-scripts']
   const [{ size }] = JSON.parse(succeeded('npm pack', npm(root, 'pack', ...options)))
