@@ -13,6 +13,7 @@ const { parseArgs } = require('node:util')
 
 const root = path.join(__dirname, '..')
 const cuda = process.env.MARGIN_SOFTMAX_CUDA ?? 'auto'
+const glibc = process.platform === 'linux' && !!process.report.getReport().header.glibcVersionRuntime
 const crossTools = { arm64: { processor: 'aarch64', prefix: 'aarch64-linux-gnu-' } }
 
 /** The tools for another architecture than this machine's, on Linux. */
@@ -31,7 +32,7 @@ function compile(arch) {
   const definitions = {
     MARGIN_SOFTMAX_CUDA: tools ? 'off' : cuda,
     MARGIN_SOFTMAX_CUDA_ARCHITECTURES: 'release',
-    MARGIN_SOFTMAX_GLIBC_FLOOR: 'ON',
+    MARGIN_SOFTMAX_GLIBC_FLOOR: glibc ? 'ON' : 'OFF',
     ...(tools && {
       CMAKE_SYSTEM_NAME: 'Linux',
       CMAKE_SYSTEM_PROCESSOR: tools.processor,
