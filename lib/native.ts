@@ -102,7 +102,7 @@ export function native(): Native {
       'ERR_NATIVE_MISSING',
       `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, Node.js ${process.version}.\n` +
         `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${root}`}: ${(cause as Error).message.split('\n')[0]}\n` +
-        `Compile one with CMake and a C++17 compiler: node ${path.join(root, 'scripts', 'build-from-source.cjs')}`,
+        `Compile one with CMake and a C++17 compiler: node ${path.relative('', path.join(root, 'scripts/build-from-source.cjs'))}`,
       { cause }
     )
   }

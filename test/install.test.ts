@@ -48,12 +48,10 @@ test('what is published is exactly this', () => {
     .map((name) => `dist/${name}`)
   const under = (folder: string) => filesUnder(path.join(root, folder)).map((name) => `${folder}/${name}`)
   const single = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt']
+  const scripts = ['scripts/build-from-source.cjs', 'scripts/build-distributed.cjs']
   const packed = filesUnder(prebuilds).map((name) => `prebuilds/${name}`)
   assert.is(packed.length, 1)
-  assert.equal(
-    files,
-    [...single, 'scripts/build-from-source.cjs', ...compiled, ...under('native'), ...packed].sort()
-  )
+  assert.equal(files, [...single, ...scripts, ...compiled, ...under('native'), ...packed].sort())
 })
 
 test('nothing runs at installation: npm says no word of scripts, also where it may run them', () => {
@@ -172,7 +170,10 @@ test('without a binary the error says in three lines what was looked for, where,
   assert.ok(
     where?.startsWith(`Looked in build/Release and prebuilds of ${project.installed}: No native build`)
   )
-  assert.is(remedy, `Compile one with CMake and a C++17 compiler: node ${build}`)
+  assert.is(
+    remedy,
+    `Compile one with CMake and a C++17 compiler: node ${path.relative(project.folder, build)}`
+  )
   assert.equal(rest, [])
 })
 
