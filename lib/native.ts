@@ -102,9 +102,9 @@ export function native(): Native {
   } catch (cause) {
     throw new MarginSoftmaxError(
       'ERR_NATIVE_MISSING',
-      `No native binary of margin-softmax loads on ${process.platform}-${process.arch}.\n` +
+      `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, Node.js ${process.version}.\n` +
         `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${root}`}: ${(cause as Error).message.split('\n')[0]}\n` +
-        'Build one with a C++17 compiler and CMake: npx cmake-js rebuild in that folder.',
+        `Compile one with CMake and a C++17 compiler: node ${path.relative('', path.join(root, 'scripts/build-from-source.cjs'))}`,
       { cause }
     )
   }

@@ -73,9 +73,10 @@ test('without a binary the error says what was looked for, where, and what to do
     fs.cpSync(path.join(root, 'dist'), path.join(folder, 'dist'), { recursive: true })
     const entry = path.join(folder, 'dist', 'index.js')
     const code = `try { ${step} } catch (error) { console.log(error.code + '\\n' + error.message) }`
-    const { stdout, stderr } = run(code, { NODE_PATH: path.join(root, 'node_modules') }, entry)
+    const env = { NODE_PATH: path.join(root, 'node_modules'), MARGIN_SOFTMAX_BINARY: undefined }
+    const { stdout, stderr } = run(code, env, entry)
     assert.is(stderr, '')
-    assert.match(stdout, /^ERR_NATIVE_MISSING\nNo native binary .*\nLooked in .*\nBuild one .*\n$/)
+    assert.match(stdout, /^ERR_NATIVE_MISSING\nNo native binary .*\nLooked in .*\nCompile one .*\n$/)
     assert.ok(stdout.includes(folder))
   } finally {
     fs.rmSync(folder, { recursive: true })

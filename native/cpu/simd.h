@@ -102,7 +102,7 @@ INLINE typename Format<Scalar>::Values logarithm(typename Format<Scalar>::Values
   const Values half = f * f * (Scalar)0.5;
   const Values result = n * F::log2High - ((half - (s * (half + r * w) + n * F::log2Low)) - f);
   const Values special = x == zero ? zero - F::infinity : x == F::infinity ? x : zero + F::nan;
-  return (x > zero) & (x < F::infinity) ? result : special;
+  return ((x > zero) & (x < F::infinity)) ? result : special;
 }
 
 #if defined(__x86_64__)

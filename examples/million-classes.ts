@@ -1,0 +1,84 @@
+// A head of a million classes on synthetic embeddings, with progress, throughput and memory:
+//
+//   node --import tsx examples/million-classes.ts --classes 1000000 --dim 512
+//   node --import tsx examples/million-classes.ts --sample-rate 0.1
+//   mpirun -n 2 node --import tsx examples/million-classes.ts --sharded
+//
+// A row's embedding is its class's own direction with noise, so that there is something to learn.
+import fs from 'node:fs'
+import { Command } from 'commander'
+import { seededRandom } from '../lib/cli/random'
+import { Progress } from '../lib/cli/terminal'
+import { processGroup } from '../lib/distributed'
+import { arcface, MarginHead, sgd } from '../lib/index'
+
+interface Given {
+  classes: string
+  dim: string
+  batch: string
+  steps: string
+  sampleRate: string
+  sharded?: boolean
+}
+
+/** A class's direction without storing it: the numbers of a generator that the class seeds. */
+function embeddingOf(label: number, dim: number, noise: () => number, out: Float32Array): void {
+  const direction = seededRandom(label * 2654435761)
+  for (let d = 0; d < dim; d++) out[d] = direction() - 0.5 + 0.3 * (noise() - 0.5)
+}
+
+/** Mebibytes that the process had at most, on Linux. */
+function peakMemory(): number {
+  const status = fs.existsSync('/proc/self/status') ? fs.readFileSync('/proc/self/status', 'utf8') : ''
+  return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? Number.NaN) / 1024
+}
+
+async function main(given: Given): Promise<void> {
+  const [classes, dim, batch, steps, sampleRate] = [
+    given.classes,
+    given.dim,
+    given.batch,
+    given.steps,
+    given.sampleRate,
+  ].map(Number)
+  const group = given.sharded ? await processGroup() : undefined
+  const [rank, ranks] = [group?.rank ?? 0, group?.size ?? 1]
+  const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
+  const head = await MarginHead.create({ classes, dim, margin: arcface(), optimizer, sampleRate, group })
+  const rows = Math.floor(batch / ranks)
+  const noise = seededRandom(rank + 1)
+  const embeddings = new Float32Array(rows * dim)
+  const labels = new Int32Array(rows)
+  const bar = new Progress()
+  if (rank === 0) bar.start(`${classes} classes`, steps)
+  const times: number[] = []
+  for (let step = 0; step < steps; step++) {
+    for (let i = 0; i < rows; i++) {
+      labels[i] = Math.floor(noise() * Math.min(classes, 20 * batch)) // few enough to come again
+      embeddingOf(labels[i] as number, dim, noise, embeddings.subarray(i * dim, (i + 1) * dim))
+    }
+    const start = performance.now()
+    const { loss } = await head.step(embeddings, labels)
+    times.push(performance.now() - start)
+    const each = times.reduce((sum, time) => sum + time, 0) / times.length
+    bar.update(step + 1, `loss ${loss.toFixed(2)}  ${each.toFixed(0)} ms a step  ${Math.round(peakMemory())} MiB`)
+  }
+  bar.stop()
+  times.sort((a, b) => a - b)
+  const median = times[times.length >> 1] as number
+  const sent = group ? `, ${(group.bytesSent / steps / 1024).toFixed(0)} KiB sent a step` : ''
+  console.log(
+    `rank ${rank} of ${ranks}: ${classes} × ${dim}, batch ${batch}, sampleRate ${sampleRate}: ${median.toFixed(0)} ms a step (median), ` +
+      `${Math.round((batch / median) * 1000)} rows/s, peak memory ${Math.round(peakMemory())} MiB${sent}`
+  )
+}
+
+const program = new Command('million-classes')
+  .description('Trains a head of very many classes on synthetic embeddings.')
+  .option('--classes <count>', 'classes', '1000000')
+  .option('--dim <length>', 'dimension of the embeddings', '512')
+  .option('--batch <rows>', 'rows of a step, of all ranks together', '128')
+  .option('--steps <count>', 'steps', '20')
+  .option('--sample-rate <share>', 'share of the classes that take part in a step', '1')
+  .option('--sharded', 'share the classes out over the ranks of mpirun')
+main(program.parse().opts())
