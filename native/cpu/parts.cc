@@ -47,15 +47,22 @@ void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* sta
         counts ? static_cast<float>(std::fabs(state.gradient) * state.scale / unit_ * factors[first + l]) : 0;
     inverse_[first + l] = counts ? state.inverseNorm : 0;
   }
+  // No part is more than all C classes at the maximum; where logits are too large to differ by less, that is all there
+  // is to say. NaN stays.
   float* upper = upper_ + first * plan_.classTiles;
-  kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, maxima + first, factor_ + first, 0, ones_, upper);
+  const float most = static_cast<float>(std::log(static_cast<double>(plan_.classes))) + 1, zeros[64] = {};
+  for (int64_t t = 0; t < plan_.classTiles; t++)
+    for (int64_t l = 0; l < lanes_; l++) {
+      float& log = upper[t * lanes_ + l];
+      log = std::min(log - maxima[first + l], most);
+    }
+  kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, zeros, factor_ + first, 0, ones_, upper);
   Sums& sums = rowSums_[panel];
   sums = {};
   double row[64][orders] = {};  // [lane]
   for (int64_t t = 0; t < plan_.classTiles; t++)
     for (int64_t l = 0; l < present; l++) {
-      float& u = upper[t * lanes_ + l];
-      if (factor_[first + l] == 0) u = 0;  // whatever e^(mass − maximum) is without other classes
+      const float u = upper[t * lanes_ + l];
       const int order = orderOf(u);
       row[l][order] += u;
       sums.counts[order]++;

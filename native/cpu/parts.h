@@ -6,7 +6,7 @@
 // u_it = |g_i|·s_i·P_it, a part that is left out takes at most
 //   u_it/‖x_i‖ from row i of gradInput              (projecting makes nothing longer), and
 //   u_it/min‖w_j‖ from the tile's rows of gradWeight (their Frobenius norm; as Σ_j P_ij² ≤ (Σ_j P_ij)²).
-// So leaving out all parts with u_it below a limit costs at most
+// So leaving out all parts whose u_it is below a limit costs at most
 //   gradInput   √Σ_i (Σ_t u_it/‖x_i‖)²
 //   gradWeight  √Σ_t (Σ_i u_it/min‖w_j‖)²
 // The limit is a power of two, the largest whose cost stays within the budget. Sums are formed in an order that depends
@@ -32,7 +32,7 @@ class Parts {
   bool fit() const;
   void layOut(Layout& layout, int64_t paddedRows);
 
-  // Where the forward pass puts the log masses of a tile's panels, `massStride` floats apart.
+  // Where the forward pass stores the log masses of a tile's panels, `massStride` floats apart.
   float* masses(int64_t tile, int64_t firstRow) { return upper_ + firstRow * plan_.classTiles + tile * lanes_; }
   int64_t massStride() const { return plan_.classTiles * lanes_; }
 

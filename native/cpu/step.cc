@@ -268,7 +268,7 @@ void Step::reduceRow(int64_t row) {
   rowMaximum_[row] = rowFactor_[row] = rowGradients_[row] = 0;
   if (row >= plan_.rows) return;
   RowState& state = states_[row];
-  const int64_t dim = plan_.dim, global = firstRow_ + row;
+  const int64_t global = firstRow_ + row;
   if (state.label == ignoredLabel) {
     if (problem_.gradInput) beginInputGradient(row);
     problem_.losses[global] = 0;
