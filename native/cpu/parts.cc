@@ -7,6 +7,9 @@ namespace margin_softmax::cpu {
 
 constexpr double underflow = 1.2e-38;  // what a u that became 0 may have been
 
+// A row without direction takes nothing from other classes and gives them nothing.
+static bool counts(const RowState& state) { return state.label != ignoredLabel && state.inverseNorm != 0; }
+
 bool Parts::fit() const {
   const int64_t bytes = plan_.classTiles * roundUp(plan_.rows, 64) * 4;
   return bytes <= std::max<int64_t>(16 << 20, plan_.classes * plan_.dim * 4 / 32);
@@ -25,7 +28,7 @@ void Parts::layOut(Layout& layout, int64_t paddedRows) {
 bool Parts::measureRows(const RowState* states) {
   unit_ = 0;
   for (int64_t i = 0; i < plan_.rows; i++)
-    if (states[i].label != ignoredLabel)
+    if (counts(states[i]))
       unit_ = std::max(unit_, std::fabs(states[i].gradient * states[i].error) * states[i].scale);
   std::fill_n(ones_, plan_.classTiles, 1.0f);
   return unit_ > 0 && std::isfinite(unit_);
@@ -42,10 +45,10 @@ void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* sta
   const int64_t first = panel * lanes_, present = std::min<int64_t>(lanes_, plan_.rows - first);
   for (int64_t l = 0; l < lanes_; l++) {
     const RowState& state = states[first + l];
-    const bool counts = l < present && state.label != ignoredLabel;
+    const bool counted = l < present && counts(state);
     factor_[first + l] =
-        counts ? static_cast<float>(std::fabs(state.gradient) * state.scale / unit_ * factors[first + l]) : 0;
-    inverse_[first + l] = counts ? state.inverseNorm : 0;
+        counted ? static_cast<float>(std::fabs(state.gradient) * state.scale / unit_ * factors[first + l]) : 0;
+    inverse_[first + l] = counted ? state.inverseNorm : 0;
   }
   // No part is more than all C classes at the maximum; where logits are too large to differ by less, that is all there
   // is to say. NaN stays.
