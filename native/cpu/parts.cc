@@ -34,10 +34,20 @@ bool Parts::measureRows(const RowState* states) {
   return unit_ > 0 && std::isfinite(unit_);
 }
 
+// By the exponent and the two highest bits of the fraction. NaN is of order 0, which is never left out.
+constexpr int32_t lowBits = 21, unitOrder = 127 << 2;
+
 int Parts::orderOf(float u) {
   int32_t bits;
   std::memcpy(&bits, &u, sizeof bits);
-  return std::clamp(127 - static_cast<int>(bits >> 23 & 255), 0, orders - 1);  // NaN: the largest order
+  return std::clamp(unitOrder - ((bits & 0x7fffffff) >> lowBits), 0, orders - 1);
+}
+
+float Parts::limitOf(int order) {
+  const int32_t bits = (unitOrder - order + 1) << lowBits;
+  float limit;
+  std::memcpy(&limit, &bits, sizeof limit);
+  return limit;
 }
 
 void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
@@ -62,18 +72,17 @@ void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* sta
   kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, zeros, factor_ + first, 0, ones_, upper);
   Sums& sums = rowSums_[panel];
   sums = {};
-  double row[64][orders] = {};  // [lane]
-  for (int64_t t = 0; t < plan_.classTiles; t++)
-    for (int64_t l = 0; l < present; l++) {
+  for (int64_t l = 0; l < present; l++) {
+    double row[orders] = {};
+    for (int64_t t = 0; t < plan_.classTiles; t++) {
       const float u = upper[t * lanes_ + l];
       const int order = orderOf(u);
-      row[l][order] += u;
+      row[order] += u;
       sums.counts[order]++;
     }
-  for (int64_t l = 0; l < present; l++) {
     double below = underflow * static_cast<double>(plan_.classTiles);
     for (int order = orders - 1; order >= 0; order--) {
-      below += row[l][order];
+      below += row[order];
       const double cost = below * inverse_[first + l];
       sums.squares[order] += cost * cost;
     }
@@ -115,7 +124,7 @@ Parts::Choice Parts::choose(const Sums* sums, int64_t count, double budget) cons
       computed += sums[i].counts[order - 1];
     }
     const double bound = std::sqrt(squares) * unit_ * slack;
-    if (bound <= budget) return {std::ldexp(1.0f, 1 - order), bound, computed / all};
+    if (bound <= budget) return {limitOf(order), bound, computed / all};
   }
   return {};
 }

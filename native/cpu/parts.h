@@ -9,7 +9,7 @@
 // So leaving out all parts whose u_it is below a limit costs at most
 //   gradInput   √Σ_i (Σ_t u_it/‖x_i‖)²
 //   gradWeight  √Σ_t (Σ_i u_it/min‖w_j‖)²
-// The limit is a power of two, the largest whose cost stays within the budget. Sums are formed in an order that depends
+// The limit is the largest, of four per power of two, whose cost stays within the budget. Sums are formed in an order that depends
 // on the shape alone, so the choice is the same for any number of threads.
 #pragma once
 #include "../layout.h"
@@ -54,8 +54,8 @@ class Parts {
   int64_t active(int64_t tile, int64_t chunk, float limit, int32_t* rows) const;
 
  private:
-  // u in binary orders of magnitude below the unit; the last holds all that is smaller.
-  static constexpr int orders = 64;
+  // u in orders of magnitude below the unit, four per power of two; the last holds all that is smaller.
+  static constexpr int orders = 256;
   // Covers the rounding of the exponentials, of the row's sum and of all sums here.
   static constexpr double slack = 1.001;
   struct Sums {
@@ -67,6 +67,7 @@ class Parts {
     return upper_[(row / lanes_ * plan_.classTiles + tile) * lanes_ + row % lanes_];
   }
   static int orderOf(float u);
+  static float limitOf(int order);  // what lies below is of this order or a later one
   Choice choose(const Sums* sums, int64_t count, double budget) const;
 
   const Plan& plan_;
