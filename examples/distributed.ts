@@ -20,7 +20,10 @@ const classes = 10
 
 /** Gradients of the variables at a given gradient of the embeddings: the backbone is run forward once more for it. */
 function backboneGradients(embed: () => tf.Tensor2D, gradInput: Float32Array, variables: tf.Variable[]) {
-  const { grads } = tf.variableGrads(() => tf.sum(tf.mul(embed(), tf.tensor2d(gradInput, [gradInput.length / dim, dim]))), variables)
+  const { grads } = tf.variableGrads(
+    () => tf.sum(tf.mul(embed(), tf.tensor2d(gradInput, [gradInput.length / dim, dim]))),
+    variables
+  )
   return grads
 }
 
@@ -87,8 +90,12 @@ async function main(given: { batch: string; epochs: string; rate: string; seed: 
 
   // Each rank tests a part of the test images; the counts are added up.
   const test = mnist.load('t10k')
-  const own = Array.from({ length: test.count }, (_, row) => row).filter((row) => row % group.size === group.rank)
-  const embeddings = tf.tidy(() => backbone.embed(tf.tensor2d(mnist.toFloats(test, own), [own.length, mnist.pixels])).dataSync<'float32'>())
+  const own = Array.from({ length: test.count }, (_, row) => row).filter(
+    (row) => row % group.size === group.rank
+  )
+  const embeddings = tf.tidy(() =>
+    backbone.embed(tf.tensor2d(mnist.toFloats(test, own), [own.length, mnist.pixels])).dataSync<'float32'>()
+  )
   const { indices } = await head.topK(embeddings as Float32Array, 1)
   const correct = own.filter((row, i) => indices[i] === test.digits[row]).length
   const [all] = await group.allReduce(Int32Array.of(correct))

@@ -61,7 +61,10 @@ async function main(given: Given): Promise<void> {
     const { loss } = await head.step(embeddings, labels)
     times.push(performance.now() - start)
     const each = times.reduce((sum, time) => sum + time, 0) / times.length
-    bar.update(step + 1, `loss ${loss.toFixed(2)}  ${each.toFixed(0)} ms a step  ${Math.round(peakMemory())} MiB`)
+    bar.update(
+      step + 1,
+      `loss ${loss.toFixed(2)}  ${each.toFixed(0)} ms a step  ${Math.round(peakMemory())} MiB`
+    )
   }
   bar.stop()
   times.sort((a, b) => a - b)

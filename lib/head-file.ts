@@ -9,7 +9,7 @@ import { MarginSoftmaxError } from './errors'
 import { checkSettings, expectedShapes, type Settings, stateNames } from './head-settings'
 import { fileError, readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 
-const fileFormat = 'margin-softmax head 1'
+export const fileFormat = 'margin-softmax head 1'
 const indexFormat = 'margin-softmax sharded head 1'
 
 /** A run of classes: rows of the weights and of all that goes with them. */

@@ -2,6 +2,7 @@ import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, si
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongValue } from './errors'
 import { type ExecutionOptions, executionOptions } from './execution'
+import { checkNegligible, type LeftOut } from './loss'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
 
@@ -38,6 +39,11 @@ export interface MarginHeadOptions extends ExecutionOptions {
    * left out.
    */
   interclassFilter?: number
+  /**
+   * What a step may leave out of each gradient because it cannot matter, as a multiple of the gradient's norm: see
+   * `MarginLossOptions`. From 0 (nothing) to 1e-3. Default 1e-7.
+   */
+  negligible?: number
   /** Of the weights' first values, normally distributed with deviation 0.01, and of the samples: an integer from 0. Default 0. */
   seed?: number
   /** First values of the weights [C,D] in place of random ones. */
@@ -70,6 +76,8 @@ export interface StepStatistics {
   gradientNorm: number
   /** Norm of `gradInput`; 0 where it was not asked for. */
   gradInputNorm: number
+  /** What the backward pass left out because it cannot matter. */
+  leftOut: LeftOut
 }
 
 export interface EvaluateResult {
@@ -97,6 +105,7 @@ export interface Settings {
   ignoreIndex: number
   sampleRate: number
   interclassFilter: number
+  negligible: number
   seed: number
 }
 
@@ -112,6 +121,7 @@ export const headOptions = [
     'ignoreIndex',
     'sampleRate',
     'interclassFilter',
+    'negligible',
     'seed',
   ],
   ...['weights', 'group', ...executionOptions],
@@ -158,6 +168,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
     ignoreIndex: integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange),
     sampleRate,
     interclassFilter,
+    negligible: checkNegligible(given.negligible),
     seed: integerFrom(seed, 'seed', 0),
   }
 }

@@ -327,6 +327,7 @@ export class MarginHead {
         meanLargestOtherCosine: cosines ? result.largestOtherCosine : null,
         gradientNorm: result.gradientNorm,
         gradInputNorm: result.gradInputNorm,
+        leftOut: result.leftOut,
       },
     }
   }

@@ -13,6 +13,7 @@ export type {
 } from './head-settings'
 export {
   type Batch,
+  type LeftOut,
   type MarginLossOptions,
   type MarginLossResult,
   marginLoss,

@@ -2,6 +2,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import load from 'node-gyp-build'
 import { MarginSoftmaxError } from './errors'
+import type { LeftOut } from './loss'
 import type { NativeVerification } from './verification'
 
 /** How a native call ended: either `failure` and `message`, or the figures of the work. */
@@ -10,6 +11,7 @@ export interface NativeResult {
   message?: string
   row?: number
   loss: number
+  leftOut: LeftOut
   accuracy: number
   targetCosine: number
   largestOtherCosine: number

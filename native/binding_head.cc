@@ -108,6 +108,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
   settings.sampleRate = request.Get("sampleRate").As<Napi::Number>().DoubleValue();
   settings.interclassFilter = request.Get("interclassFilter").As<Napi::Number>().DoubleValue();
+  settings.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
   settings.seed = static_cast<uint64_t>(request.Get("seed").As<Napi::Number>().Int64Value());
   if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))
     throw Napi::RangeError::New(info.Env(), "Expected a share of the classes for sampleRate");

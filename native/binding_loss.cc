@@ -16,6 +16,11 @@ int64_t size(Napi::Object request, const char* name) {
 
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics) {
   result["loss"] = problem.loss;
+  Napi::Object leftOut = Napi::Object::New(result.Env());
+  leftOut["share"] = problem.leftOut.share;
+  leftOut["gradInput"] = problem.leftOut.gradInput;
+  leftOut["gradWeight"] = problem.leftOut.gradWeight;
+  result["leftOut"] = leftOut;
   if (!problem.statistics) return;
   result["accuracy"] = statistics.accuracy;
   result["targetCosine"] = statistics.targetCosine;
@@ -62,6 +67,7 @@ Napi::Value loss(const Napi::CallbackInfo& info) {
     problem.bias = const_cast<float*>(job->input<float>(request.Get("bias"), "bias", classes));
   readBatch(request, *job, problem);
   problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
+  problem.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
   problem.gradWeight = job->output<float>(request.Get("gradWeight"), "gradWeight", weights);
   problem.gradBias = job->output<float>(request.Get("gradBias"), "gradBias", classes);
   if (problem.gradBias && !problem.bias) throw Napi::TypeError::New(info.Env(), "Expected a bias for gradBias");

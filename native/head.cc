@@ -93,6 +93,7 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.margin = marginNow();
   problem.labelSmoothing = settings_.labelSmoothing;
   problem.interclassFilter = settings_.interclassFilter;
+  problem.negligible = settings_.negligible;
   Update update;
   if (train) {
     update.optimizer = settings_.optimizer;

@@ -21,6 +21,7 @@ struct HeadSettings {
   int64_t warmupSteps = 0;      // over which the margin grows from its neutral value
   double sampleRate = 1;        // of the classes that take part in a training step
   double interclassFilter = 1;  // see Problem
+  double negligible = 0;        // see Problem
   uint64_t seed = 0;            // of the first weights and of the samples
   int device = cpuDevice;       // where the arrays lie and every step runs
   Precision precision = Precision::float32;

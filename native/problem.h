@@ -19,6 +19,12 @@ struct Statistics {
   double inputGradientSquares = 0;  // ‖gradInput‖²
 };
 
+// What the backward pass left out because it cannot matter (cpu/parts.h).
+struct LeftOut {
+  double share = 0;                      // of the parts of the products
+  double gradInput = 0, gradWeight = 0;  // bounds of the norm of what is missing, as multiples of the gradient's norm
+};
+
 // Of the matrix products on a GPU; everything else is float32 or better.
 enum class Precision { float32, tf32, bfloat16 };
 
@@ -57,6 +63,7 @@ struct Problem {
   TotalsExchange* exchange = nullptr;  // where the classes are one process's share
   int64_t allClasses = 0;              // of all processes; 0: `classes`
   double interclassFilter = 1;         // a row leaves out other classes whose cosine to it exceeds this; 1: none
+  double negligible = 0;               // what of a gradient's norm may be left out; the CPU alone does so
   double gradScale = 1;                // upstream gradient of a mean or a sum
   Margin margin;
   Reduction reduction = Reduction::mean;
@@ -67,6 +74,7 @@ struct Problem {
   float* gradInput = nullptr;   // [B,D] or null: not wanted
   float* gradWeight = nullptr;  // [C,D] or null
   float* gradBias = nullptr;    // [C] or null
+  LeftOut leftOut;              // out
   Statistics* statistics = nullptr;
   Update* update =
       nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change

@@ -1,7 +1,8 @@
 /** `inspect`: what a head's file, or any safetensors file, holds. */
 import { open } from 'node:fs/promises'
 import type { Command } from 'commander'
-import { fileFormat, type Settings } from '../head-settings'
+import { fileFormat } from '../head-file'
+import type { Settings } from '../head-settings'
 import { MarginHead } from '../index'
 import { elementsOf, readHeader } from '../safetensors'
 import { counted, Failure, megabytes, print, printJson, printList, printTable } from './terminal'

@@ -19,7 +19,21 @@ bool projection(const Kernels& kernels, const float* weight, const float* gradie
 
 }  // namespace
 
-void Step::backward(int64_t slot, int thread) {
+void Step::backwardPhase() {
+  Parts::Choice inputParts, weightParts;
+  bool input = problem_.gradInput, weight = wantsWeight();  // to be computed from every part
+  if (leavesOut_ && chooseParts(inputParts, weightParts)) {
+    if (inputParts.limit > 0) input = !activeInput(inputParts);
+    if (weightParts.limit > 0) weight = false;
+  }
+  if (input || weight) forEach(plan_.slots(), [&](int64_t slot, int t) { backward(slot, t, input, weight); });
+  if (wantsWeight() && !weight)
+    forEach(plan_.slots(), [&](int64_t slot, int thread) { activeWeight(slot, thread, weightParts.limit); });
+  if (plan_.rowSlots > 1 && wantsWeight()) forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
+  if (input) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
+}
+
+void Step::backward(int64_t slot, int thread, bool input, bool weight) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
   const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
   const int64_t firstTile = plan_.firstTile(classSlot), lastTile = plan_.firstTile(classSlot + 1);
@@ -45,16 +59,15 @@ void Step::backward(int64_t slot, int thread) {
                              smoothing, classScale_ + firstClass, gradient);
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
-      if (wantsWeight())
+      if (weight)
         kernels_.weightGradient(gradient, plan_.tileClasses, classes, panels, value_ + first * lanes_, paddedRows_,
                                 dimPanels_, classGradient, chunk > firstChunk);
-      if (wantsWeight() && problem_.bias)
-        addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
-      if (problem_.gradInput)
+      if (weight && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
+      if (input)
         kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels,
                                partialInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
     }
-    if (whole && wantsWeight()) finishClasses(tile, classGradient);
+    if (whole && weight) finishClasses(tile, classGradient);
   }
 }
 
@@ -84,7 +97,8 @@ void Step::reduceClasses(int64_t tile) {
 }
 
 // gradients[classes][paddedDim] = Σ over the other rows → projected, joined by the targets' share, written or spent.
-void Step::finishClasses(int64_t tile, float* gradients) {
+// `empty`: these sums are 0, and `gradients` is one row of scratch.
+void Step::finishClasses(int64_t tile, float* gradients, bool empty) {
   const int64_t dim = plan_.dim, firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   const int32_t* labels = problem_.labels + firstRow_;
   const int32_t* target = firstTarget(firstClass);
@@ -93,12 +107,14 @@ void Step::finishClasses(int64_t tile, float* gradients) {
   const bool stream = direct && !problem_.statistics && plan_.classes * dim * 4 > streamedBytes;
   double squares = 0;
   for (int64_t j = firstClass; j < firstClass + classes; j++) {
-    float* sum = gradients + (j - firstClass) * paddedDim_;
+    float* sum = empty ? gradients : gradients + (j - firstClass) * paddedDim_;
     const float* w = weightRow(j);
     float* out = direct ? problem_.gradWeight + j * dim : sum;
     const bool hasTargets = target != end && labels[*target] == j;
     float factor;
-    if (normalized_ && projection(kernels_, w, sum, classScale_[j], dim, factor)) {
+    if (empty) {
+      std::memset(out, 0, dim * sizeof(float));
+    } else if (normalized_ && projection(kernels_, w, sum, classScale_[j], dim, factor)) {
       kernels_.addScaled(out, sum, factor, w, dim, stream && !hasTargets);
     } else if (normalized_) {
       const double scale = classScale_[j];
@@ -146,20 +162,26 @@ void Step::finishRows(int64_t panel, int thread) {
   float* v = scratchOf(thread).row;
   const int64_t last = std::min(plan_.rows, (panel + 1) * lanes_);
   for (int64_t i = panel * lanes_; i < last; i++) {
-    const RowState& state = states_[i];
-    if (state.label == ignoredLabel) continue;
     for (int64_t d = 0; d < dim; d++) v[d] = sum[d * lanes_ + i % lanes_];
-    const float* x = problem_.input + (firstRow_ + i) * dim;
-    float* out = problem_.gradInput + (firstRow_ + i) * dim;
-    if (normalized_) {
-      const double scale = state.gradient * state.scale * state.inverseNorm;
-      const double along = kernels_.dotDouble(v, x, dim) * state.inverseNorm * state.inverseNorm;
-      kernels_.combine(out, true, scale, v, along * ((radial_ ? state.gradient : 0) - scale), x, dim);
-    } else {
-      kernels_.combine(out, true, state.gradient, v, 0, v, dim);
-    }
-    if (problem_.statistics) rowSquares_[panel] += kernels_.dot(out, out, dim);
+    finishRow(i, v);
   }
+}
+
+// sum[D] = Σ_j A_ij·w_j over the other classes.
+void Step::finishRow(int64_t row, const float* sum) {
+  const RowState& state = states_[row];
+  if (state.label == ignoredLabel) return;
+  const int64_t dim = plan_.dim;
+  const float* x = problem_.input + (firstRow_ + row) * dim;
+  float* out = problem_.gradInput + (firstRow_ + row) * dim;
+  if (normalized_) {
+    const double scale = state.gradient * state.scale * state.inverseNorm;
+    const double along = kernels_.dotDouble(sum, x, dim) * state.inverseNorm * state.inverseNorm;
+    kernels_.combine(out, true, scale, sum, along * ((radial_ ? state.gradient : 0) - scale), x, dim);
+  } else {
+    kernels_.combine(out, true, state.gradient, sum, 0, sum, dim);
+  }
+  if (problem_.statistics) rowSquares_[row / lanes_] += kernels_.dot(out, out, dim);
 }
 
 }  // namespace margin_softmax::cpu

@@ -23,8 +23,10 @@ struct Kernels {
   // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · query[p][d][l]  (+ bias[j] where bias is given)
   void (*logits)(const float* weight, long dim, long classes, const float* query, long panels, const float* scale,
                  const float* bias, float* tile, long tileStride);
-  // Online log-sum-exp: maximum[p][l] and sum[p][l] (of e^(z − maximum)) take in a tile's classes.
-  void (*logSumExp)(const float* tile, long tileStride, long classes, long panels, float* maximum, float* sum);
+  // Online log-sum-exp: maximum[p][l] and sum[p][l] (of e^(z − maximum)) take in a tile's classes. Where `mass` is
+  // given, mass[p·massStride + l] = an upper bound of the log of the tile's own Σ e^z.
+  void (*logSumExp)(const float* tile, long tileStride, long classes, long panels, float* maximum, float* sum,
+                    float* mass, long massStride);
   // Per-lane sums and maxima over the tile's classes: out[p][l].
   void (*tileSum)(const float* tile, long tileStride, long classes, long panels, float* out);
   void (*tileMaximum)(const float* tile, long tileStride, long classes, long panels, float* out);
@@ -43,6 +45,16 @@ struct Kernels {
   // out[p][D][L] (+)= Σ_j weight[j][d] · gradient[p][j][l]
   void (*inputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride,
                         long panels, float* out, bool accumulate);
+
+  // The same on a list of rows alone (active_impl.h): lane k of the tile belongs to row rows[k].
+  void (*activeProbabilities)(float* tile, long tileStride, long classes, long count, const float* maximum,
+                              const float* factor, const float* scale);
+  // out[j][dimPanels·L] (+)= Σ_k gradient[j][k] · value[rows[k]]
+  void (*activeWeightGradient)(const float* gradient, long tileStride, long classes, const int32_t* rows, long count,
+                               const float* value, long valueRows, long dimPanels, float* out, bool accumulate);
+  // out[rows[k]][D] += Σ_j gradient[j][k] · weight[j][D]
+  void (*activeInputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride,
+                              const int32_t* rows, long count, float* out);
 
   // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
   void (*addScaled)(float* out, const float* a, float factor, const float* b, long n, bool stream);

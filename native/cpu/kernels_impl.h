@@ -4,6 +4,7 @@
 // rows broadcast from memory in place, vectors streamed from a packed panel. Every output element is one chain of
 // fused multiply-adds in k order, whatever the block or the vector width: hence equal bits on every instruction set.
 #pragma once
+#include "active_impl.h"
 #include "kernels.h"
 #include "probability_impl.h"
 #include "simd.h"
@@ -15,11 +16,6 @@ using margin_softmax::AdamWStep;
 using margin_softmax::sgdElement;
 using margin_softmax::SgdStep;
 using margin_softmax::cpu::Kernels;
-
-constexpr int blockRows = BLOCK_ROWS;
-constexpr int blockVectors = BLOCK_VECTORS;
-constexpr int panelLanes = blockVectors * lanes;
-static_assert(64 % panelLanes == 0, "row chunks are multiples of 64 rows");
 
 // Where a product's operands lie. A[r][k] = rows[r·rowStride + k·stepStride], and a panel row of B at vectors +
 // k·panelLanes. The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
@@ -152,7 +148,10 @@ INLINE Vector columnMaximum(const float* column, long classes) {
   return maximum(even, odd);
 }
 
-static void logSumExp(const float* tile, long tileStride, long classes, long panels, float* maxima, float* sums) {
+static void logSumExp(const float* tile, long tileStride, long classes, long panels, float* maxima, float* sums,
+                      float* masses, long massStride) {
+  // What a class below e^-87.33 of the maximum, whose exponential counts as 0, may hold at the most.
+  const Vector unseen = broadcast((float)classes * 1.3e-38f);
   forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
     const Vector before = load(maxima + at);
     const Vector now = maximum(columnMaximum(column, classes), before);
@@ -165,6 +164,10 @@ static void logSumExp(const float* tile, long tileStride, long classes, long pan
     if (j < classes) even += exponential<false>(load(column + j * panelLanes) - now);
     store(sums + at, load(sums + at) * exponential<false>(before - now) + (even + odd));
     store(maxima + at, now);
+    if (!masses) return;
+    const Vector mass = logarithm<float>(even + odd + unseen), log = mass + now;
+    const Vector slack = maximum(mass, -mass) + maximum(now, -now);
+    store(masses + at / panelLanes * massStride + at % panelLanes, log + slack * broadcast(3e-7f));
   });
 }
 
@@ -296,11 +299,31 @@ static float multiplyAdds(long rounds) {
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{name,         panelLanes,         VECTOR_BYTES,   dot,           dotDouble,
-                 logits,       logSumExp,          tileSum,        tileMaximum,   leaveOutAbove,
-                 scoreKeys,    probabilities,      weightGradient, inputGradient, addScaled,
-                 scaled,       accumulate,         combine,        sgd,           adamW,
-                 multiplyAdds, &probabilityKernels};
+  return Kernels{name,
+                 panelLanes,
+                 VECTOR_BYTES,
+                 dot,
+                 dotDouble,
+                 logits,
+                 logSumExp,
+                 tileSum,
+                 tileMaximum,
+                 leaveOutAbove,
+                 scoreKeys,
+                 probabilities,
+                 weightGradient,
+                 inputGradient,
+                 activeProbabilities,
+                 activeWeightGradient,
+                 activeInputGradient,
+                 addScaled,
+                 scaled,
+                 accumulate,
+                 combine,
+                 sgd,
+                 adamW,
+                 multiplyAdds,
+                 &probabilityKernels};
 }
 
 }  // namespace

@@ -1,15 +1,11 @@
 #include "step.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cstring>
 
 #include "../batch.h"
 
 namespace margin_softmax::cpu {
-
-// A left-out logit: below every other, and finite, so that differences to it stay numbers.
-constexpr float leftOut = -FLT_MAX;
 
 Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient)
     : problem_(problem),
@@ -22,7 +18,11 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       paddedDim_(dimPanels_ * kernels.lanes),
       normalized_(isNormalized(problem.margin)),
       radial_(scalesWithNorm(problem.margin)),
-      rowGradient_(rowGradient) {}
+      rowGradient_(rowGradient),
+      parts_(plan_, lanes_),
+      // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
+      leavesOut_(problem.negligible > 0 && normalized_ && problem.labelSmoothing == 0 && rows == problem.rows &&
+                 wantsGradient() && parts_.fit()) {}
 
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
@@ -38,10 +38,7 @@ Status Step::run() {
   });
   if (Status status = collect(); !status) return status;
   if (wantsGradient()) {
-    forEach(plan_.slots(), [&](int64_t slot, int thread) { backward(slot, thread); });
-    if (plan_.rowSlots > 1 && wantsWeight()) forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
-    if (problem_.gradInput)
-      forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
+    backwardPhase();
     if (problem_.statistics) {
       for (int64_t t = 0; wantsWeight() && t < plan_.classTiles; t++)
         problem_.statistics->gradientSquares += slotSquares_[t];
@@ -75,8 +72,10 @@ void Step::layOut(Layout& layout) {
   partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
   slotSquares_ = layout.take<double>(plan_.classTiles);
   rowSquares_ = layout.take<double>(n / lanes_);
+  if (leavesOut_) parts_.layOut(layout, n);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
+  if (leavesOut_) scratchStride_ += dim * lanes_ + 2 * roundUp(plan_.chunkRows, 16);
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
@@ -89,7 +88,16 @@ Step::ThreadScratch Step::scratchOf(int thread) const {
   float* gradient = base + tileFloats();
   float* row = gradient + classGradientFloats();
   float* weights = row + roundUp(paddedDim_, 16) + 64;
-  return {base, gradient, row, weights, weights + plan_.tileClasses * plan_.dim};
+  float* query = weights + (problem_.sample ? roundUp(plan_.tileClasses * (plan_.dim + 1), 16) : 0);
+  float* maxima = query + plan_.dim * lanes_;
+  return {base,
+          gradient,
+          row,
+          weights,
+          weights + plan_.tileClasses * plan_.dim,
+          query,
+          maxima,
+          maxima + roundUp(plan_.chunkRows, 16)};
 }
 
 float* Step::keptTile(int64_t tile, int64_t chunk) const {
@@ -225,7 +233,8 @@ void Step::forward(int64_t slot, int thread) {
         if (smoothing) logitSums[row] -= *logit;
         *logit = leftOut;
       });
-      kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, maxima + first, sums + first);
+      kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, maxima + first, sums + first,
+                         leavesOut_ ? parts_.masses(tile, first) : nullptr, parts_.massStride());
     }
   }
 }
@@ -259,10 +268,9 @@ void Step::reduceRow(int64_t row) {
   rowMaximum_[row] = rowFactor_[row] = rowGradients_[row] = 0;
   if (row >= plan_.rows) return;
   RowState& state = states_[row];
-  const int64_t dim = plan_.dim, global = firstRow_ + row;
-  float* gradInput = problem_.gradInput ? problem_.gradInput + global * dim : nullptr;
-  if (gradInput && state.label < 0) std::memset(gradInput, 0, dim * sizeof(float));
+  const int64_t global = firstRow_ + row;
   if (state.label == ignoredLabel) {
+    if (problem_.gradInput) beginInputGradient(row);
     problem_.losses[global] = 0;
     return;
   }
@@ -271,12 +279,21 @@ void Step::reduceRow(int64_t row) {
   rowMaximum_[row] = static_cast<float>(totals.maximum);
   rowGradients_[row] = static_cast<float>(state.gradient);
   problem_.losses[global] = static_cast<float>(state.loss);
-  if (!gradInput || state.label == labelElsewhere) return;
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
-  const float* x = problem_.input + global * dim;
-  const float* w = weightRow(state.label);
-  const TargetShare targets = inputShare(state, normalized_, radial_);
-  kernels_.combine(gradInput, false, targets.weight, w, targets.input, x, dim);
+  if (problem_.gradInput) beginInputGradient(row);
+}
+
+// The target's share, and 0 without one.
+void Step::beginInputGradient(int64_t row) {
+  const RowState& state = states_[row];
+  const int64_t at = (firstRow_ + row) * plan_.dim;
+  if (state.label < 0) {
+    std::memset(problem_.gradInput + at, 0, plan_.dim * sizeof(float));
+    return;
+  }
+  const TargetShare share = inputShare(state, normalized_, radial_);
+  kernels_.combine(problem_.gradInput + at, false, share.weight, weightRow(state.label), share.input,
+                   problem_.input + at, plan_.dim);
 }
 
 Status Step::collect() {

@@ -7,15 +7,23 @@
 //              gradient is projected, joined by its targets' share, and written out or spent on the update
 //   finish     rows: partial gradInput added in slot order, projected, joined to the target's share
 //
+// Where most of the backward phase cannot matter (parts.h), it goes twice over the parts that can: for gradInput, which
+// is then held against the bound of what it lacks, and for the weights (active.cc).
+//
 // The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
 // precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
 #pragma once
 #include <atomic>
+#include <cfloat>
 
 #include "../row.h"
 #include "executor.h"
+#include "parts.h"
 
 namespace margin_softmax::cpu {
+
+// A left-out logit: below every other, and finite, so that differences to it stay numbers.
+constexpr float leftOut = -FLT_MAX;
 
 class Step {
  public:
@@ -34,6 +42,7 @@ class Step {
   };
   struct ThreadScratch {
     float *tile, *classGradient, *row, *weights, *bias;
+    float *query, *maxima, *factors;  // [D][L], [chunkRows], [chunkRows] of active rows
   };
 
   void layOut(Layout& layout);
@@ -44,14 +53,27 @@ class Step {
   RowTotals totalsOf(int64_t row) const;
   Status exchangeTotals();
   void reduceRow(int64_t row);
-  void backward(int64_t slot, int thread);
+  void beginInputGradient(int64_t row);
+  void backwardPhase();
+  void backward(int64_t slot, int thread, bool input, bool weight);
   void addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
                        float* out) const;
-  void finishClasses(int64_t tile, float* gradients);
+  void finishClasses(int64_t tile, float* gradients, bool empty = false);
   void reduceClasses(int64_t tile);
   void update(int64_t at, float* parameter, float* const* state, const float* gradient, int64_t n) const;
   void finishRows(int64_t panel, int thread);
+  void finishRow(int64_t row, const float* sum);
   Status collect();
+
+  bool chooseParts(Parts::Choice& input, Parts::Choice& weight);
+  double inputGradientNorm();
+  double leastWeightGradient();
+  const float* activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
+                          TileWeights& weights) const;
+  bool activeInput(const Parts::Choice& choice);
+  void activeInput(int64_t slot, int thread, float limit);
+  void finishActiveRows(int64_t panel);
+  void activeWeight(int64_t slot, int thread, float limit);
 
   void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, float* out) const;
   float* weightRow(int64_t j) const { return problem_.weight + problem_.rowOf(j) * plan_.dim; }
@@ -81,6 +103,8 @@ class Step {
   const bool normalized_, radial_;
   const double rowGradient_;  // upstream gradient of each row, before gradOutput
   double lossSum_ = 0;
+  Parts parts_;
+  const bool leavesOut_;  // whether what is negligible may be
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
