@@ -19,6 +19,8 @@ interface Given {
   steps: string
   sampleRate: string
   sharded?: boolean
+  threads?: string
+  json?: boolean
 }
 
 /** A class's direction without storing it: the numbers of a generator that the class seeds. */
@@ -43,8 +45,17 @@ async function main(given: Given): Promise<void> {
   ].map(Number)
   const group = given.sharded ? await processGroup() : undefined
   const [rank, ranks] = [group?.rank ?? 0, group?.size ?? 1]
+  const threads = given.threads === undefined ? undefined : Number(given.threads)
   const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
-  const head = await MarginHead.create({ classes, dim, margin: arcface(), optimizer, sampleRate, group })
+  const head = await MarginHead.create({
+    classes,
+    dim,
+    margin: arcface(),
+    optimizer,
+    sampleRate,
+    group,
+    threads,
+  })
   const rows = Math.floor(batch / ranks)
   const noise = seededRandom(rank + 1)
   const embeddings = new Float32Array(rows * dim)
@@ -52,6 +63,7 @@ async function main(given: Given): Promise<void> {
   const bar = new Progress()
   if (rank === 0) bar.start(`${classes} classes`, steps)
   const times: number[] = []
+  const before = group?.bytesSent ?? 0
   for (let step = 0; step < steps; step++) {
     for (let i = 0; i < rows; i++) {
       labels[i] = Math.floor(noise() * Math.min(classes, 20 * batch)) // few enough to come again
@@ -67,12 +79,26 @@ async function main(given: Given): Promise<void> {
     )
   }
   bar.stop()
+  const sent = (group?.bytesSent ?? 0) - before
   times.sort((a, b) => a - b)
-  const median = times[times.length >> 1] as number
-  const sent = group ? `, ${(group.bytesSent / steps / 1024).toFixed(0)} KiB sent a step` : ''
+  const [peak] = group ? await group.allReduce(Float64Array.of(peakMemory()), 'max') : [peakMemory()]
+  const figures = {
+    median: times[times.length >> 1] as number,
+    least: times[0],
+    most: times[times.length - 1],
+    peakMemory: Math.round(peak as number), // of the rank that has most
+    sent: Math.round(sent / steps), // bytes of a step, by each rank
+  }
+  if (rank !== 0) return
+  if (given.json) {
+    console.log(JSON.stringify(figures))
+    return
+  }
   console.log(
-    `rank ${rank} of ${ranks}: ${classes} × ${dim}, batch ${batch}, sampleRate ${sampleRate}: ${median.toFixed(0)} ms a step (median), ` +
-      `${Math.round((batch / median) * 1000)} rows/s, peak memory ${Math.round(peakMemory())} MiB${sent}`
+    `${classes} × ${dim}, batch ${batch}, sampleRate ${sampleRate}, ${ranks} ${ranks === 1 ? 'process' : 'ranks'}: ` +
+      `${figures.median.toFixed(0)} ms a step (median; ${figures.least?.toFixed(0)}–${figures.most?.toFixed(0)}), ` +
+      `${Math.round((batch / figures.median) * 1000)} rows/s, peak memory ${figures.peakMemory} MiB` +
+      (group ? ` a rank, ${(figures.sent / 1024).toFixed(0)} KiB sent a step by each rank` : '')
   )
 }
 
@@ -84,4 +110,6 @@ const program = new Command('million-classes')
   .option('--steps <count>', 'steps', '20')
   .option('--sample-rate <share>', 'share of the classes that take part in a step', '1')
   .option('--sharded', 'share the classes out over the ranks of mpirun')
+  .option('--threads <count>', 'threads of each process')
+  .option('--json', 'only the figures, as JSON')
 main(program.parse().opts())
