@@ -15,9 +15,9 @@ inline uint64_t randomBits(uint64_t seed, uint64_t i) {
 // In (0, 1).
 inline double uniform(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }
 
-// A random order of [0, size): at(i) is its i-th element, found without the others. A Feistel network (Luby and Rackoff
-// 1988) permutes the numbers of as many bits as size needs; those beyond size are walked over (Black and Rogaway 2002),
-// less than one of them for each element on average.
+// A random order of [0, size): at(i) is its i-th element and placeOf(at(i)) is i, found without the others. A Feistel
+// network (Luby and Rackoff 1988) permutes the numbers of as many bits as size needs; those beyond size are walked over
+// (Black and Rogaway 2002), less than one of them for each element on average.
 class RandomOrder {
  public:
   RandomOrder(uint64_t seed, int64_t size) : size_(static_cast<uint64_t>(size)) {
@@ -35,6 +35,12 @@ class RandomOrder {
     while (x >= size_);
     return static_cast<int64_t>(x);
   }
+  int64_t placeOf(int64_t element) const {
+    uint64_t x = static_cast<uint64_t>(element);
+    do x = unpermuted(x);
+    while (x >= size_);
+    return static_cast<int64_t>(x);
+  }
 
  private:
   static constexpr int rounds = 6;
@@ -49,6 +55,14 @@ class RandomOrder {
     for (int r = 0; r < rounds; r += 2) {
       high ^= mixed(low + keys_[r]) & highMask_;
       low ^= mixed(high + keys_[r + 1]) & lowMask_;
+    }
+    return high << lowBits_ | low;
+  }
+  uint64_t unpermuted(uint64_t x) const {
+    uint64_t high = x >> lowBits_, low = x & lowMask_;
+    for (int r = rounds - 2; r >= 0; r -= 2) {
+      low ^= mixed(high + keys_[r + 1]) & lowMask_;
+      high ^= mixed(low + keys_[r]) & highMask_;
     }
     return high << lowBits_ | low;
   }

@@ -40,33 +40,31 @@ void draw(const ClassRange& range, double rate, uint64_t seed, int64_t step, con
   const std::vector<int32_t> own = classesOf(labels, rows);
   const int64_t wanted = static_cast<int64_t>(std::ceil(rate * static_cast<double>(range.total)));
   sample.total = std::clamp<int64_t>(wanted, static_cast<int64_t>(own.size()), range.total);
-  // The first classes of a random order, without the batch's own: as many as these leave room for.
+  // The first classes of a random order, the batch's own not counted among them: as many as these leave room for.
   const RandomOrder order(randomBits(seed, static_cast<uint64_t>(step)), range.total);
+  const auto isOwn = [&](int64_t j) { return std::binary_search(own.begin(), own.end(), static_cast<int32_t>(j)); };
+  int64_t end = sample.total, surplus = 0;
+  for (const int32_t j : own) surplus += order.placeOf(j) >= end;
+  while (surplus > 0) surplus -= !isOwn(order.at(--end));
+  // Found along the order, or, by a process that holds fewer classes than that, class by class.
+  const bool along = end <= range.count;
+  const int64_t candidates = along ? end : range.count;
   std::vector<int32_t>& classes = sample.classes;
-  classes.resize(sample.total);
+  classes.resize(candidates);
   {
     constexpr int64_t block = 4096;
     const cpu::Turn turn;
-    cpu::Pool::instance().forEach(threads, divideUp(sample.total, block), [&](int64_t item, int) {
-      for (int64_t i = item * block; i < std::min(sample.total, (item + 1) * block); i++) {
-        const int32_t j = static_cast<int32_t>(order.at(i));
-        classes[i] = std::binary_search(own.begin(), own.end(), j) ? -1 : j;
+    cpu::Pool::instance().forEach(threads, divideUp(candidates, block), [&](int64_t item, int) {
+      for (int64_t i = item * block; i < std::min(candidates, (item + 1) * block); i++) {
+        const int64_t j = along ? order.at(i) : range.first + i;
+        const bool taken = along ? range.holds(j) : order.placeOf(j) < end;
+        classes[i] = taken && !isOwn(j) ? static_cast<int32_t>(j - range.first) : -1;
       }
     });
   }
-  int64_t others = sample.total - static_cast<int64_t>(own.size()), kept = 0;
-  const auto keep = [&](int64_t j) {
-    if (range.holds(j)) classes[kept++] = static_cast<int32_t>(j - range.first);
-  };
-  for (int64_t i = 0; others > 0; i++) {
-    if (classes[i] < 0) continue;
-    keep(classes[i]);
-    others--;
-  }
-  // Every class kept so far came from a place before those still to be read, so the rest of the array is free.
-  classes.resize(kept + own.size());
-  for (const int32_t j : own) keep(j);
-  classes.resize(kept);
+  classes.erase(std::remove(classes.begin(), classes.end(), -1), classes.end());
+  for (const int32_t j : own)
+    if (range.holds(j)) classes.push_back(static_cast<int32_t>(j - range.first));
   sortNumbers(classes, range.count);
   sample.labels.resize(rows);
   for (int64_t i = 0; i < rows; i++) {
