@@ -231,9 +231,9 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
   },
   async memoryOfStep(group, odd) {
     const head = await MarginHead.create({ ...training, group })
-    const input = new Float32Array(100_000 * training.dim).fill(1)
-    const labels = new Int32Array(100_000)
-    if (odd) limitMemory(1e6)
+    const input = new Float32Array(400_000 * training.dim).fill(1)
+    const labels = new Int32Array(400_000)
+    if (odd) limitMemory(30e6)
     await head.evaluate(input, labels)
   },
   // In the middle of saves that follow one another; the last whole checkpoint stays.
