@@ -74,7 +74,7 @@ async function main(given: { batch: string; epochs: string; rate: string; seed: 
         backboneGradients(() => backbone.embed(images), gradInput as Float32Array, backbone.variables)
       )
       await addUp(group, gradients)
-      optimizer.applyGradients(gradients)
+      optimizer.applyGradients(gradients as Record<string, tf.Variable>) // tensors will do: its type asks for more
       tf.dispose([images, ...Object.values(gradients)])
       lossSum += loss
       right += stats.accuracy

@@ -10,7 +10,7 @@ import { checkSettings, expectedShapes, type Settings, stateNames } from './head
 import { fileError, readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 
 export const fileFormat = 'margin-softmax head 1'
-const indexFormat = 'margin-softmax sharded head 1'
+export const indexFormat = 'margin-softmax sharded head 1'
 
 /** A run of classes: rows of the weights and of all that goes with them. */
 export interface ClassRun {

@@ -5,8 +5,18 @@ import os from 'node:os'
 import path from 'node:path'
 
 const root = path.join(__dirname, '..')
-const tsx = require.resolve('tsx')
-export const main = path.join(root, 'lib', 'cli', 'main.ts')
+const built = path.join(root, 'dist', 'cli', 'main.js')
+
+/** What node is to run: the compiled program, which starts six times as fast, unless a source is newer. */
+export const program = isUpToDate()
+  ? [built]
+  : ['--import', `file://${require.resolve('tsx')}`, path.join(root, 'lib', 'cli', 'main.ts')]
+
+function isUpToDate(): boolean {
+  const sources = fs.readdirSync(path.join(root, 'lib'), { recursive: true, withFileTypes: true })
+  const age = fs.statSync(built, { throwIfNoEntry: false })?.mtimeMs ?? 0
+  return sources.every((file) => fs.statSync(path.join(file.parentPath, file.name)).mtimeMs < age)
+}
 
 export interface Ended {
   code: number | null
@@ -23,7 +33,7 @@ export interface RunOptions {
 
 export function cli(args: string[], { cwd = root, env = {}, whileRunning }: RunOptions = {}): Promise<Ended> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, ['--import', `file://${tsx}`, main, ...args], {
+    const child = spawn(process.execPath, [...program, ...args], {
       cwd,
       env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cpu', ...env },
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -74,10 +84,11 @@ export function writeNpy(
 /** A safetensors file of any tensors. */
 export function writeTensors(
   file: string,
-  tensors: Record<string, { dtype: string; shape: number[]; values: ArrayBufferView }>
+  tensors: Record<string, { dtype: string; shape: number[]; values: ArrayBufferView }>,
+  metadata: Record<string, string> = {}
 ): void {
   let end = 0
-  const header: Record<string, object> = {}
+  const header: Record<string, object> = { __metadata__: metadata }
   for (const [name, { dtype, shape, values }] of Object.entries(tensors)) {
     header[name] = { dtype, shape, data_offsets: [end, end + values.byteLength] }
     end += values.byteLength

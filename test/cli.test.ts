@@ -6,7 +6,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure, needPackages, toInstall } from '../lib/cli/terminal'
 import { instructionSets, MarginHead } from '../lib/index'
-import { cli, inFolder, main, writeTensors } from './cli-support'
+import { cli, inFolder, program, writeTensors } from './cli-support'
 import { throwsLike } from './support'
 
 const test = suite('command line')
@@ -122,6 +122,29 @@ test('inspect a head, any safetensors file, and a damaged one', () =>
     assert.match(text, /Progress +1 step\n/)
     assert.match(text, /weight +F32 +\[5, 3\]/)
 
+    // A sharded head: two files and an index that names them.
+    const { format, head: settings } = inspected.metadata
+    const weights = head.weights()
+    const shards = [
+      { file: '1.safetensors', first: 0, count: 3 },
+      { file: '2.safetensors', first: 3, count: 2 },
+    ]
+    for (const { file: name, ...run } of shards) {
+      const values = weights.subarray(run.first * 3, (run.first + run.count) * 3)
+      const tensor = { dtype: 'F32', shape: [run.count, 3], values }
+      const tensors = { weight: tensor, 'optimizer.momentum': tensor }
+      writeTensors(path.join(folder, name), tensors, { format, head: settings, shard: JSON.stringify(run) })
+    }
+    const index = path.join(folder, 'sharded')
+    const contents = { format: 'margin-softmax sharded head 1', head: JSON.parse(settings), shards }
+    fs.writeFileSync(index, JSON.stringify(contents))
+    const whole = JSON.parse((await cli(['inspect', index, '--json'])).stdout)
+    assert.equal(whole.head, inspected.head)
+    assert.is(whole.tensors.length, 4)
+    assert.match((await cli(['inspect', path.join(folder, '2.safetensors')])).stdout, /weight +F32 +\[2, 3\]/)
+    fs.rmSync(path.join(folder, '1.safetensors'))
+    assert.is((await cli(['inspect', index])).code, 1)
+
     const other = path.join(folder, 'other.safetensors')
     writeTensors(other, { a: { dtype: 'F16', shape: [2, 2], values: new Uint16Array(4) } })
     assert.match((await cli(['inspect', other])).stdout, /a +F16 +\[2, 2\]/)
@@ -143,8 +166,7 @@ test('missing packages are named with the line that installs them', () => {
 })
 
 test('a reader that stops early is no failure', async () => {
-  const tsx = `file://${require.resolve('tsx')}`
-  const child = spawn(process.execPath, ['--import', tsx, main, '--help'], {
+  const child = spawn(process.execPath, [...program, '--help'], {
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   child.stdout.destroy()

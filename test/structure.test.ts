@@ -24,7 +24,7 @@ function files(folder: string, ending: RegExp): { name: string; text: string }[]
 const native = files('native', /\.(h|cc|cuh|cu)$/)
 const code = [
   ...native,
-  ...['lib', 'test', 'bench', 'scripts'].flatMap((folder) => files(folder, /\.(ts|mts|cjs)$/)),
+  ...['lib', 'test', 'bench', 'examples', 'scripts'].flatMap((folder) => files(folder, /\.(ts|mts|cjs)$/)),
 ]
 
 function onlyIn(what: RegExp, allowed: RegExp, among = native): void {

@@ -1,9 +1,9 @@
 /** `inspect`: what a head's file, or any safetensors file, holds. */
 import { open } from 'node:fs/promises'
+import path from 'node:path'
 import type { Command } from 'commander'
-import { fileFormat } from '../head-file'
+import { fileFormat, type HeadFile, indexFormat, openHead, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
-import { MarginHead } from '../index'
 import { elementsOf, readHeader } from '../safetensors'
 import { counted, Failure, megabytes, print, printJson, printList, printTable } from './terminal'
 
@@ -40,12 +40,36 @@ export function addInspect(all: Command): void {
 }
 
 async function inspect(file: string): Promise<Contents> {
-  const contents = await readContents(file)
-  if (contents.format !== fileFormat) return contents
-  // Loading checks everything that training would need.
-  using head = await MarginHead.load(file, { device: 'cpu' })
-  contents.head = { ...JSON.parse(contents.metadata.head as string), norms: normsOf(head) }
-  return contents
+  const sharded = await isIndex(file)
+  const contents = sharded ? await readShards(file) : await readContents(file)
+  if (![fileFormat, indexFormat].includes(contents.format) || contents.metadata.shard) return contents
+  const opened = await openHead(file)
+  const { settings, iteration } = opened
+  return { ...contents, head: { ...settings, iteration, norms: await normsOf(file, opened) } }
+}
+
+/** Whether it is the index of a sharded head, which is JSON; other files begin with the length of their header. */
+async function isIndex(file: string): Promise<boolean> {
+  const handle = await open(file).catch(() => undefined)
+  const start = Buffer.alloc(9)
+  await handle?.read(start, 0, 9, 0).finally(() => handle.close())
+  return start.toString('latin1') === '{"format"'
+}
+
+async function readShards(file: string): Promise<Contents> {
+  const { shards } = await openHead(file)
+  const parts = await Promise.all(
+    shards.map((shard) => readContents(path.join(path.dirname(file), shard.file)))
+  )
+  return {
+    file,
+    format: indexFormat,
+    bytes: parts.reduce((sum, part) => sum + part.bytes, 0),
+    tensors: parts.flatMap(({ tensors }, i) =>
+      tensors.map((tensor) => ({ ...tensor, name: `${i + 1}: ${tensor.name}` }))
+    ),
+    metadata: {},
+  }
 }
 
 async function readContents(file: string): Promise<Contents> {
@@ -79,15 +103,21 @@ async function readContents(file: string): Promise<Contents> {
   }
 }
 
-/** Of the classes' weights. */
-function normsOf(head: MarginHead): { least: number; mean: number; most: number } {
-  const weights = head.weights()
-  const norms = Float64Array.from({ length: head.classes }, (_, row) => {
-    let squares = 0
-    for (let d = 0; d < head.dim; d++) squares += (weights[row * head.dim + d] as number) ** 2
-    return Math.sqrt(squares)
+/** Of the classes' weights, which are read in parts. */
+async function normsOf(
+  file: string,
+  opened: HeadFile
+): Promise<{ least: number; mean: number; most: number }> {
+  const { classes, dim } = opened.settings
+  const squares = new Float64Array(classes)
+  await readHead(file, opened, { first: 0, count: classes }, (name, offset, part) => {
+    if (name !== 'weight') return
+    for (let i = 0; i < part.length; i++)
+      squares[Math.floor((offset + i) / dim)] =
+        (squares[Math.floor((offset + i) / dim)] as number) + (part[i] as number) ** 2
   })
-  const mean = norms.reduce((sum, norm) => sum + norm, 0) / norms.length
+  const norms = squares.map(Math.sqrt)
+  const mean = norms.reduce((sum, norm) => sum + norm, 0) / classes
   return { least: norms.reduce((a, b) => Math.min(a, b)), mean, most: norms.reduce((a, b) => Math.max(a, b)) }
 }
 
