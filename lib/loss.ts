@@ -89,6 +89,7 @@ export interface MarginLossResult {
   gradWeight?: Float32Array
   /** ∂loss/∂bias [C]. */
   gradBias?: Float32Array
+  /** What the backward pass left out because it cannot matter. */
   leftOut: LeftOut
 }
 
