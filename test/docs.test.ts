@@ -42,7 +42,6 @@ const before: Record<string, string> = {
   'await marginLoss(': `const dim = 8, input = ${wave('16 * 8')}, weight = ${wave('10 * 8')}
     const labels = Int32Array.from({ length: 16 }, (_, i) => i % 10)`,
   'head.topK(embeddings, 5)': `const embeddings = ${wave('16 * 128')}, labels = Int32Array.from({ length: 16 }, (_, i) => i)`,
-  'processGroup()': 'const gradients = new Float32Array(100)',
   'adapter(tf)': `import { MarginHead } from 'margin-softmax'
     await tf.setBackend('cpu')
     const head = await MarginHead.create({ classes: 4, dim: 3 })
