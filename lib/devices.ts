@@ -2,8 +2,10 @@ import { oneOf } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { instructionSets, type NativeDevice, native } from './native'
 
+/** `'auto'` (the best there is), the CPU, the first usable GPU, or the GPU of that index. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
 
+/** Of the matrix products: 23, 10 or 7 bits of fraction. Sums are float32 or better in all of them. */
 export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
 const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
@@ -17,6 +19,7 @@ export interface Device {
   device: DeviceName
   /** The instruction set, or the GPU's name. */
   name: string
+  /** Whether a computation may be given it. */
   usable: boolean
   /** Why it is not usable. */
   reason?: string

@@ -41,6 +41,7 @@ export type Combination = 'sum' | 'max' | 'min'
 
 const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the order of native/collectives.h
 
+/** How the elements are combined and dealt out. */
 export interface ReduceScatterOptions {
   /** Default: `'sum'`. */
   operation?: Combination

@@ -3,6 +3,7 @@
  * finite. Misuse throws a `TypeError` (wrong type) or `RangeError` (wrong value) instead.
  */
 export class MarginSoftmaxError extends Error {
+  /** Of the class. */
   override readonly name = 'MarginSoftmaxError'
   /** `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`, `ERR_BUSY`, `ERR_DETACHED`, `ERR_FILE`, `ERR_NATIVE_MISSING`, `ERR_CUDA`, `ERR_UNAVAILABLE`, … */
   readonly code: string

@@ -14,7 +14,9 @@ export const indexFormat = 'margin-softmax sharded head 1'
 
 /** A run of classes: rows of the weights and of all that goes with them. */
 export interface ClassRun {
+  /** The first of them. */
   first: number
+  /** How many. */
   count: number
 }
 

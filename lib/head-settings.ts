@@ -6,6 +6,7 @@ import { checkNegligible, type LeftOut } from './loss'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
 
+/** What a new head is. */
 export interface MarginHeadOptions extends ExecutionOptions {
   /** C, the number of classes. */
   classes: number
@@ -57,6 +58,7 @@ export interface MarginHeadOptions extends ExecutionOptions {
   group?: ProcessGroup
 }
 
+/** Of one training step. */
 export interface StepOptions {
   /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */
   learningRate?: number
@@ -80,14 +82,17 @@ export interface StepStatistics {
   leftOut: LeftOut
 }
 
+/** What a batch scores. */
 export interface EvaluateResult {
   /** Mean loss in nats over the rows that are not ignored. */
   loss: number
   /** Each row's loss [B]; 0 for ignored rows. */
   losses: Float32Array
+  /** Means over the batch: why training goes well or stalls. */
   stats: StepStatistics
 }
 
+/** What a batch scored before the update, and what goes back through the network. */
 export interface StepResult extends EvaluateResult {
   /** ∂loss/∂embeddings [B,D], at the weights before the update. */
   gradInput?: Float32Array

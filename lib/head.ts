@@ -73,6 +73,7 @@ export class MarginHead {
   get margin(): Margin {
     return this.#settings.margin
   }
+  /** What updates the weights. */
   get optimizer(): Optimizer {
     return this.#settings.optimizer
   }
@@ -216,6 +217,7 @@ export class MarginHead {
     native().headDispose(this.#native)
   }
 
+  /** As `dispose`, at the end of the block of `using head = …`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

@@ -4,6 +4,7 @@ export { type Device, type DeviceName, devices, type Precision } from './devices
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
+export type { ClassRun } from './head-file'
 export type {
   EvaluateResult,
   MarginHeadOptions,
@@ -42,11 +43,13 @@ export {
   type CrossEntropyLossResult,
   crossEntropy,
   crossEntropyLoss,
+  type ElementwiseOptions,
   entropy,
   informationContent,
   klDivergence,
   logSoftmax,
   type RowExecution,
+  type RowOptions,
   softmax,
 } from './probability'
 export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'

@@ -33,8 +33,10 @@ export interface Batch {
   bias?: FloatArray
 }
 
+/** How the rows' losses make one number. */
 export type Reduction = 'mean' | 'sum' | 'none'
 
+/** Which loss, and what to compute of it. */
 export interface MarginLossOptions extends ExecutionOptions {
   /** Default `arcface()`. */
   margin?: Margin
@@ -75,6 +77,7 @@ export interface LeftOut {
   gradWeight: number
 }
 
+/** Loss and gradients of one batch. */
 export interface MarginLossResult {
   /** The scalar that the gradients belong to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
   loss: number
@@ -86,6 +89,7 @@ export interface MarginLossResult {
   gradWeight?: Float32Array
   /** ∂loss/∂bias [C]. */
   gradBias?: Float32Array
+  /** What the backward pass left out because it cannot matter. */
   leftOut: LeftOut
 }
 

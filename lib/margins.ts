@@ -14,39 +14,68 @@ export type Margin =
   | CombinedMargin
   | SphereFaceMargin
 
+/** Made by `softmaxMargin()`. */
 export interface SoftmaxMargin {
+  /** Tells the margins apart. */
   readonly name: 'softmax'
 }
+/** Made by `normface()`. */
 export interface NormFaceMargin {
+  /** Tells the margins apart. */
   readonly name: 'normface'
+  /** s > 0, the factor of every cosine. */
   readonly scale: number
 }
+/** Made by `cosface()`. */
 export interface CosFaceMargin {
+  /** Tells the margins apart. */
   readonly name: 'cosface'
+  /** s > 0, the factor of every cosine. */
   readonly scale: number
+  /** What the target's cosine loses. */
   readonly margin: number
 }
+/** Made by `arcface()`. */
 export interface ArcFaceMargin {
+  /** Tells the margins apart. */
   readonly name: 'arcface'
+  /** s > 0, the factor of every cosine. */
   readonly scale: number
+  /** What the target's angle gains, in radians from 0 to π. */
   readonly margin: number
+  /** Whether targets more than π/2 away have no margin, in place of the line cos θ − margin·sin(margin) beyond π − margin. */
   readonly easyMargin: boolean
 }
+/** Made by `combined()`. */
 export interface CombinedMargin {
+  /** Tells the margins apart. */
   readonly name: 'combined'
+  /** s > 0, the factor of every cosine. */
   readonly scale: number
+  /** Factor of the target's angle, ≥ 0. */
   readonly m1: number
+  /** What is added to the target's angle, in radians. */
   readonly m2: number
+  /** What is taken from the target's cosine. */
   readonly m3: number
 }
+/** Made by `sphereface()`. */
 export interface SphereFaceMargin {
+  /** Tells the margins apart. */
   readonly name: 'sphereface'
+  /** s > 0, the factor of every cosine, or `'norm'`: of row i ‖x_i‖, through which the gradient goes, too. */
   readonly scale: number | 'norm'
+  /** Factor of the target's angle, an integer from 0 to 5. */
   readonly m: number
+  /** λ before the first step, ≥ 0, unless `lambdaMin` is larger. */
   readonly base: number
+  /** How soon λ falls, ≥ 0 per step. */
   readonly gamma: number
+  /** Of 1/(1 + gamma·iteration), ≥ 0. */
   readonly power: number
+  /** λ falls no lower than this, ≥ 0. */
   readonly lambdaMin: number
+  /** Steps that λ has been falling for already, an integer from 0. */
   readonly iteration: number
 }
 

@@ -4,20 +4,33 @@ import { wrongType } from './errors'
 /** How a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
 export type Optimizer = SgdOptimizer | AdamWOptimizer
 
+/** Made by `sgd()`. Its state is one array [C,D] where there is momentum. */
 export interface SgdOptimizer {
+  /** Tells the optimizers apart. */
   readonly name: 'sgd'
+  /** ≥ 0; a step may be given another. */
   readonly learningRate: number
+  /** Share of the last step's direction that is kept, from 0 to 1. */
   readonly momentum: number
+  /** Whether the gradient is taken where the momentum leads. */
   readonly nesterov: boolean
+  /** ≥ 0. Times the weight, it is added to the gradient. A bias decays, too. */
   readonly weightDecay: number
 }
 
+/** Made by `adamW()`. Its state is two arrays [C,D]. */
 export interface AdamWOptimizer {
+  /** Tells the optimizers apart. */
   readonly name: 'adamw'
+  /** ≥ 0; a step may be given another. */
   readonly learningRate: number
+  /** Of the mean of the gradients, from 0 to below 1. */
   readonly beta1: number
+  /** Of the mean of their squares, from 0 to below 1. */
   readonly beta2: number
+  /** ≥ 0, added to the root of that mean. */
   readonly epsilon: number
+  /** ≥ 0. Times the learning rate, the share of a weight that goes at each step. */
   readonly weightDecay: number
 }
 

@@ -16,15 +16,15 @@ import { type ExecutionOptions, execution } from './execution'
 import { outputArray, type Reduction, reductions, upstream } from './loss'
 import { native, succeeded } from './native'
 
-/** How a probability function is to run, and where its result goes. */
 /**
  * How a function over given numbers runs. `device: 'auto'` is the CPU here: one pass over memory takes less time than the
  * trip to a GPU and back. `'cuda'` computes there all the same.
  */
-export type RowExecution = Pick<ExecutionOptions, (typeof rowExecution)[number]>
+export type RowExecution = Pick<ExecutionOptions, 'device' | 'threads' | 'instructionSet'>
 
 const rowExecution = ['device', 'threads', 'instructionSet'] as const
 
+/** How a function of each element runs, and where its result goes. */
 export interface ElementwiseOptions extends RowExecution {
   /** An array to fill with the result and to return. */
   out?: Float32Array
@@ -171,6 +171,7 @@ export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Arr
   return elementwise('logSoftmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
 }
 
+/** Which loss of given logits, and what to compute of it. */
 export interface CrossEntropyLossOptions extends RowExecution {
   /** C. Default: as many logits as there are for each label; with probabilities the whole array is one row. */
   classes?: number
@@ -191,6 +192,7 @@ export interface CrossEntropyLossOptions extends RowExecution {
   losses?: Float32Array
 }
 
+/** Loss and gradient of given logits. */
 export interface CrossEntropyLossResult {
   /** The scalar that the gradient belongs to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
   loss: number

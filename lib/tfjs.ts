@@ -7,7 +7,15 @@
 import type * as core from '@tensorflow/tfjs-core'
 import { options as checkOptions } from './check'
 import { wrongType, wrongValue } from './errors'
-import { type MarginHead, marginLossSync } from './index'
+import {
+  type Batch,
+  type LabelArray,
+  type MarginLossOptions as LossOptions,
+  type MarginHead,
+  type MarginLossResult,
+  marginLossSync,
+  type StepResult,
+} from './index'
 
 /** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
 export type Tensorflow = Pick<
@@ -16,21 +24,23 @@ export type Tensorflow = Pick<
 >
 
 /** Class indices [B]: an int32 tensor, or any labels that `marginLossSync` takes. */
-export type Labels = core.Tensor1D | Batch['labels']
+export type Labels = core.Tensor1D | LabelArray
 
 /** The options of `marginLossSync` but those that tfjs decides: the upstream gradient, and which gradients to compute. */
 export type MarginLossOptions = Omit<
-  Options,
+  LossOptions,
   'gradOutput' | 'losses' | 'gradInput' | 'gradWeight' | 'gradBias'
 >
 
+/** Of one training step of a head. */
 export interface HeadLossOptions {
-  /** learning rate of this step of the head; by default the one of the head's optimizer */
+  /** Learning rate of this step of the head; by default the one of the head's optimizer. */
   learningRate?: number
-  /** called with the head's result (loss, losses, stats) as soon as the head has made its step */
-  onStep?: (step: Step) => void
+  /** Called with the head's result (loss, losses, stats) as soon as the head has made its step. */
+  onStep?: (step: StepResult) => void
 }
 
+/** The losses, bound to one tfjs. */
 export interface Adapter {
   /**
    * Margin-softmax loss, differentiable with respect to input, weight and bias (first derivatives).
@@ -50,6 +60,7 @@ export interface Adapter {
     options: MarginLossOptions & { reduction: 'none' },
     bias?: core.Tensor1D
   ): core.Tensor1D
+  /** As above, reduced to a scalar. */
   marginLoss(
     input: core.Tensor2D,
     weight: core.Tensor2D,
@@ -80,10 +91,6 @@ export interface Adapter {
   ): core.Scalar
 }
 
-type Batch = Parameters<typeof marginLossSync>[0]
-type Options = NonNullable<Parameters<typeof marginLossSync>[1]>
-type Result = ReturnType<typeof marginLossSync>
-type Step = ReturnType<MarginHead['stepSync']>
 type Differentiable = 'gradInput' | 'gradWeight' | 'gradBias'
 
 /** Binds the losses to a tfjs namespace: `const { marginLoss, headLoss } = adapter(tf)`. */
@@ -119,11 +126,11 @@ export function adapter(tf: Tensorflow): Adapter {
     const likely = parts.filter(([, tensor]) => expectsGradient(tensor)).map(([name]) => name)
     // A gradient of mean or sum only needs the upstream factor at the end, so what is likely to be asked for comes along
     // with the loss. That of 'none' needs dy from the start.
-    let known: Partial<Result> = compute(reduced ? likely : [])
-    const { loss, losses } = known as Result
+    let known: Partial<MarginLossResult> = compute(reduced ? likely : [])
+    const { loss, losses } = known as MarginLossResult
     let knownFor: Float32Array | undefined
 
-    function compute(names: Differentiable[], gradOutput?: Float32Array): Result {
+    function compute(names: Differentiable[], gradOutput?: Float32Array): MarginLossResult {
       const wanted = (name: Differentiable) => names.includes(name)
       return marginLossSync(batch, {
         ...options,
@@ -233,7 +240,7 @@ export function adapter(tf: Tensorflow): Adapter {
     return tensor.dataSync<'float32'>()
   }
 
-  function classes(labels: Labels): Batch['labels'] {
+  function classes(labels: Labels): LabelArray {
     if (!(labels instanceof tf.Tensor)) return labels
     if (labels.dtype !== 'int32') {
       throw new TypeError(`Expected an int32 tensor for labels but received ${describe(labels)}`)

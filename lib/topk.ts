@@ -7,6 +7,7 @@ import { type NativeResult, native, succeeded } from './native'
 /** Rows to be compared with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
 export type TopKBatch = Omit<Batch, 'labels'>
 
+/** How many classes, and by which score. */
 export interface TopKOptions extends ExecutionOptions {
   /** How many classes per row, from 1 to C. Default 1. */
   k?: number
@@ -14,6 +15,7 @@ export interface TopKOptions extends ExecutionOptions {
   margin?: Margin
 }
 
+/** The best classes of each row. */
 export interface TopKResult {
   /** Classes, best first [B,k]; equal scores in class order. −1 where fewer than k scores are numbers. */
   indices: Int32Array

@@ -11,6 +11,7 @@ export interface PairList {
   same: LabelArray | readonly boolean[]
 }
 
+/** How pairs are judged. */
 export interface VerificationOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
   /** D. Default: with labels, as many numbers as there are for each label; it must be given with a list of `pairs`. */
   dim?: number
@@ -34,28 +35,44 @@ export interface OperatingPoint {
 
 /** The protocol of Labeled Faces in the Wild: on each fold, the accuracy of the threshold that is best on the others. */
 export interface Folds {
+  /** Of each fold, under its threshold. */
   accuracies: Float64Array
+  /** Of each fold: the one that is best on the others. */
   thresholds: Float64Array
+  /** Of the folds. */
   meanAccuracy: number
   /** Of the accuracies, √(Σ(a − mean)²/folds). */
   standardDeviation: number
 }
 
+/** How well the scores tell pairs of one class from pairs of different ones. */
 export interface VerificationResult {
   /** How many pairs there were of either kind. */
-  pairs: { same: number; different: number }
+  pairs: {
+    /** Of one class. */
+    same: number
+    /** Of two classes. */
+    different: number
+  }
   /** The chance that a pair of one class scores above a pair of different ones, equal scores counting one half. */
   areaUnderCurve: number
   /** Where false accepts are as frequent as false rejects, on the straight line between two thresholds. */
   equalErrorRate: number
+  /** The threshold there. */
   equalErrorThreshold: number
-  /** The largest share of pairs that one threshold judges rightly, and the highest such threshold. */
+  /** The largest share of pairs that one threshold judges rightly. */
   bestAccuracy: number
+  /** The highest such threshold. */
   bestThreshold: number
   /** One for each of `falseAcceptRates`. */
   operatingPoints: OperatingPoint[]
   /** How many pairs of either kind score in each of 128 equal parts of [−1, 1], the last one with 1. */
-  histogram: { same: Float64Array; different: Float64Array }
+  histogram: {
+    /** Of pairs of one class [128]. */
+    same: Float64Array
+    /** Of pairs of two classes [128]. */
+    different: Float64Array
+  }
   /** With a list of pairs. */
   folds?: Folds
   /** With a list of pairs: their scores [P]. */
