@@ -17,7 +17,7 @@ export const cpu = -1
 export interface Device {
   /** `'cpu'`, `'cuda:0'`, …; plain `'cuda'` where there is no GPU at all, to say why. */
   device: DeviceName
-  /** The instruction set, or the GPU's name. */
+  /** The instruction set, or the GPU's name. `'avx512bf16'` multiplies bfloat16 itself; other CPUs emulate it in float32. */
   name: string
   /** Whether a computation may be given it. */
   usable: boolean
@@ -50,7 +50,12 @@ const gpus = () => {
 export function devices(): Device[] {
   listed = native().cudaDevices()
   return [
-    { device: 'cpu', name: instructionSets()[0] as string, usable: true, precisions: ['float32'] },
+    {
+      device: 'cpu',
+      name: instructionSets()[0] as string,
+      usable: true,
+      precisions: ['float32', 'bfloat16'],
+    },
     ...listed.map(describe),
   ]
 }
@@ -113,7 +118,10 @@ export function precisionIndex(given: unknown, device: number): number {
   if (given === undefined) return 0
   const precision = oneOf(given, 'precision', precisions)
   if (precision === 'float32') return 0
-  if (device === cpu) throw wrongValue("'float32' on the CPU", 'precision', given)
+  if (device === cpu) {
+    if (precision === 'tf32') throw wrongValue("'float32' or 'bfloat16' on the CPU", 'precision', given)
+    return precisions.indexOf(precision)
+  }
   const gpu = gpus().find(({ index }) => index === device) as NativeDevice
   if (!gpu.tensorCores)
     throw wrongValue(

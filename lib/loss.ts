@@ -52,7 +52,7 @@ export interface MarginLossOptions extends ExecutionOptions {
    * of a trained head are, most work of the backward pass is skipped by it; what is missing is bounded before it is left
    * out, and `leftOut` says by how much. A choice of whole (126 classes × row) blocks, the same in every run and for any
    * number of threads. For margins on cosines without label smoothing, and batches that fit one pass (some 3,500 rows of
-   * 512 numbers); elsewhere and on a GPU it changes nothing: everything is computed.
+   * 512 numbers); elsewhere, on a GPU and in bfloat16 it changes nothing: everything is computed.
    */
   negligible?: number
   /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */

@@ -25,8 +25,11 @@ struct LeftOut {
   double gradInput = 0, gradWeight = 0;  // bounds of the norm of what is missing, as multiples of the gradient's norm
 };
 
-// Of the matrix products on a GPU; everything else is float32 or better.
+// Of the matrix products; everything else is float32 or better. The CPU has no tf32.
 enum class Precision { float32, tf32, bfloat16 };
+// Below this dimension the rounding errors of a cosine's terms do not average out: a rounded operand takes along, as a
+// second one, what its rounding left.
+constexpr int64_t correctionsBelow = 128;
 
 constexpr int cpuDevice = -1;
 

@@ -249,7 +249,11 @@ if (!shimRuns) {
       [{ device: 'gpu' }, 'RangeError', /for device but received "gpu"/],
       [{ device: 'cuda:-1' }, 'RangeError', /for device/],
       [{ device: 1 }, 'TypeError', /for device but received 1/],
-      [{ device: 'cpu', precision: 'bfloat16' }, 'RangeError', /'float32' on the CPU for precision/],
+      [
+        { device: 'cpu', precision: 'tf32' },
+        'RangeError',
+        /'float32' or 'bfloat16' on the CPU for precision/,
+      ],
       [{ device: 'cuda', precision: 'fp8' }, 'RangeError', /for precision but received "fp8"/],
       [{ device: 'cuda', instructionSet: 'portable' }, 'RangeError', /'cpu' with an instructionSet/],
     ] as const)

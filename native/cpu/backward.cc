@@ -47,25 +47,34 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         whole ? scratch.classGradient : partialWeight_ + (rowSlot * plan_.classes + firstClass) * paddedDim_;
     float* biasGradient = partialBias_ + rowSlot * plan_.classes + firstClass;
     const TileWeights weights = tileWeights(tile, thread);
+    if (bfloat16_) bfloat16_->packWeights(weights.weight, classes, thread, recomputes(tile), problem_.gradInput);
     for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
       const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
       float* gradient = scratch.tile;
       const float* logits = keptTile(tile, chunk);
       if (!logits) {
-        computeTile(tile, weights, chunk, gradient);
+        computeTile(tile, weights, chunk, thread, gradient);
         logits = gradient;
       }
       kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
                              smoothing, classScale_ + firstClass, gradient);
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
-      if (weight)
+      if (bfloat16_) bfloat16_->packGradient(thread, classes, chunk, gradient);
+      if (weight && bfloat16_)
+        bfloat16_->weightGradient(thread, classes, chunk, classGradient, paddedDim_, chunk > firstChunk,
+                                  upcomingWeights(tile));
+      else if (weight)
         kernels_.weightGradient(gradient, plan_.tileClasses, classes, panels, value_ + first * lanes_, paddedRows_,
                                 dimPanels_, classGradient, chunk > firstChunk);
       if (weight && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
-      if (input)
-        kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels,
-                               partialInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
+      float* partial = partialInput_ + (classSlot * paddedRows_ + first) * dim;
+      if (input && bfloat16_)
+        bfloat16_->inputGradient(thread, classes, chunk, partial, tile > firstTile,
+                                 chunk + 1 < lastChunk ? keptTile(tile, chunk + 1) : keptTile(tile + 1, firstChunk));
+      else if (input)
+        kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels, partial,
+                               tile > firstTile);
     }
     if (whole && weight) finishClasses(tile, classGradient);
   }

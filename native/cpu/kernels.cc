@@ -4,20 +4,21 @@
 
 namespace margin_softmax::cpu {
 
-extern const Kernels avx512Kernels, avx2Kernels, neonKernels, portableKernels;
+extern const Kernels avx512bf16Kernels, avx512Kernels, avx2Kernels, neonKernels, portableKernels;
 
 namespace {
 
 struct Available {
-  const Kernels* tables[3];
+  const Kernels* tables[4];
   int count = 0;
   Available() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-      tables[count++] = &avx512Kernels;
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) tables[count++] = &avx512bf16Kernels;
+    if (avx512) tables[count++] = &avx512Kernels;
     if (avx2) tables[count++] = &avx2Kernels;
 #elif defined(__aarch64__)
     tables[count++] = &neonKernels;

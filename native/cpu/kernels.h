@@ -72,6 +72,7 @@ struct Kernels {
   float (*multiplyAdds)(long rounds);
 
   const struct ProbabilityKernels* probability;  // probability_kernels.h
+  const struct Bfloat16Kernels* bfloat16;        // bfloat16_kernels.h
 };
 
 // Every table compiled in, best first; and those that this processor can run.

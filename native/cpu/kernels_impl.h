@@ -5,6 +5,7 @@
 // fused multiply-adds in k order, whatever the block or the vector width: hence equal bits on every instruction set.
 #pragma once
 #include "active_impl.h"
+#include "bfloat16_impl.h"
 #include "kernels.h"
 #include "probability_impl.h"
 #include "simd.h"
@@ -242,8 +243,11 @@ static double dotDouble(const float* a, const float* b, long n) {
 static void addScaled(float* out, const float* a, float factor, const float* b, long n, bool stream) {
   const Vector f = broadcast(factor);
   long i = 0;
-  if (stream && (uintptr_t)out % VECTOR_BYTES == 0)
+  if (stream) {
+    // Past the caches goes what is aligned: rows of an array that is not are begun with what comes before.
+    for (; i < n && (uintptr_t)(out + i) % VECTOR_BYTES != 0; i++) out[i] = fused(factor, b[i], a[i]);
     for (; i + lanes <= n; i += lanes) storeStream(out + i, load(b + i) * f + load(a + i));
+  }
   for (; i + lanes <= n; i += lanes) store(out + i, load(b + i) * f + load(a + i));
   for (; i < n; i++) out[i] = fused(factor, b[i], a[i]);
 }
@@ -323,7 +327,8 @@ constexpr Kernels makeKernels(const char* name) {
                  sgd,
                  adamW,
                  multiplyAdds,
-                 &probabilityKernels};
+                 &probabilityKernels,
+                 &bfloat16Kernels};
 }
 
 }  // namespace

@@ -20,10 +20,12 @@ struct Plan {
   int64_t tileClasses, classTiles, classSlots;
   int64_t chunkRows, rowChunks, rowSlots;
 
-  Plan(int64_t b, int64_t d, int64_t c) : rows(b), dim(d), classes(c) {
-    // 126 classes (a multiple of every block height) × 512 rows of logits and 126 × 512 weights stay in a core's
-    // level-2 cache; a very long row gets fewer.
-    tileClasses = std::min(classes, std::clamp<int64_t>(126 * 4096 / std::max<int64_t>(dim, 1), 8, 126));
+  // Classes of a tile: multiples of every block height, in float32 and in bfloat16. As many × 512 rows of logits and ×
+  // 512 weights stay in a core's level-2 cache; a very long row gets fewer.
+  static constexpr int64_t floatClasses = 126, bfloat16Classes = 128;
+
+  Plan(int64_t b, int64_t d, int64_t c, int64_t most = floatClasses) : rows(b), dim(d), classes(c) {
+    tileClasses = std::min(classes, std::clamp<int64_t>(most * 4096 / std::max<int64_t>(dim, 1), 8, most));
     classTiles = divideUp(classes, tileClasses);
     const int64_t wantedRowSlots = classTiles >= 16 ? 1 : divideUp(16, classTiles);
     const int64_t partialWeights = classes * (dim + 32) * 4;

@@ -10,7 +10,8 @@ namespace margin_softmax::cpu {
 Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient)
     : problem_(problem),
       kernels_(kernels),
-      plan_(rows, problem.dim, problem.classes),
+      plan_(rows, problem.dim, problem.classes,
+            problem.execution.precision == Precision::bfloat16 ? Plan::bfloat16Classes : Plan::floatClasses),
       lanes_(kernels.lanes),
       firstRow_(firstRow),
       paddedRows_(roundUp(rows, 64)),
@@ -21,8 +22,10 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       rowGradient_(rowGradient),
       parts_(plan_, lanes_),
       // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
-      leavesOut_(problem.negligible > 0 && normalized_ && problem.labelSmoothing == 0 && rows == problem.rows &&
-                 wantsGradient() && parts_.fit()) {}
+      leavesOut_(problem.negligible > 0 && problem.execution.precision == Precision::float32 && normalized_ &&
+                 problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && parts_.fit()) {
+  if (problem.execution.precision == Precision::bfloat16) bfloat16_.emplace(kernels, plan_, paddedRows_);
+}
 
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
@@ -56,8 +59,9 @@ void Step::layOut(Layout& layout) {
   states_ = layout.take<RowState>(n);
   totals_ = layout.take<RowTotals>(problem_.exchange ? n : 0);
   order_ = layout.take<int32_t>(n);
-  query_ = layout.take<float>(n * dim);
-  value_ = layout.take<float>(weight ? n * paddedDim_ : 0);
+  query_ = layout.take<float>(bfloat16_ ? 0 : n * dim);
+  value_ = layout.take<float>(weight && !bfloat16_ ? n * paddedDim_ : 0);
+  if (bfloat16_) bfloat16_->layOut(layout, problem_.execution.threads, weight, problem_.gradInput);
   classScale_ = layout.take<float>(classes);
   maxima_ = layout.take<float>(plan_.classSlots * n);
   sums_ = layout.take<float>(plan_.classSlots * n);
@@ -159,6 +163,7 @@ void Step::prepareRows(int64_t block) {
     valueFactors[i] = state.gradient * queryFactors[i];
     if (problem_.filters()) rowLimit_[first + i] = static_cast<float>(problem_.interclassFilter * state.scale);
   }
+  if (bfloat16_) return bfloat16_->packRows(rows, first, count, queryFactors, valueFactors);
   packQuery(rows, dim, first, count, queryFactors, lanes_, query_);
   if (!wantsWeight()) return;
   for (int64_t i = 0; i < 16; i++) {
@@ -191,10 +196,18 @@ void Step::scaleClasses(int64_t tile, const float* weights) {
   scaleRows(kernels_, weights, plan_.dim, plan_.tileSize(tile), normalized_, classScale_ + tile * plan_.tileClasses);
 }
 
-void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, float* out) const {
+const float* Step::upcomingWeights(int64_t tile) const {
+  const bool inPlace = !problem_.sample && tile + 2 <= plan_.classTiles;
+  return inPlace ? problem_.weight + (tile + 1) * plan_.tileClasses * plan_.dim : nullptr;
+}
+
+void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const {
   const int64_t classes = plan_.tileSize(tile), firstRow = chunk * plan_.chunkRows, panels = panelsOf(chunk);
-  kernels_.logits(weights.weight, plan_.dim, classes, query_ + firstRow * plan_.dim, panels,
-                  classScale_ + tile * plan_.tileClasses, weights.bias, out, plan_.tileClasses);
+  const float* scale = classScale_ + tile * plan_.tileClasses;
+  if (bfloat16_) bfloat16_->logits(thread, classes, chunk, scale, weights.bias, out, upcomingWeights(tile));
+  else
+    kernels_.logits(weights.weight, plan_.dim, classes, query_ + firstRow * plan_.dim, panels, scale, weights.bias, out,
+                    plan_.tileClasses);
   if (problem_.filters())
     kernels_.leaveOutAbove(out, plan_.tileClasses, classes, panels, rowLimit_ + firstRow, leftOut);
 }
@@ -218,11 +231,12 @@ void Step::forward(int64_t slot, int thread) {
     const TileWeights weights = tileWeights(tile, thread);
     if (plan_.rowSlots == 1) scaleClasses(tile, weights.weight);
     const int64_t classes = plan_.tileSize(tile), firstClass = tile * plan_.tileClasses;
+    if (bfloat16_) bfloat16_->packWeights(weights.weight, classes, thread, true, false);
     for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
       const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
       float* kept = keptTile(tile, chunk);
       float* logits = kept ? kept : scratch.tile;
-      computeTile(tile, weights, chunk, logits);
+      computeTile(tile, weights, chunk, thread, logits);
       if (smoothing) {
         float tileSums[512];  // of the chunk's rows, 512 at most
         kernels_.tileSum(logits, plan_.tileClasses, classes, panels, tileSums);

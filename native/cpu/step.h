@@ -17,6 +17,7 @@
 #include <cfloat>
 
 #include "../row.h"
+#include "bfloat16.h"
 #include "executor.h"
 #include "parts.h"
 
@@ -75,7 +76,10 @@ class Step {
   void finishActiveRows(int64_t panel);
   void activeWeight(int64_t slot, int thread, float limit);
 
-  void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, float* out) const;
+  void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const;
+  // The weights of the tile after this one, where they lie in one piece; null for the last tile of a slot.
+  const float* upcomingWeights(int64_t tile) const;
+  bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
   float* weightRow(int64_t j) const { return problem_.weight + problem_.rowOf(j) * plan_.dim; }
   float* keptTile(int64_t tile, int64_t chunk) const;
   template <class Body>
@@ -104,7 +108,8 @@ class Step {
   const double rowGradient_;  // upstream gradient of each row, before gradOutput
   double lossSum_ = 0;
   Parts parts_;
-  const bool leavesOut_;  // whether what is negligible may be
+  const bool leavesOut_;                      // whether what is negligible may be
+  std::optional<Bfloat16Products> bfloat16_;  // the products, where they are not in float32
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "../problem.h"
 #include "../sizes.h"
 #include "tile.cuh"
 
@@ -16,8 +17,6 @@ struct Plan {
   static constexpr int64_t mostClasses = 16384;
   // Blocks that fill a large GPU: two on each of 132 multiprocessors.
   static constexpr int64_t wantedBlocks = 264;
-  // Below this the rounding errors of a cosine's terms do not average out: rounded operands come in pairs (tile.cuh).
-  static constexpr int64_t pairsBelow = 128;
 
   int64_t paddedRows, paddedDim, classes;
   int64_t chunk, chunks;  // classes of a chunk, a multiple of a tile
@@ -27,7 +26,7 @@ struct Plan {
   // `rounds`: the operands are rounded below float32.
   Plan(int64_t rows, int64_t dim, int64_t c, int64_t elementBytes, bool rounds)
       : paddedRows(roundUp(rows, tileSize)), paddedDim(roundUp(dim, 32)), classes(c) {
-    terms = rounds && dim < pairsBelow ? leadingAndCorrection : leadingOnly;
+    terms = rounds && dim < correctionsBelow ? leadingAndCorrection : leadingOnly;
     planes = terms == leadingOnly ? 1 : 2;
     const int64_t perClass = planes * elementBytes * (paddedRows + paddedDim);
     const int64_t affordable = std::clamp<int64_t>(chunkBytes / perClass / tileSize * tileSize, tileSize, mostClasses);

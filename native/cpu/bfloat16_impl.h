@@ -1,0 +1,335 @@
+// The inner loops of bfloat16_kernels.h, written once. Where the compiler is told of vdpbf16ps they use it; elsewhere
+// the same bits come from fused multiply-adds of floats.
+#pragma once
+#include "active_impl.h"
+#include "bfloat16_kernels.h"
+#include "simd.h"
+
+namespace {
+
+using margin_softmax::cpu::Bfloat16Kernels;
+using margin_softmax::cpu::PackedTile;
+using margin_softmax::cpu::Upcoming;
+
+constexpr int pairRows = PAIR_ROWS;
+constexpr int pairVectors = PAIR_VECTORS;
+constexpr int pairLanes = pairVectors * lanes;
+static_assert(16 % pairRows == 0, "columns are packed 16 dimensions at a time");
+static_assert(panelLanes % pairLanes == 0, "a panel of logits is so many panels of pairs");
+
+typedef uint16_t VectorHalves __attribute__((vector_size(VECTOR_BYTES / 2), may_alias, aligned(2)));
+typedef uint32_t VectorBitsUnaligned __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(2)));
+
+INLINE VectorBits loadBits(const uint16_t* from) { return *(const VectorBitsUnaligned*)from; }
+INLINE void storeBits(uint16_t* to, VectorBits bits) { *(VectorBitsUnaligned*)to = bits; }
+INLINE VectorBits loadWord(const uint16_t* from) {
+  uint32_t word;
+  __builtin_memcpy(&word, from, 4);
+  return (VectorBits){} + word;
+}
+
+#if defined(__AVX512BF16__)
+
+constexpr bool nativePairs = true;
+typedef VectorBits Pairs;
+INLINE Pairs pairs(VectorBits bits) { return bits; }
+INLINE Vector addProducts(Vector sum, Pairs a, Pairs b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(b), "v"(a));
+  return sum;
+}
+typedef VectorHalves Rounded;  // to nearest even
+INLINE Rounded rounded(Vector x) {
+  Rounded halves;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(x));
+  return halves;
+}
+// In the lower halves of the lanes.
+INLINE VectorBits lower(Rounded halves) {
+  VectorBits bits;
+  asm("vpmovzxwd %1, %0" : "=v"(bits) : "v"(halves));
+  return bits;
+}
+INLINE void storeHalves(uint16_t* to, Rounded halves) { *(VectorHalves*)to = halves; }
+
+#else
+
+constexpr bool nativePairs = false;
+struct Pairs {
+  Vector first, second;
+};
+INLINE Pairs pairs(VectorBits bits) { return {(Vector)(bits << 16), (Vector)(bits & 0xffff0000u)}; }
+INLINE Vector addProducts(Vector sum, const Pairs& a, const Pairs& b) {
+  sum += a.second * b.second;
+  sum += a.first * b.first;
+  return sum;
+}
+typedef VectorBits Rounded;  // to nearest even, in the lower halves of the lanes
+INLINE Rounded rounded(Vector x) {
+  const VectorBits bits = (VectorBits)x, magnitude = bits & 0x7fffffffu;
+  const VectorBits nearest = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+  const VectorBits number = magnitude > 0x7f800000u ? (bits >> 16 | 0x40u) : nearest;  // NaN stays NaN
+  return magnitude < 0x00800000u ? (bits >> 16 & 0x8000u) : number;
+}
+INLINE VectorBits lower(Rounded bits) { return bits; }
+INLINE void storeHalves(uint16_t* to, Rounded bits) {
+  *(VectorHalves*)to = __builtin_convertvector(bits, VectorHalves);
+}
+
+#endif
+
+// Denormal numbers count as 0 while one of these lives, as they do to vdpbf16ps.
+class FlushDenormals {
+ public:
+#if defined(__x86_64__)
+  INLINE_MEMBER FlushDenormals() {
+    asm volatile("stmxcsr %0" : "=m"(before_)::"memory");
+    const uint32_t flushing = before_ | 0x8040;
+    asm volatile("ldmxcsr %0" ::"m"(flushing) : "memory");
+  }
+  INLINE_MEMBER ~FlushDenormals() { asm volatile("ldmxcsr %0" ::"m"(before_) : "memory"); }
+
+ private:
+  uint32_t before_;
+#elif defined(__aarch64__)
+  INLINE_MEMBER FlushDenormals() {
+    asm volatile("mrs %0, fpcr" : "=r"(before_)::"memory");
+    asm volatile("msr fpcr, %0" ::"r"(before_ | uint64_t{1} << 24) : "memory");
+  }
+  INLINE_MEMBER ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(before_) : "memory"); }
+
+ private:
+  uint64_t before_;
+#else
+  INLINE_MEMBER FlushDenormals() {}
+  INLINE_MEMBER ~FlushDenormals() {}
+#endif
+};
+
+// Where a product's operands lie, in words of 16 bits: as Operands of kernels_impl.h, a step being a pair.
+struct PairOperands {
+  const uint16_t* rows;
+  long rowStride, stepStride, rowOuterStride, rowPart;
+  const uint16_t* vectors;
+  long vectorOuterStride, vectorPart;
+  long outerSteps, steps;
+  int terms;
+};
+
+// Fetches what is upcoming, a line at a time, so that it lasts for about so many steps.
+class Fetcher {
+ public:
+  INLINE_MEMBER Fetcher(Upcoming next, long steps)
+      : interval(next.lines ? steps / next.lines + 1 : steps + 1), at_((const char*)next.from), left_(next.lines) {}
+  INLINE_MEMBER void fetch() {
+    if (left_ <= 0) return;
+    __builtin_prefetch(at_, 0, 2);
+    at_ += 64;
+    left_--;
+  }
+
+  const long interval;  // steps from one line to the next
+
+ private:
+  const char* at_;
+  long left_;
+};
+
+template <int Rows, bool Accumulate, bool Scaled>
+static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float* out, long outStride,
+                                                    const float* rowScale, const float* bias, Fetcher& fetcher) {
+  Vector sum[Rows][pairVectors];
+  UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < pairVectors; v++) sum[r][v] = (Vector){};
+  UNROLL for (int r = 0; r < Rows; r++) {
+    UNROLL for (int v = 0; v < pairVectors; v++) __builtin_prefetch(out + r * outStride + v * lanes, 1, 3);
+  }
+  const long rowStride = o.rowStride, stepStride = o.stepStride, steps = o.steps;
+  for (int term = 0; term < o.terms; term++) {
+    const uint16_t* termRows = o.rows + (term == 2 ? o.rowPart : 0);
+    const uint16_t* termVectors = o.vectors + (term == 1 ? o.vectorPart : 0);
+    for (long outer = 0; outer < o.outerSteps; outer++) {
+      const uint16_t* rows = termRows + outer * o.rowOuterStride;
+      const uint16_t* vectors = termVectors + outer * o.vectorOuterStride;
+      for (long k = 0; k < steps;) {
+        fetcher.fetch();
+        for (const long end = k + fetcher.interval < steps ? k + fetcher.interval : steps; k < end; k++) {
+          Pairs b[pairVectors];
+          UNROLL for (int v = 0; v < pairVectors; v++) b[v] = pairs(loadBits(vectors + v * lanes * 2));
+          UNROLL for (int r = 0; r < Rows; r++) {
+            const Pairs a = pairs(loadWord(rows + r * rowStride));
+            UNROLL for (int v = 0; v < pairVectors; v++) sum[r][v] = addProducts(sum[r][v], a, b[v]);
+          }
+          rows += stepStride;
+          vectors += pairLanes * 2;
+        }
+      }
+    }
+  }
+  UNROLL for (int r = 0; r < Rows; r++) {
+    UNROLL for (int v = 0; v < pairVectors; v++) {
+      Vector x = sum[r][v];
+      if (Scaled) x *= broadcast(rowScale[r]);
+      if (Scaled && bias) x += broadcast(bias[r]);
+      if (Accumulate) x += load(out + r * outStride + v * lanes);
+      store(out + r * outStride + v * lanes, x);
+    }
+  }
+}
+
+template <int Rows, bool Accumulate, bool Scaled>
+static void multiplyPairsRest(long rest, const PairOperands& o, float* out, long outStride, const float* rowScale,
+                              const float* bias, Fetcher& fetcher) {
+  if constexpr (Rows > 0) {
+    if (rest == Rows) multiplyPairs<Rows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, fetcher);
+    else multiplyPairsRest<Rows - 1, Accumulate, Scaled>(rest, o, out, outStride, rowScale, bias, fetcher);
+  }
+}
+
+// All rows of a product.
+template <bool Accumulate, bool Scaled>
+INLINE void multiplyAllPairs(long rows, PairOperands o, float* out, long outStride, const float* rowScale,
+                             const float* bias, Fetcher& fetcher) {
+  long r = 0;
+  for (; r + pairRows <= rows; r += pairRows) {
+    multiplyPairs<pairRows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, fetcher);
+    o.rows += pairRows * o.rowStride;
+    out += pairRows * outStride;
+    if (Scaled) rowScale += pairRows;
+    if (Scaled && bias) bias += pairRows;
+  }
+  if (r < rows)
+    multiplyPairsRest<pairRows - 1, Accumulate, Scaled>(rows - r, o, out, outStride, rowScale, bias, fetcher);
+}
+
+constexpr int terms(const PackedTile& packed) { return packed.parts == 2 ? 3 : 1; }
+
+static void pairLogits(const PackedTile& packed, long dim, long classes, const uint16_t* query, long panels,
+                       const float* scale, const float* bias, float* tile, Upcoming next) {
+  const FlushDenormals flush;
+  Fetcher fetcher(next, panels * (panelLanes / pairLanes) * (classes / pairRows) * ((dim + 1) / 2));
+  const long dimPairs = (dim + 1) / 2, queryPart = dimPairs * pairLanes * 2;
+  for (long p = 0; p < panels * (panelLanes / pairLanes); p++) {
+    const PairOperands o{
+        packed.rows, packed.dimStride, 2, 0,        packed.rowsPart, query + p * packed.parts * queryPart,
+        0,           queryPart,        1, dimPairs, terms(packed)};
+    const long lane = p * pairLanes;
+    float* out = tile + lane / panelLanes * packed.tileStride * panelLanes + lane % panelLanes;
+    multiplyAllPairs<false, true>(classes, o, out, panelLanes, scale, bias, fetcher);
+  }
+}
+
+static void pairWeightGradient(const PackedTile& packed, long classes, long panels, const uint16_t* value,
+                               long valueRows, long dimPanels, float* out, long outStride, bool accumulate,
+                               Upcoming next) {
+  const FlushDenormals flush;
+  Fetcher fetcher(next, dimPanels * (classes / pairRows) * panels * (panelLanes / 2));
+  const long valuePart = valueRows * pairLanes;
+  for (long d = 0; d < dimPanels; d++) {
+    const PairOperands o{packed.across,
+                         panelLanes,
+                         2,
+                         packed.room * panelLanes,
+                         packed.acrossPart,
+                         value + d * packed.parts * valuePart,
+                         (long)panelLanes * pairLanes,
+                         valuePart,
+                         panels,
+                         panelLanes / 2,
+                         terms(packed)};
+    float* panelOut = out + d * pairLanes;
+    if (accumulate) multiplyAllPairs<true, false>(classes, o, panelOut, outStride, nullptr, nullptr, fetcher);
+    else multiplyAllPairs<false, false>(classes, o, panelOut, outStride, nullptr, nullptr, fetcher);
+  }
+}
+
+static void pairInputGradient(const PackedTile& packed, long dim, long classes, long panels, float* out,
+                              bool accumulate, Upcoming next) {
+  const long stepsRoom = packed.room / 2, steps = (classes + 1) / 2;
+  const FlushDenormals flush;
+  Fetcher fetcher(next, panels * (panelLanes / pairLanes) * (dim / pairRows) * steps);
+  for (long p = 0; p < panels * (panelLanes / pairLanes); p++) {
+    const long lane = p * pairLanes;
+    float* panelOut = out + lane / panelLanes * dim * panelLanes + lane % panelLanes;
+    for (long d = 0; d < dim; d += 16) {
+      const PairOperands o{packed.columns + d * packed.room,
+                           2,
+                           32,
+                           0,
+                           packed.columnsPart,
+                           packed.along + p * stepsRoom * pairLanes * 2,
+                           0,
+                           packed.alongPart,
+                           1,
+                           steps,
+                           terms(packed)};
+      const long rows = dim - d < 16 ? dim - d : 16;
+      float* rowsOut = panelOut + d * panelLanes;
+      if (accumulate) multiplyAllPairs<true, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, fetcher);
+      else multiplyAllPairs<false, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, fetcher);
+    }
+  }
+}
+
+// Up to a vector of floats; zeros beyond `count`.
+INLINE Vector loadFew(const float* from, long count) {
+  if (count >= lanes) return load(from);
+  float few[lanes] = {};
+  for (long i = 0; i < count; i++) few[i] = from[i];
+  return load(few);
+}
+
+// Hands body(first part's bits, second part's, part) of two vectors that make pairs.
+template <class Body>
+INLINE void forParts(Vector first, Vector second, int parts, const Body& body) {
+  const Rounded a = rounded(first), b = rounded(second);
+  body(a, b, 0);
+  if (parts == 2) body(rounded(first - (Vector)(lower(a) << 16)), rounded(second - (Vector)(lower(b) << 16)), 1);
+}
+
+static void packWeights(const float* weight, long dim, long classes, const PackedTile& packed) {
+  for (long j = 0; j < classes; j += 2) {
+    const float* w = weight + j * dim;
+    const bool both = j + 1 < classes;
+    uint16_t* rows = packed.rows ? packed.rows + j * packed.dimStride : nullptr;
+    uint16_t* columns = packed.columns ? packed.columns + j * 16 : nullptr;
+    for (long d = 0; d < packed.dimStride; d += lanes) {
+      const long count = dim - d;
+      forParts(loadFew(w + d, count), both ? loadFew(w + dim + d, count) : (Vector){}, packed.parts,
+               [&](Rounded a, Rounded b, int part) __attribute__((always_inline)) {
+                 if (rows) {
+                   storeHalves(rows + part * packed.rowsPart + d, a);
+                   storeHalves(rows + part * packed.rowsPart + packed.dimStride + d, b);
+                 }
+                 if (columns)
+                   storeBits(columns + part * packed.columnsPart + d / 16 * 16 * packed.room + d % 16 * 2,
+                             lower(a) | lower(b) << 16);
+               });
+    }
+  }
+}
+
+static void packGradient(const float* gradient, long classes, long panels, const PackedTile& packed) {
+  for (long p = 0; p < panels; p++) {
+    for (long j = 0; j < classes; j += 2) {
+      const float* g = gradient + (p * packed.tileStride + j) * panelLanes;
+      const bool both = j + 1 < classes;
+      uint16_t* across = packed.across ? packed.across + (p * packed.room + j) * panelLanes : nullptr;
+      for (int v = 0; v < panelLanes; v += lanes) {
+        const long panel = (p * panelLanes + v) / pairLanes;
+        uint16_t* along = packed.along ? packed.along + (panel * packed.room + j) * pairLanes : nullptr;
+        forParts(load(g + v), both ? load(g + panelLanes + v) : (Vector){}, packed.parts,
+                 [&](Rounded a, Rounded b, int part) __attribute__((always_inline)) {
+                   if (across) {
+                     storeHalves(across + part * packed.acrossPart + v, a);
+                     storeHalves(across + part * packed.acrossPart + panelLanes + v, b);
+                   }
+                   if (along) storeBits(along + part * packed.alongPart + v % pairLanes * 2, lower(a) | lower(b) << 16);
+                 });
+      }
+    }
+  }
+}
+
+constexpr Bfloat16Kernels bfloat16Kernels = {nativePairs, pairLanes,          packWeights,      packGradient,
+                                             pairLogits,  pairWeightGradient, pairInputGradient};
+
+}  // namespace

@@ -1,0 +1,12 @@
+// avx512 with the processor's own products of bfloat16.
+#define VECTOR_BYTES 64
+#define BLOCK_ROWS 6
+#define BLOCK_VECTORS 4
+#define PAIR_ROWS 8
+#define PAIR_VECTORS 2
+#include "kernels_impl.h"
+
+namespace margin_softmax::cpu {
+extern const Kernels avx512bf16Kernels;
+const Kernels avx512bf16Kernels = makeKernels("avx512bf16");
+}  // namespace margin_softmax::cpu
