@@ -4,6 +4,7 @@
  * It runs over this machine's MPI (Open MPI or MPICH), in an addon of its own that is compiled when asked for:
  * `node node_modules/margin-softmax/scripts/build-distributed.cjs`. Without it `processGroup` rejects and says so; the
  * rest of margin-softmax never needs it.
+ * @module margin-softmax/distributed
  */
 import { isMainThread } from 'node:worker_threads'
 import { integerFrom, oneOf, options } from './check'

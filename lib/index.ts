@@ -1,4 +1,7 @@
-// The public names, on one screen.
+/**
+ * The losses, heads and functions; every public name stands in this file.
+ * @module margin-softmax
+ */
 export type { FloatArray, LabelArray } from './check'
 export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'

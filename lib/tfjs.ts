@@ -3,6 +3,7 @@
  *
  * tfjs is not imported here, only its types: the caller hands over the namespace in use, so there is one copy of
  * tfjs-core, whichever backend it runs on. Values cross to the native side through `dataSync`.
+ * @module margin-softmax/tfjs
  */
 import type * as core from '@tensorflow/tfjs-core'
 import { options as checkOptions } from './check'
