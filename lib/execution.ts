@@ -18,7 +18,7 @@ export interface ExecutionOptions {
    * exact to single precision on every device. `'bfloat16'` (7 bits of fraction) has gradients within about 5e-3: on a CPU
    * with AVX512-BF16 at nearly half the time, on another with the same result, but slower than float32. `'tf32'` (10 bits,
    * 1e-3) is for GPUs alone, from compute capability 8.0, as `'bfloat16'` is there. Where `dim` is below 128 both take three
-   * products for one and are within 1e-4. The README says when bfloat16 is safe. `topK` is float32 always.
+   * products for one and are within 1e-4. docs/half-precision.md says when bfloat16 is safe. `topK` is float32 always.
    */
   precision?: Precision
   /**
