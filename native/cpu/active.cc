@@ -1,4 +1,4 @@
-// The backward phase over the parts that can matter: see parts.h.
+// The backward phase over what can matter: see parts.h.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,44 +8,80 @@
 namespace margin_softmax::cpu {
 namespace {
 
-// Above this share of the parts, going over all of them is as fast.
-constexpr double mostActive = 0.6;
+// Above this share of the probabilities, going over all of them is as fast.
+constexpr double mostActive = 0.4;
+
+// The shares of what may be left out that a sample of the classes aims at: it may be wrong, and then the work was in
+// vain.
+constexpr double inputAim = 0.8, weightAim = 0.6;
+
+// Not 0, which is the only number without a bit set: nothing here is negative. NaN is present.
+int32_t isPresent(float probability) {
+  uint32_t bits;
+  std::memcpy(&bits, &probability, sizeof bits);
+  return bits != 0;
+}
+
+// Between lists of a tile's classes: lists that grow side by side should not share a place in the cache.
+constexpr int64_t listStride = 144;
+
+// Rows [first, first + count) of a matrix into its column blocks.
+void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64_t count, float* blocks) {
+  for (int64_t d = 0; d < n; d += columnBlock, blocks += rows * columnBlock) {
+    const int64_t width = std::min<int64_t>(columnBlock, n - d);
+    for (int64_t i = first; i < first + count; i++)
+      std::memcpy(blocks + i * width, matrix + i * n + d, width * sizeof(float));
+  }
+}
 
 }  // namespace
 
-// False where everything counts. For gradInput there is no cheap lower bound to start from (other classes may cancel
-// the target's pull), so half of the targets' share stands in for one until the result is there.
-bool Step::chooseParts(Parts::Choice& input, Parts::Choice& weight) {
-  if (!parts_.measureRows(states_)) return false;
-  forEach(parts_.panels(),
-          [&](int64_t panel, int) { parts_.weighRows(kernels_, panel, states_, rowMaximum_, rowFactor_); });
-  forEach(parts_.tileBlocks(), [&](int64_t block, int) { parts_.weighTiles(block, classScale_); });
-  if (cancelled()) return false;
-  LeftOut& result = problem_.leftOut;
-  // A process's share of gradInput cannot be held against the sum of all processes'.
-  if (problem_.gradInput && !problem_.exchange) {
-    input = parts_.forInput(problem_.negligible * 0.5 * inputGradientNorm());
-    if (input.share > mostActive) input = {};
-  }
-  if (wantsWeight()) {
-    const double least = leastWeightGradient();
-    weight = parts_.forWeight(problem_.negligible * least);
-    if (weight.share > mostActive) weight = {};
-    if (weight.limit > 0) result.gradWeight = weight.bound / least;
-  }
-  const double products = (problem_.gradInput ? 1 : 0) + (wantsWeight() ? 1 : 0);
-  result.share = ((1 - input.share) + (1 - weight.share)) / products;
-  return true;
-}
-
-// Of what stands in gradInput.
-double Step::inputGradientNorm() {
+// What may be left out of both gradients, whichever are wanted: so that one's bits do not depend on the other.
+// `leastWeight`: a lower bound of gradWeight's norm. For gradInput there is no cheap one (other classes may cancel the
+// target's pull), so the targets' share stands in for it until the result is there.
+Parts::Limits Step::chooseLimits(double& leastWeight) {
+  if (!parts_.measureRows(states_)) return {};
+  forEach(parts_.panels(), [&](int64_t panel, int thread) { weighPanel(panel, thread); });
+  forEach(plan_.classTiles, [&](int64_t tile, int) { parts_.weighTile(tile, classScale_); });
+  if (cancelled()) return {};
+  leastWeight = leastWeightGradient();
   double squares = 0;
   for (int64_t i = 0; i < plan_.rows; i++) {
-    const float* row = problem_.gradInput + i * plan_.dim;
-    squares += kernels_.dotDouble(row, row, plan_.dim);
+    const RowState& state = states_[i];
+    if (state.label < 0 || state.inverseNorm == 0 || state.targetInverseNorm == 0) continue;
+    const TargetShare pull = inputShare(state, normalized_, radial_);
+    const double w = pull.weight / state.targetInverseNorm, x = pull.input / state.inverseNorm;
+    squares += std::max(0.0, w * w + 2 * w * x * state.cosine + x * x);
   }
-  return std::sqrt(squares);
+  return parts_.choose(inputAim * problem_.negligible * std::sqrt(squares),
+                       weightAim * problem_.negligible * leastWeight, mostActive);
+}
+
+void Step::weighPanel(int64_t panel, int thread) {
+  parts_.weighRows(kernels_, panel, states_, rowMaximum_, rowFactor_);
+  const ThreadScratch scratch = scratchOf(thread);
+  const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows, dim = plan_.dim;
+  float ones[128];
+  std::fill_n(ones, 128, 1.0f);
+  for (int64_t sample = 0; sample < parts_.samples() && !cancelled(); sample++) {
+    const int64_t tile = parts_.sampledTile(sample), classes = plan_.tileSize(tile);
+    const int64_t firstClass = tile * plan_.tileClasses;
+    const float* logits = keptTile(tile, chunk);
+    if (logits) {
+      logits += (first - chunk * plan_.chunkRows) * plan_.tileClasses;
+    } else {
+      kernels_.logits(tileWeights(tile, thread).weight, dim, classes, query_ + first * dim, 1, classScale_ + firstClass,
+                      nullptr, scratch.tile, plan_.tileClasses);
+      if (problem_.filters())
+        kernels_.leaveOutAbove(scratch.tile, plan_.tileClasses, classes, 1, rowLimit_ + first, leftOut);
+      logits = scratch.tile;
+    }
+    kernels_.probabilities(logits, plan_.tileClasses, classes, 1, rowMaximum_ + first, rowFactor_ + first, 0, ones,
+                           scratch.tile);
+    forTargets(firstClass, classes, first, lanes_,
+               [&](int64_t row, int64_t label) { *tileElement(scratch.tile, row - first, label - firstClass) = 0; });
+    parts_.takeSample(panel, sample, scratch.tile, classScale_ + firstClass);
+  }
 }
 
 // A lower bound of the norm of gradWeight, from the classes of the batch: what their own rows pull, less what all
@@ -72,15 +108,32 @@ double Step::leastWeightGradient() {
   return std::sqrt(squares);
 }
 
-// The probabilities of a chunk's active rows, side by side in a tile, as `backward` has them for all rows: the same
-// logits, kept or computed again. `weights` is filled in where it was read.
+// Half of a chunk's rows and more are as many as all of them: these need not be moved. Depends on nothing but the
+// parts.
+int64_t Step::orWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const {
+  const int64_t all = plan_.chunkSize(chunk);
+  if (2 * count < all) return count;
+  for (int64_t i = 0; i < all; i++) rows[i] = static_cast<int32_t>(i);
+  return all;
+}
+
+// The logits of a chunk's active rows side by side, the same bits as `backward` has: kept, or computed again (`weights`
+// is filled in where they had to be read). What belongs to these rows goes into scratch beside them.
 const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
                               TileWeights& weights) const {
   const ThreadScratch scratch = scratchOf(thread);
   const int64_t first = chunk * plan_.chunkRows, classes = plan_.tileSize(tile), dim = plan_.dim;
   const int64_t firstClass = tile * plan_.tileClasses, panelFloats = plan_.tileClasses * lanes_;
-  const float* classScale = classScale_ + firstClass;
-  if (const float* kept = keptTile(tile, chunk)) {
+  for (int64_t k = 0; k < roundUp(count, 16); k++) {
+    const int64_t row = first + (k < count ? rows[k] : 0);
+    scratch.maxima[k] = rowMaximum_[row];
+    scratch.factors[k] = k < count ? rowFactor_[row] : 0;
+    scratch.costs[k] = k < count ? parts_.costs()[row] : 0;
+  }
+  const float* kept = keptTile(tile, chunk);
+  const bool whole = count == plan_.chunkSize(chunk);
+  if (kept && whole) return kept;
+  if (kept) {
     for (int64_t from = 0; from < count; from += lanes_) {
       const int64_t here = std::min<int64_t>(lanes_, count - from), padded = roundUp(here, 16);
       int64_t offsets[64];
@@ -91,8 +144,12 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
         for (int64_t k = here; k < padded; k++) out[k] = 0;
       }
     }
+    return scratch.tile;
+  }
+  if (!weights.weight) weights = tileWeights(tile, thread);
+  if (whole) {
+    computeTile(tile, weights, chunk, thread, scratch.tile);
   } else {
-    if (!weights.weight) weights = tileWeights(tile, thread);
     for (int64_t from = 0; from < count; from += lanes_) {
       const int64_t here = std::min<int64_t>(lanes_, count - from);
       std::memset(scratch.query, 0, dim * lanes_ * sizeof(float));
@@ -102,61 +159,133 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
         for (int64_t d = 0; d < dim; d++) scratch.query[d * lanes_ + k] = query[d * lanes_];
       }
       float* out = scratch.tile + from / lanes_ * panelFloats;
-      kernels_.logits(weights.weight, dim, classes, scratch.query, 1, classScale, nullptr, out, plan_.tileClasses);
+      kernels_.logits(weights.weight, dim, classes, scratch.query, 1, classScale_ + firstClass, nullptr, out,
+                      plan_.tileClasses);
       if (!problem_.filters()) continue;
       float limits[64] = {};
       for (int64_t k = 0; k < here; k++) limits[k] = rowLimit_[first + rows[from + k]];
       kernels_.leaveOutAbove(out, plan_.tileClasses, classes, 1, limits, leftOut);
     }
   }
-  for (int64_t k = 0; k < roundUp(count, 16); k++) {
-    scratch.maxima[k] = k < count ? rowMaximum_[first + rows[k]] : 0;
-    scratch.factors[k] = k < count ? rowFactor_[first + rows[k]] : 0;
-  }
-  kernels_.activeProbabilities(scratch.tile, plan_.tileClasses, classes, count, scratch.maxima, scratch.factors,
-                               classScale);
+  // Targets as logits that the others leave without a probability, as they are where tiles are kept.
   forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
     const int32_t* place = std::lower_bound(rows, rows + count, static_cast<int32_t>(row - first));
     if (place != rows + count && *place == row - first)
-      *tileElement(scratch.tile, place - rows, label - firstClass) = 0;
+      *tileElement(scratch.tile, place - rows, label - firstClass) = leftOut;
   });
   return scratch.tile;
 }
 
-// False, with the targets' share in gradInput as before, where what was left out might matter after all.
-bool Step::activeInput(const Parts::Choice& choice) {
-  forEach(plan_.slots(), [&](int64_t slot, int thread) { activeInput(slot, thread, choice.limit); });
-  forEach(paddedRows_ / lanes_, [&](int64_t panel, int) { finishActiveRows(panel); });
-  const double least = inputGradientNorm() - choice.bound;
-  if (choice.bound <= problem_.negligible * least) {
-    problem_.leftOut.gradInput = choice.bound / least;
-    return true;
+CombinationLists Step::listsOf(int thread, int64_t stride) const {
+  float* lists = scratchOf(thread).lists;
+  int32_t* places = reinterpret_cast<int32_t*>(lists);
+  return {0, static_cast<long>(stride), places + 2 * listFloats, places, lists + listFloats};
+}
+
+// gradInput without what is below its limit, and what that and the weights' limit cost; a limit of 0 takes no part.
+Step::Done Step::activeInput(const Parts::Limits& limits, double leastWeight) {
+  std::memset(leftOfRows_, 0, plan_.classSlots * paddedRows_ * sizeof(double));
+  forEach(plan_.slots(), [&](int64_t slot, int thread) { activeInput(slot, thread, limits); });
+  Done done;
+  LeftOut& result = problem_.leftOut;
+  if (limits.weight > 0 && wantsWeight()) {
+    const double cost = parts_.weightCost(leftOfTiles_, plan_.rowSlots);
+    done.weight = cost <= problem_.negligible * leastWeight;
+    if (done.weight) result.gradWeight = cost / leastWeight;
   }
-  const double products = wantsWeight() ? 2 : 1;
-  problem_.leftOut.share -= (1 - choice.share) / products;
-  forEach(plan_.rows, [&](int64_t row, int) { beginInputGradient(row); });
-  return false;
+  if (wantsActiveInput(limits)) {
+    forEach(paddedRows_ / lanes_, [&](int64_t panel, int) { finishActiveRows(panel); });
+    double squares = 0;
+    for (int64_t i = 0; i < plan_.rows; i++) {
+      const float* row = problem_.gradInput + i * plan_.dim;
+      squares += kernels_.dotDouble(row, row, plan_.dim);
+    }
+    const double cost = parts_.inputCost(leftOfRows_, plan_.classSlots, paddedRows_), least = std::sqrt(squares) - cost;
+    done.input = cost <= problem_.negligible * least;
+    if (done.input) result.gradInput = cost / least;
+    // What was left out might matter after all: back to the targets' share, as it was.
+    else forEach(plan_.rows, [&](int64_t row, int) { beginInputGradient(row); });
+  }
+  if (done.input) addLeftOut();
+  return done;
 }
 
 // partialInput_ is [classSlots][N][D] here.
-void Step::activeInput(int64_t slot, int thread, float limit) {
+void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const int64_t firstRow = plan_.firstChunk(rowSlot) * plan_.chunkRows;
   const int64_t lastRow = std::min(plan_.firstChunk(rowSlot + 1) * plan_.chunkRows, paddedRows_);
-  float* partial = partialInput_ + classSlot * paddedRows_ * dim;
-  std::memset(partial + firstRow * dim, 0, (lastRow - firstRow) * dim * sizeof(float));
+  const bool wanted = wantsActiveInput(limits);
+  const float inputLimit = limits.input > 0 ? limits.input : HUGE_VALF,
+              weightLimit = limits.weight > 0 ? limits.weight : HUGE_VALF;
+  const ThreadScratch scratch = scratchOf(thread);
+  float* partial = partialInput_ + (wanted ? classSlot * paddedRows_ * dim : 0);
+  if (wanted) std::memset(partial + firstRow * dim, 0, (lastRow - firstRow) * dim * sizeof(float));
+  double* leftOfRows = leftOfRows_ + classSlot * paddedRows_;
   int32_t rows[512];  // a chunk's, at most
+  float left[512], leftOfClasses[128 * 16];
+  int64_t computed = 0;
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
+    const int64_t classes = plan_.tileSize(tile);
     TileWeights weights{};
+    float* packed = nullptr;  // the weights
+    double leftOfTile = 0;
+    std::memset(leftOfClasses, 0, sizeof leftOfClasses);
     for (int64_t chunk = plan_.firstChunk(rowSlot); chunk < plan_.firstChunk(rowSlot + 1); chunk++) {
-      const int64_t count = parts_.active(tile, chunk, limit, rows);
+      const int64_t first = chunk * plan_.chunkRows;
+      int64_t count = 0;
+      for (int64_t i = first; i < first + plan_.chunkSize(chunk); i++) {
+        const float input = parts_.inputPart(tile, i), weight = parts_.weightPart(tile, i);
+        rows[count] = static_cast<int32_t>(i - first);
+        count += !(input < inputLimit) || !(weight < weightLimit);
+      }
+      count = orWholeChunk(chunk, rows, count);
+      for (int64_t i = first, k = 0; i < first + plan_.chunkSize(chunk); i++) {
+        if (k < count && rows[k] == i - first) {
+          k++;
+          continue;
+        }
+        leftOfRows[i] += parts_.inputPart(tile, i);
+        leftOfTile += parts_.weightPart(tile, i);
+      }
       if (count == 0) continue;
-      if (!weights.weight) weights = tileWeights(tile, thread);
-      const float* gradient = activeTile(tile, chunk, rows, count, thread, weights);
-      kernels_.activeInputGradient(weights.weight, dim, plan_.tileSize(tile), gradient, plan_.tileClasses, rows, count,
-                                   partial + chunk * plan_.chunkRows * dim);
+      if (wanted && !weights.weight) weights = tileWeights(tile, thread);
+      if (wanted && !packed) toBlocks(weights.weight, classes, dim, 0, classes, packed = scratch.classGradient);
+      const float* logits = activeTile(tile, chunk, rows, count, thread, weights);
+      kernels_.activeInputs(logits, scratch.tile, plan_.tileClasses, classes, count, scratch.maxima, scratch.factors,
+                            classScale_ + tile * plan_.tileClasses, scratch.costs, inputLimit, left, weightLimit,
+                            leftOfClasses);
+      for (int64_t k = 0; k < count; k++) leftOfRows[first + rows[k]] += left[k];
+      for (int64_t from = 0; wanted && from < count; from += lanes_) {  // a list of classes for each row of a panel
+        const float* panel = scratch.tile + from * plan_.tileClasses;
+        CombinationLists lists = listsOf(thread, listStride);
+        lists.count = std::min<int64_t>(lanes_, count - from);
+        int64_t ends[64];
+        for (int64_t k = 0; k < lists.count; k++) ends[k] = k * listStride;
+        for (int32_t j = 0; j < classes; j++, panel += lanes_)
+          for (int64_t k = 0; k < lists.count; k++) {
+            const float probability = panel[k];
+            const int64_t end = ends[k];
+            lists.index[end] = j;
+            lists.coefficients[end] = probability;
+            ends[k] = end + isPresent(probability);
+          }
+        for (int64_t k = 0; k < lists.count; k++) {
+          lists.lengths[k] = static_cast<int32_t>(ends[k] - k * listStride);
+          computed += lists.lengths[k];
+        }
+        kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true);
+      }
     }
+    double squares = 0;
+    for (int64_t j = 0; j < classes; j++) {
+      double sum = 0;
+      for (int64_t l = 0; l < 16; l++) sum += leftOfClasses[j * 16 + l];
+      squares += sum * sum;
+    }
+    leftOfTiles_[rowSlot * plan_.classTiles + tile] = leftOfTile + std::sqrt(squares);
   }
+  computed_[slot] = computed;
 }
 
 void Step::finishActiveRows(int64_t panel) {
@@ -169,11 +298,31 @@ void Step::finishActiveRows(int64_t panel) {
   for (int64_t i = first; i < last; i++) finishRow(i, sum + (i - first) * dim);
 }
 
+// After a sweep: adds what it left out to the share of both products.
+void Step::addLeftOut() {
+  double computed = 0;
+  for (int64_t slot = 0; slot < plan_.slots(); slot++) computed += static_cast<double>(computed_[slot]);
+  const double products = (problem_.gradInput ? 1 : 0) + (wantsWeight() ? 1 : 0);
+  const double all = static_cast<double>(plan_.rows) * static_cast<double>(plan_.classes);
+  problem_.leftOut.share += (1 - computed / all) / products;
+}
+
+void Step::activeWeight(float limit) {
+  forEach(parts_.panels(), [&](int64_t panel, int) {
+    const int64_t first = panel * lanes_;
+    toBlocks(problem_.input, plan_.rows, plan_.dim, first, std::min<int64_t>(lanes_, plan_.rows - first), inputBlocks_);
+  });
+  forEach(plan_.slots(), [&](int64_t slot, int thread) { activeWeight(slot, thread, limit); });
+  addLeftOut();
+}
+
 void Step::activeWeight(int64_t slot, int thread, float limit) {
-  const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
-  const ThreadScratch scratch = scratchOf(thread);
+  const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const bool whole = plan_.rowSlots == 1;
+  const ThreadScratch scratch = scratchOf(thread);
   int32_t rows[512];
+  float factors[512];
+  int64_t computed = 0;
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
     const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
     float* classGradient =
@@ -181,17 +330,49 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
     TileWeights weights{};
     bool empty = true;
     for (int64_t chunk = plan_.firstChunk(rowSlot); chunk < plan_.firstChunk(rowSlot + 1); chunk++) {
-      const int64_t count = parts_.active(tile, chunk, limit, rows);
+      const int64_t first = chunk * plan_.chunkRows;
+      int64_t count = 0;
+      for (int64_t i = first; i < first + plan_.chunkSize(chunk); i++) {
+        rows[count] = static_cast<int32_t>(i - first);
+        count += !(parts_.weightPart(tile, i) < limit);
+      }
       if (count == 0) continue;
-      const float* gradient = activeTile(tile, chunk, rows, count, thread, weights);
-      kernels_.activeWeightGradient(gradient, plan_.tileClasses, classes, rows, count,
-                                    value_ + chunk * plan_.chunkRows * lanes_, paddedRows_, dimPanels_, classGradient,
-                                    !empty);
+      count = orWholeChunk(chunk, rows, count);
+      const float* logits = activeTile(tile, chunk, rows, count, thread, weights);
+      kernels_.activeWeights(logits, scratch.tile, plan_.tileClasses, classes, count, scratch.maxima, scratch.factors,
+                             classScale_ + firstClass, scratch.costs, limit);
+      for (int64_t k = 0; k < count; k++) {
+        const RowState& state = states_[first + rows[k]];
+        factors[k] = static_cast<float>(state.gradient * state.scale * state.inverseNorm);
+      }
+      CombinationLists lists = listsOf(thread, 512);  // of rows, for each class of a few
+      const int64_t most = listFloats / 512;
+      for (int64_t j0 = 0; j0 < classes; j0 += most) {
+        lists.count = std::min(most, classes - j0);
+        for (int64_t l = 0; l < lists.count; l++) {
+          int32_t* index = lists.index + l * 512;
+          float* coefficients = lists.coefficients + l * 512;
+          int32_t n = 0;
+          for (int64_t from = 0; from < count; from += lanes_) {
+            const float* lane = scratch.tile + (from / lanes_ * plan_.tileClasses + j0 + l) * lanes_ - from;
+            for (int64_t k = from; k < std::min<int64_t>(from + lanes_, count); k++) {
+              index[n] = static_cast<int32_t>(first) + rows[k];
+              coefficients[n] = lane[k] * factors[k];
+              n += isPresent(lane[k]);
+            }
+          }
+          lists.lengths[l] = n;
+          computed += n;
+        }
+        kernels_.combineRows(lists, inputBlocks_, plan_.rows, dim, classGradient + j0 * paddedDim_, paddedDim_, nullptr,
+                             !empty);
+      }
       empty = false;
     }
     if (whole) finishClasses(tile, classGradient, empty);
     else if (empty) std::memset(classGradient, 0, classes * paddedDim_ * sizeof(float));
   }
+  computed_[slot] = computed;
 }
 
 }  // namespace margin_softmax::cpu

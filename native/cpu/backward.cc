@@ -20,15 +20,13 @@ bool projection(const Kernels& kernels, const float* weight, const float* gradie
 }  // namespace
 
 void Step::backwardPhase() {
-  Parts::Choice inputParts, weightParts;
-  bool input = problem_.gradInput, weight = wantsWeight();  // to be computed from every part
-  if (leavesOut_ && chooseParts(inputParts, weightParts)) {
-    if (inputParts.limit > 0) input = !activeInput(inputParts);
-    if (weightParts.limit > 0) weight = false;
-  }
+  double leastWeight = 0;
+  const Parts::Limits limits = leavesOut_ ? chooseLimits(leastWeight) : Parts::Limits{};
+  Done done;
+  if (wantsActiveInput(limits) || (limits.weight > 0 && wantsWeight())) done = activeInput(limits, leastWeight);
+  const bool input = problem_.gradInput && !done.input, weight = wantsWeight() && !done.weight;
   if (input || weight) forEach(plan_.slots(), [&](int64_t slot, int t) { backward(slot, t, input, weight); });
-  if (wantsWeight() && !weight)
-    forEach(plan_.slots(), [&](int64_t slot, int thread) { activeWeight(slot, thread, weightParts.limit); });
+  if (done.weight) activeWeight(limits.weight);
   if (plan_.rowSlots > 1 && wantsWeight()) forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
   if (input) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
 }

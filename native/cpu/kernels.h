@@ -7,6 +7,17 @@
 
 namespace margin_softmax::cpu {
 
+// A matrix in column blocks: so many columns of every row one behind the other, then the next ones; the last block has
+// what is left. Rows that many lists visit then lie close together (rows of 2 KiB would share few places in a cache).
+constexpr int columnBlock = 128;
+
+// Sums of few rows each: list l is lengths[l] places and coefficients from l·stride on.
+struct CombinationLists {
+  long count, stride;
+  int32_t *lengths, *index;
+  float* coefficients;
+};
+
 // Panels: L = `lanes` batch rows side by side, so that a class's logits for L rows are contiguous.
 //   query  [panel][D][L]        embeddings, scaled so that a dot product with weight·scale is a logit
 //   tile   [panel][tileStride][L]   logits, later gradients, of up to tileStride classes
@@ -46,15 +57,16 @@ struct Kernels {
   void (*inputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride,
                         long panels, float* out, bool accumulate);
 
-  // The same on a list of rows alone (active_impl.h): lane k of the tile belongs to row rows[k].
-  void (*activeProbabilities)(float* tile, long tileStride, long classes, long count, const float* maximum,
-                              const float* factor, const float* scale);
-  // out[j][dimPanels·L] (+)= Σ_k gradient[j][k] · value[rows[k]]
-  void (*activeWeightGradient)(const float* gradient, long tileStride, long classes, const int32_t* rows, long count,
-                               const float* value, long valueRows, long dimPanels, float* out, bool accumulate);
-  // out[rows[k]][D] += Σ_j gradient[j][k] · weight[j][D]
-  void (*activeInputGradient)(const float* weight, long dim, long classes, const float* gradient, long tileStride,
-                              const int32_t* rows, long count, float* out);
+  // As `probabilities`, on the first `count` lanes, and 0 below a limit: active_impl.h.
+  void (*activeInputs)(const float* tile, float* out, long tileStride, long classes, long count, const float* maximum,
+                       const float* factor, const float* scale, const float* cost, float limit, float* left,
+                       float weightLimit, float* leftOfClasses);
+  void (*activeWeights)(const float* tile, float* out, long tileStride, long classes, long count, const float* maximum,
+                        const float* factor, const float* scale, const float* cost, float limit);
+  // out[outRows[l], or l][n] (+)= Σ_k coefficients[l][k] · row index[l][k], for every list l; [rows][n] in column
+  // blocks.
+  void (*combineRows)(const CombinationLists& lists, const float* blocks, long rows, long n, float* out, long outStride,
+                      const int32_t* outRows, bool keep);
 
   // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
   void (*addScaled)(float* out, const float* a, float factor, const float* b, long n, bool stream);

@@ -77,9 +77,13 @@ void Step::layOut(Layout& layout) {
   slotSquares_ = layout.take<double>(plan_.classTiles);
   rowSquares_ = layout.take<double>(n / lanes_);
   if (leavesOut_) parts_.layOut(layout, n);
+  leftOfRows_ = layout.take<double>(leavesOut_ ? plan_.classSlots * n : 0);
+  leftOfTiles_ = layout.take<double>(leavesOut_ ? plan_.rowSlots * plan_.classTiles : 0);
+  inputBlocks_ = layout.take<float>(leavesOut_ && weight ? plan_.rows * dim : 0);
+  computed_ = layout.take<int64_t>(leavesOut_ ? plan_.slots() : 0);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
-  if (leavesOut_) scratchStride_ += dim * lanes_ + 2 * roundUp(plan_.chunkRows, 16);
+  if (leavesOut_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listFloats + 64;
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
@@ -101,7 +105,9 @@ Step::ThreadScratch Step::scratchOf(int thread) const {
           weights + plan_.tileClasses * plan_.dim,
           query,
           maxima,
-          maxima + roundUp(plan_.chunkRows, 16)};
+          maxima + roundUp(plan_.chunkRows, 16),
+          maxima + 2 * roundUp(plan_.chunkRows, 16),
+          maxima + 3 * roundUp(plan_.chunkRows, 16)};
 }
 
 float* Step::keptTile(int64_t tile, int64_t chunk) const {

@@ -7,8 +7,8 @@
 //              gradient is projected, joined by its targets' share, and written out or spent on the update
 //   finish     rows: partial gradInput added in slot order, projected, joined to the target's share
 //
-// Where most of the backward phase cannot matter (parts.h), it goes twice over the parts that can: for gradInput, which
-// is then held against the bound of what it lacks, and for the weights (active.cc).
+// Where most of the backward phase cannot matter (parts.h), it goes twice over what can: for gradInput, which is then
+// held against the bound of what it lacks, and for the weights (active.cc).
 //
 // The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
 // precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
@@ -43,7 +43,8 @@ class Step {
   };
   struct ThreadScratch {
     float *tile, *classGradient, *row, *weights, *bias;
-    float *query, *maxima, *factors;  // [D][L], [chunkRows], [chunkRows] of active rows
+    float *query, *maxima, *factors, *costs;  // of active rows: [D][L], [chunkRows] each
+    float* lists;
   };
 
   void layOut(Layout& layout);
@@ -66,15 +67,27 @@ class Step {
   void finishRow(int64_t row, const float* sum);
   Status collect();
 
-  bool chooseParts(Parts::Choice& input, Parts::Choice& weight);
-  double inputGradientNorm();
+  struct Done {
+    bool input = false, weight = false;
+  };
+  Parts::Limits chooseLimits(double& leastWeight);
+  // A process's share of gradInput cannot be held against the sum of all processes'.
+  bool wantsActiveInput(const Parts::Limits& limits) const {
+    return limits.input > 0 && problem_.gradInput && !problem_.exchange;
+  }
+  void weighPanel(int64_t panel, int thread);
   double leastWeightGradient();
+  static constexpr int64_t listFloats = 64 * 144;  // places, and coefficients, of the lists at once
+  CombinationLists listsOf(int thread, int64_t stride) const;
+  int64_t orWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const;
   const float* activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
                           TileWeights& weights) const;
-  bool activeInput(const Parts::Choice& choice);
-  void activeInput(int64_t slot, int thread, float limit);
+  Done activeInput(const Parts::Limits& limits, double leastWeight);
+  void activeInput(int64_t slot, int thread, const Parts::Limits& limits);
   void finishActiveRows(int64_t panel);
+  void activeWeight(float limit);
   void activeWeight(int64_t slot, int thread, float limit);
+  void addLeftOut();
 
   void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const;
   // The weights of the tile after this one, where they lie in one piece; null for the last tile of a slot.
@@ -108,6 +121,9 @@ class Step {
   const double rowGradient_;  // upstream gradient of each row, before gradOutput
   double lossSum_ = 0;
   Parts parts_;
+  double *leftOfRows_, *leftOfTiles_;         // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
+  float* inputBlocks_;                        // [rows][D] in column blocks
+  int64_t* computed_;                         // [slots] of the (i, j), those that were not left out
   const bool leavesOut_;                      // whether what is negligible may be
   std::optional<Bfloat16Products> bfloat16_;  // the products, where they are not in float32
 
