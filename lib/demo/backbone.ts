@@ -42,14 +42,14 @@ export function createBackbone(dim: number, seed: number): Backbone {
 }
 
 /** A variable of its own: tf.tidy frees the tensor that it starts from. */
-function variable<R extends tf.Rank>(initial: () => tf.Tensor<R>): tf.Variable<R> {
+export function variable<R extends tf.Rank>(initial: () => tf.Tensor<R>): tf.Variable<R> {
   return tf.tidy(() => tf.variable(initial()))
 }
 
 // tf.matMul's own gradient multiplies by transposed views, and for these the wasm backend has only a plain loop, four times
 // slower than its product of matrices that lie as they are (86 against 19 ms for one training step of 256 images). Transposing first
 // is nearly free. Read the network above as if it said tf.matMul.
-const times = tf.customGrad((x, weight, save) => {
+export const times = tf.customGrad((x, weight, save) => {
   ;(save as tf.GradSaveFunc)([x as tf.Tensor, weight as tf.Tensor])
   return {
     value: tf.matMul(x as tf.Tensor2D, weight as tf.Tensor2D),
@@ -61,7 +61,7 @@ const times = tf.customGrad((x, weight, save) => {
 }) as (x: tf.Tensor2D, weight: tf.Tensor2D) => tf.Tensor2D
 
 /** The first layer: nobody needs the gradient with respect to the pixels, the largest of them all. */
-function constantTimes(x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D {
+export function constantTimes(x: tf.Tensor2D, weight: tf.Tensor2D): tf.Tensor2D {
   const product = tf.customGrad((w) => ({
     value: tf.matMul(x, w as tf.Tensor2D),
     gradFunc: (dy: tf.Tensor) => tf.matMul(tf.transpose(x), dy as tf.Tensor2D),

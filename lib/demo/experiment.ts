@@ -217,7 +217,7 @@ function evenlyOnCircle(classes: number): Float32Array {
 }
 
 /** tfjs has no public way to change the learning rate of Adam between two steps. */
-function setLearningRate(optimizer: tf.Optimizer, rate: number): void {
+export function setLearningRate(optimizer: tf.Optimizer, rate: number): void {
   ;(optimizer as unknown as { learningRate: number }).learningRate = rate
 }
 
