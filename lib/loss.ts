@@ -48,11 +48,11 @@ export interface MarginLossOptions extends ExecutionOptions {
   labelSmoothing?: number
   /**
    * What may be left out of each gradient because it cannot matter, as a multiple of that gradient's norm: from 0 (nothing)
-   * to 1e-3. Default 1e-7, about the rounding of single precision. Where a batch's probabilities are concentrated, as those
-   * of a trained head are, most work of the backward pass is skipped by it; what is missing is bounded before it is left
-   * out, and `leftOut` says by how much. A choice of whole (126 classes × row) blocks, the same in every run and for any
-   * number of threads. For margins on cosines without label smoothing, and batches that fit one pass (some 3,500 rows of
-   * 512 numbers); elsewhere, on a GPU and in bfloat16 it changes nothing: everything is computed.
+   * to 1e-3. Default 1e-7, about the rounding of single precision. Where the probabilities of a batch are concentrated on few
+   * classes, as those of a trained head are, most of the backward pass is skipped by it. What is missing is bounded before
+   * anything depends on it, and `leftOut` says by how much; the choice is the same in every run and for any number of threads.
+   * For margins on cosines without label smoothing, from 64 dimensions and some hundred classes on, in float32, and for
+   * batches that fit one pass (some 3,500 rows of 512 numbers). Elsewhere, and on a GPU, everything is computed.
    */
   negligible?: number
   /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
@@ -69,7 +69,7 @@ export interface MarginLossOptions extends ExecutionOptions {
 
 /** What the backward pass left out under `negligible`. */
 export interface LeftOut {
-  /** Share of its two matrix products that was not computed; 0 where everything was. */
+  /** Share of the terms of its two matrix products that was not computed; 0 where everything was. */
   share: number
   /** Bound of the norm of what `gradInput` lacks, as a multiple of its norm. */
   gradInput: number

@@ -30,7 +30,8 @@ class Parts {
 
   Parts(const Plan& plan, int lanes) : plan_(plan), lanes_(lanes) {}
 
-  // Whether the masses are few enough to be stored: at most 16 MiB, or a 32nd of the weights.
+  // Whether it can pay: short rows cost less to multiply than to tell apart, and the masses must be few enough to be
+  // stored: at most 16 MiB, or a 32nd of the weights.
   bool fit() const;
   void layOut(Layout& layout, int64_t paddedRows);
 
@@ -48,7 +49,7 @@ class Parts {
   double total(int64_t tile) const { return totals_[tile] * unit_ * slack; }  // Σ_i Σ_{j in tile} u_ij
 
   // The sampled tiles, and what a panel's rows have in one: probabilities[classes][L].
-  int64_t samples() const { return std::min<int64_t>(plan_.classTiles, mostSamples); }
+  int64_t samples() const { return std::min<int64_t>(divideUp(plan_.classTiles, 8), mostSamples); }
   int64_t sampledTile(int64_t sample) const { return plan_.classTiles * (2 * sample + 1) / (2 * samples()); }
   void takeSample(int64_t panel, int64_t sample, const float* probabilities, const float* classScale);
   // The largest limits whose costs, as the sample has them, are within the budgets; 0 where more than the share
@@ -69,6 +70,7 @@ class Parts {
 
  private:
   // u in orders of magnitude below the unit, two per power of two; the last holds all that is smaller.
+  static constexpr int64_t leastDim = 64;
   static constexpr int orders = 128, mostSamples = 16;
   static constexpr int64_t everyClass = 8;  // of a sampled tile is a sample for gradWeight
   // Covers the rounding of the exponentials, of the row's sum and of all sums here.
