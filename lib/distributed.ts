@@ -2,7 +2,7 @@
  * A group of processes, started by `mpirun -n 4 node train.mjs`, that work on one training run.
  *
  * It runs over this machine's MPI (Open MPI or MPICH), in an addon of its own that is compiled when asked for:
- * `node node_modules/margin-softmax/scripts/build-distributed.cjs`. Without it `processGroup` rejects and says so; the
+ * `npx margin-softmax build --distributed`. Without it `processGroup` rejects and says so; the
  * rest of margin-softmax never needs it.
  * @module margin-softmax/distributed
  */

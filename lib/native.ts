@@ -106,7 +106,7 @@ export function native(): Native {
       'ERR_NATIVE_MISSING',
       `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, Node.js ${process.version}.\n` +
         `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${root}`}: ${(cause as Error).message.split('\n')[0]}\n` +
-        `Compile one with CMake and a C++17 compiler: node ${path.relative('', path.join(root, 'scripts/build-from-source.cjs'))}`,
+        `Compile one with CMake and a C++17 compiler: npx margin-softmax build`,
       { cause }
     )
   }
@@ -126,7 +126,7 @@ export function nativeGroup(): NativeGroup {
       'ERR_NATIVE_MISSING',
       `The addon of margin-softmax/distributed does not load: ${(cause as Error).message.split('\n')[0]}\n` +
         'It needs Open MPI or MPICH (Debian, Ubuntu: apt-get install openmpi-bin libopenmpi-dev, or mpich libmpich-dev) and is built by:\n' +
-        `node ${path.relative('', path.join(root, 'scripts/build-distributed.cjs'))}`,
+        'npx margin-softmax build --distributed',
       { cause }
     )
   }

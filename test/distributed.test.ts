@@ -27,7 +27,7 @@ test('without the addon the error says what to install and what to run', () => {
   )
   assert.match(stdout, /nowhere\.node/)
   assert.match(stdout, /apt-get install openmpi-bin libopenmpi-dev, or mpich libmpich-dev/)
-  assert.match(stdout, /^node scripts.build-distributed\.cjs$/m)
+  assert.match(stdout, /^npx margin-softmax build --distributed$/m)
 })
 
 if (mpi.missing && process.env.CI) {
