@@ -30,10 +30,13 @@ function joined(batches: Batch[]): Batch {
   }
 }
 
-/** Three steps of a sharded head and of a whole one, compared; the sharded one's weights. */
+/**
+ * Three steps of a sharded head and of a whole one, compared, each from the whole one's state: weights that differ by
+ * rounding would differ by 64 times that in the next step's logits. The last sharded weights.
+ */
 async function compare(group: ProcessGroup, options: Options, what: string): Promise<Float32Array> {
   const { classes, dim } = options
-  const head = await MarginHead.create({ ...options, group })
+  let head = await MarginHead.create({ ...options, group })
   const whole = await MarginHead.create(options)
   const { first, count } = head.shard
   const own = (matrix: Float32Array) => matrix.subarray(first * dim, (first + count) * dim)
@@ -43,6 +46,12 @@ async function compare(group: ProcessGroup, options: Options, what: string): Pro
     const mine = batches[group.rank] as Batch
     const before = batches.slice(0, group.rank).reduce((rows, { labels }) => rows + labels.length, 0)
     const rows = mine.labels.length
+    if (step > 0) {
+      const file = `${folder}/compared-${group.rank}`
+      await whole.save(file)
+      head.dispose()
+      head = await MarginHead.load(file, { group, threads: options.threads })
+    }
     const actual = await head.step(mine.input, mine.labels)
     const all = joined(batches)
     const expected = whole.stepSync(all.input, all.labels)
