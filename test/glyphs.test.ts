@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert'
 import type * as Images from '../examples/glyph-images'
 import type * as Network from '../examples/glyph-network'
 import type * as Training from '../examples/glyph-training'
-import { cosface, MarginHead } from '../lib/index'
+import { adamW, cosface, MarginHead } from '../lib/index'
 
 /** The example's modules and four typefaces, or in words why not: canvas has no binary for every platform. */
 function load() {
@@ -125,6 +125,7 @@ if (typeof loaded === 'string') {
     const folder = mkdtempSync(path.join(os.tmpdir(), 'glyphs-'))
     const settings: Training.GlyphSettings = {
       ...{ sampleRate: 1, margin: cosface({ scale: 16, margin: 0.1 }), dim: 16, epochs: 30, batch: 8 },
+      ...{ optimizer: adamW({ weightDecay: 0 }), headRate: 1 },
       ...{ learningRate: 0.002, warmup: 0.3, shift: 1, seed: 1, snapshots: folder },
     }
     try {
