@@ -5,11 +5,14 @@ import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs'
 import { seededRandom, shuffled } from '../lib/cli/random'
 import { type Progress, setLearningRate } from '../lib/demo/experiment'
+import * as metrics from '../lib/demo/metrics'
 import {
-  adamW,
   type Margin,
   MarginHead,
+  type Optimizer,
   type StepResult,
+  type TopKResult,
+  topK,
   type VerificationResult,
   verification,
 } from '../lib/index'
@@ -30,10 +33,13 @@ export interface GlyphData {
 export interface GlyphSettings {
   sampleRate: number
   margin: Margin
+  /** of the head; its learning rate follows the network's, `headRate` times as large */
+  optimizer: Optimizer
+  headRate: number
   dim: number
   epochs: number
   batch: number
-  /** of the network and of the head; falls to 0 along half a cosine wave */
+  /** of the network; falls to 0 along half a cosine wave */
   learningRate: number
   /** share of the training over which the margin grows to its full size */
   warmup: number
@@ -50,8 +56,10 @@ export interface GlyphOutcome {
   settings: GlyphSettings
   /** mean over the last sixtieth of the training, with the classes of each step's sample */
   trainingAccuracy: number
-  /** share of test glyphs that lie nearest to their own class's weights among all classes */
+  /** share of test glyphs that lie nearest to the weights of their own class among all classes */
   testAccuracy: number
+  /** the same with the mean direction of each class's training glyphs in place of its weights */
+  centreAccuracy: number
   /** of all pairs of glyphs of characters that were not trained on, with the true accept rate at `falseAcceptRate` */
   unseen: VerificationResult
   seconds: number
@@ -76,7 +84,7 @@ export async function train(
     classes: data.classes,
     dim,
     margin,
-    optimizer: adamW({ weightDecay: 0 }),
+    optimizer: settings.optimizer,
     marginWarmupSteps: Math.round(settings.warmup * steps),
     sampleRate,
     seed,
@@ -85,7 +93,13 @@ export async function train(
   const { accuracy, headSeconds } = await trainSteps(network, head, data.train, settings, steps, report)
   const seconds = (performance.now() - begin) / 1000
 
-  const testAccuracy = accuracyOf(head, embedAll(network, data.test, dim), data.test.labels)
+  const test = embedAll(network, data.test, dim)
+  const weight = metrics.classCentres(
+    embedAll(network, data.train, dim),
+    data.train.labels,
+    data.classes,
+    dim
+  )
   const unseen = await verification(embedAll(network, data.unseen, dim), data.unseen.labels, {
     falseAcceptRates: [falseAcceptRate],
   })
@@ -93,7 +107,8 @@ export async function train(
   return {
     settings,
     trainingAccuracy: accuracy,
-    testAccuracy,
+    testAccuracy: accuracyOf(await head.topK(test, 1), data.test.labels),
+    centreAccuracy: accuracyOf(await topK({ input: test, weight, dim }), data.test.labels),
     unseen,
     seconds,
     headSeconds,
@@ -109,7 +124,7 @@ async function trainSteps(
   steps: number,
   report: (progress: Progress) => void
 ): Promise<{ accuracy: number; headSeconds: number }> {
-  const { epochs, batch, learningRate, shift, seed, snapshots } = settings
+  const { epochs, batch, learningRate, headRate, shift, seed, snapshots } = settings
   const { headLoss } = adapter(tf)
   const optimizer = tf.train.adam(learningRate)
   const random = seededRandom(seed)
@@ -143,7 +158,7 @@ async function trainSteps(
         const embeddings = network.embed(patches, true)
         embeddings.dataSync() // so that the head's time is its own
         const before = performance.now()
-        const loss = headLoss(head, embeddings, labels, { learningRate: rate, onStep })
+        const loss = headLoss(head, embeddings, labels, { learningRate: rate * headRate, onStep })
         headSeconds += (performance.now() - before) / 1000
         return loss
       },
@@ -224,13 +239,6 @@ function embedAll(network: Network, glyphs: Glyphs, dim: number): Float32Array {
   return embeddings
 }
 
-/** Share of the embeddings whose own class scores highest among all classes, a thousand at a time. */
-function accuracyOf(head: MarginHead, embeddings: Float32Array, labels: Int32Array): number {
-  let right = 0
-  for (let first = 0; first < labels.length; first += 1000) {
-    const some = labels.subarray(first, first + 1000)
-    const rows = embeddings.subarray(first * head.dim, (first + some.length) * head.dim)
-    right += head.evaluateSync(rows, some).stats.accuracy * some.length
-  }
-  return right / labels.length
+function accuracyOf({ indices }: TopKResult, labels: Int32Array): number {
+  return labels.reduce((right, label, row) => right + (indices[row] === label ? 1 : 0), 0) / labels.length
 }
