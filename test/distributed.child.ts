@@ -1,9 +1,9 @@
 // The scenarios of distributed.test.ts, which starts them on several ranks: node --import tsx distributed.child.ts <scenario> …
 import assert from 'node:assert'
 import { execFileSync } from 'node:child_process'
-import fs from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import { type Combination, type NumberArray, type ProcessGroup, processGroup } from '../lib/distributed'
+import { limitMemory } from './mpirun'
 import { integer, normals, pick, random, sameBits } from './support'
 
 const sleep = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds))
@@ -315,12 +315,6 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
       })
     process.exit(0)
   },
-}
-
-/** The process may map this much more than it has now. */
-function limitMemory(more: number): void {
-  const pages = Number(fs.readFileSync('/proc/self/statm', 'utf8').split(' ')[0])
-  execFileSync('prlimit', ['--pid', String(process.pid), `--as=${pages * 4096 + more}`])
 }
 
 async function main(): Promise<void> {

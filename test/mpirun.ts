@@ -1,5 +1,5 @@
 // Starts a child of a suite on several ranks. With the MPI that `mpirun` belongs to, or MARGIN_SOFTMAX_MPIRUN names.
-import { spawn, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import * as assert from 'uvu/assert'
@@ -83,4 +83,10 @@ export async function fails(child: string, scenario: string, others: RegExp, odd
     if (rank !== 1) assert.not.match(printed, /went well/)
   }
   return ended
+}
+
+/** For a child: its process may map this much more than it has now. Linux only. */
+export function limitMemory(more: number): void {
+  const pages = Number(fs.readFileSync('/proc/self/statm', 'utf8').split(' ')[0])
+  execFileSync('prlimit', ['--pid', String(process.pid), `--as=${pages * 4096 + more}`])
 }

@@ -1,10 +1,10 @@
 // The scenarios of sharding.test.ts: a sharded head on each rank beside a whole one, which every rank can make for itself.
 import assert from 'node:assert'
-import { execFileSync } from 'node:child_process'
 import fs from 'node:fs'
 import { type ProcessGroup, processGroup } from '../lib/distributed'
 import { adamW, arcface, cosface, MarginHead, normface, sgd, softmaxMargin } from '../lib/index'
 import { marginCases } from './margins'
+import { limitMemory } from './mpirun'
 import { makeBatch, normals, random, relativeError, sameBits, within } from './support'
 
 type Options = Parameters<typeof MarginHead.create>[0]
@@ -256,12 +256,6 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
       await head.save(`${folder}/killed`)
     }
   },
-}
-
-/** The process may map this much more than it has now. */
-function limitMemory(more: number): void {
-  const pages = Number(fs.readFileSync('/proc/self/statm', 'utf8').split(' ')[0])
-  execFileSync('prlimit', ['--pid', String(process.pid), `--as=${pages * 4096 + more}`])
 }
 
 async function main(): Promise<void> {
