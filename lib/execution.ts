@@ -15,10 +15,10 @@ export interface ExecutionOptions {
   device?: DeviceName
   /**
    * Of the matrix products; weights, norms, targets, losses and updates are float32 or better. `'float32'` (default) is
-   * exact to single precision on every device. `'bfloat16'` (7 bits of fraction) has gradients within about 5e-3: on a CPU
-   * with AVX512-BF16 at nearly half the time, on another with the same result, but slower than float32. `'tf32'` (10 bits,
+   * exact to single precision on every device. `'bfloat16'` (7 bits of fraction) has gradients within about 5e-3 where
+   * embeddings are dense: on a CPU with AVX512-BF16 in some 0.55 of the time, on another slower than float32. `'tf32'` (10 bits,
    * 1e-3) is for GPUs alone, from compute capability 8.0, as `'bfloat16'` is there. Where `dim` is below 128 both take three
-   * products for one and are within 1e-4. docs/half-precision.md says when bfloat16 is safe. `topK` is float32 always.
+   * products for one and are within 1e-4, 1e-3 in a few dimensions. docs/half-precision.md says when bfloat16 is safe. `topK` is float32 always.
    */
   precision?: Precision
   /**
