@@ -15,11 +15,23 @@ constexpr double mostActive = 0.4;
 // vain.
 constexpr double inputAim = 0.8, weightAim = 0.6;
 
-// Not 0, which is the only number without a bit set: nothing here is negative. NaN is present.
-int32_t isPresent(float probability) {
-  uint32_t bits;
-  std::memcpy(&bits, &probability, sizeof bits);
-  return bits != 0;
+// Calls body(k, probabilities[k], whether it is not 0) for all that are not 0, and for some that are: four zeros at
+// once are passed over. Nothing here is negative, so only 0 has no bit set; NaN is not 0.
+template <class Body>
+void forPresent(const float* probabilities, int64_t count, const Body& body) {
+  const auto one = [&](int64_t k) {
+    uint32_t bits;
+    std::memcpy(&bits, probabilities + k, sizeof bits);
+    body(k, probabilities[k], bits != 0);
+  };
+  int64_t k = 0;
+  for (; k + 4 <= count; k += 4) {
+    uint64_t pairs[2];
+    std::memcpy(pairs, probabilities + k, sizeof pairs);
+    if ((pairs[0] | pairs[1]) == 0) continue;
+    for (int64_t i = k; i < k + 4; i++) one(i);
+  }
+  for (; k < count; k++) one(k);
 }
 
 // Between lists of a tile's classes: lists that grow side by side should not share a place in the cache.
@@ -178,8 +190,8 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
 
 CombinationLists Step::listsOf(int thread, int64_t stride) const {
   float* lists = scratchOf(thread).lists;
-  int32_t* places = reinterpret_cast<int32_t*>(lists);
-  return {0, static_cast<long>(stride), places + 2 * listFloats, places, lists + listFloats};
+  return {0, static_cast<long>(stride), reinterpret_cast<int32_t*>(lists + 2 * listTerms),
+          reinterpret_cast<CombinationTerm*>(lists)};
 }
 
 // gradInput without what is below its limit, and what that and the weights' limit cost; a limit of 0 takes no part.
@@ -263,13 +275,10 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
         int64_t ends[64];
         for (int64_t k = 0; k < lists.count; k++) ends[k] = k * listStride;
         for (int32_t j = 0; j < classes; j++, panel += lanes_)
-          for (int64_t k = 0; k < lists.count; k++) {
-            const float probability = panel[k];
-            const int64_t end = ends[k];
-            lists.index[end] = j;
-            lists.coefficients[end] = probability;
-            ends[k] = end + isPresent(probability);
-          }
+          forPresent(panel, lists.count, [&](int64_t k, float probability, bool present) {
+            lists.terms[ends[k]] = {probability, j};
+            ends[k] += present;
+          });
         for (int64_t k = 0; k < lists.count; k++) {
           lists.lengths[k] = static_cast<int32_t>(ends[k] - k * listStride);
           computed += lists.lengths[k];
@@ -320,7 +329,7 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const bool whole = plan_.rowSlots == 1;
   const ThreadScratch scratch = scratchOf(thread);
-  int32_t rows[512];
+  int32_t rows[512], places[512];
   float factors[512];
   int64_t computed = 0;
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
@@ -344,23 +353,21 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
       for (int64_t k = 0; k < count; k++) {
         const RowState& state = states_[first + rows[k]];
         factors[k] = static_cast<float>(state.gradient * state.scale * state.inverseNorm);
+        places[k] = static_cast<int32_t>(first) + rows[k];
       }
       CombinationLists lists = listsOf(thread, 512);  // of rows, for each class of a few
-      const int64_t most = listFloats / 512;
+      const int64_t most = listTerms / 512;
       for (int64_t j0 = 0; j0 < classes; j0 += most) {
         lists.count = std::min(most, classes - j0);
         for (int64_t l = 0; l < lists.count; l++) {
-          int32_t* index = lists.index + l * 512;
-          float* coefficients = lists.coefficients + l * 512;
+          CombinationTerm* terms = lists.terms + l * 512;
           int32_t n = 0;
-          for (int64_t from = 0; from < count; from += lanes_) {
-            const float* lane = scratch.tile + (from / lanes_ * plan_.tileClasses + j0 + l) * lanes_ - from;
-            for (int64_t k = from; k < std::min<int64_t>(from + lanes_, count); k++) {
-              index[n] = static_cast<int32_t>(first) + rows[k];
-              coefficients[n] = lane[k] * factors[k];
-              n += isPresent(lane[k]);
-            }
-          }
+          for (int64_t from = 0; from < count; from += lanes_)
+            forPresent(scratch.tile + (from / lanes_ * plan_.tileClasses + j0 + l) * lanes_,
+                       std::min<int64_t>(lanes_, count - from), [&](int64_t k, float probability, bool present) {
+                         terms[n] = {probability * factors[from + k], places[from + k]};
+                         n += present;
+                       });
           lists.lengths[l] = n;
           computed += n;
         }

@@ -7,6 +7,7 @@
 namespace {
 
 using margin_softmax::cpu::CombinationLists;
+using margin_softmax::cpu::CombinationTerm;
 
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
@@ -60,13 +61,13 @@ using margin_softmax::cpu::columnBlock;
 constexpr int sumVectors = columnBlock / lanes < 8 ? columnBlock / lanes : 8;
 
 template <int Vectors>
-INLINE void combineColumns(float* out, bool keep, const float* rows, long stride, const int32_t* index,
-                           const float* coefficients, long count) {
+INLINE void combineColumns(float* out, bool keep, const float* rows, long stride, const CombinationTerm* terms,
+                           long count) {
   Vector sum[Vectors];
   UNROLL for (int v = 0; v < Vectors; v++) sum[v] = (Vector){};
   for (long k = 0; k < count; k++) {
-    const Vector a = broadcast(coefficients[k]);
-    const float* row = rows + index[k] * stride;
+    const Vector a = broadcast(terms[k].coefficient);
+    const float* row = rows + terms[k].row * stride;
     asm("" : "+r"(row));  // one address: GCC would keep one for each vector, more than it has registers
     UNROLL for (int v = 0; v < Vectors; v++) sum[v] += a * load(row + v * lanes);
   }
@@ -83,17 +84,15 @@ static void combineRows(const CombinationLists& lists, const float* blocks, long
     for (long l = 0; l < lists.count; l++) {
       const long length = lists.lengths[l];
       if (keep && length == 0) continue;
-      const int32_t* index = lists.index + l * lists.stride;
-      const float* coefficients = lists.coefficients + l * lists.stride;
+      const CombinationTerm* terms = lists.terms + l * lists.stride;
       float* to = out + (outRows ? outRows[l] : l) * outStride + first;
       long d = 0;
       for (; d + sumVectors * lanes <= width; d += sumVectors * lanes)
-        combineColumns<sumVectors>(to + d, keep, blocks + d, width, index, coefficients, length);
-      for (; d + lanes <= width; d += lanes)
-        combineColumns<1>(to + d, keep, blocks + d, width, index, coefficients, length);
+        combineColumns<sumVectors>(to + d, keep, blocks + d, width, terms, length);
+      for (; d + lanes <= width; d += lanes) combineColumns<1>(to + d, keep, blocks + d, width, terms, length);
       for (; d < width; d++) {
         float sum = 0;
-        for (long k = 0; k < length; k++) sum = fused(coefficients[k], blocks[index[k] * width + d], sum);
+        for (long k = 0; k < length; k++) sum = fused(terms[k].coefficient, blocks[terms[k].row * width + d], sum);
         to[d] = keep ? to[d] + sum : sum;
       }
     }

@@ -11,11 +11,15 @@ namespace margin_softmax::cpu {
 // what is left. Rows that many lists visit then lie close together (rows of 2 KiB would share few places in a cache).
 constexpr int columnBlock = 128;
 
-// Sums of few rows each: list l is lengths[l] places and coefficients from l·stride on.
+// Sums of few rows each: list l is lengths[l] terms from l·stride on.
+struct CombinationTerm {
+  float coefficient;
+  int32_t row;
+};
 struct CombinationLists {
   long count, stride;
-  int32_t *lengths, *index;
-  float* coefficients;
+  int32_t* lengths;
+  CombinationTerm* terms;
 };
 
 // Panels: L = `lanes` batch rows side by side, so that a class's logits for L rows are contiguous.
@@ -63,8 +67,7 @@ struct Kernels {
                        float weightLimit, float* leftOfClasses);
   void (*activeWeights)(const float* tile, float* out, long tileStride, long classes, long count, const float* maximum,
                         const float* factor, const float* scale, const float* cost, float limit);
-  // out[outRows[l], or l][n] (+)= Σ_k coefficients[l][k] · row index[l][k], for every list l; [rows][n] in column
-  // blocks.
+  // out[outRows[l], or l][n] (+)= the sum of list l, for every list; the rows are [rows][n] in column blocks.
   void (*combineRows)(const CombinationLists& lists, const float* blocks, long rows, long n, float* out, long outStride,
                       const int32_t* outRows, bool keep);
 

@@ -83,7 +83,7 @@ void Step::layOut(Layout& layout) {
   computed_ = layout.take<int64_t>(leavesOut_ ? plan_.slots() : 0);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
-  if (leavesOut_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listFloats + 64;
+  if (leavesOut_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listTerms + 64;
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;

@@ -77,7 +77,7 @@ class Step {
   }
   void weighPanel(int64_t panel, int thread);
   double leastWeightGradient();
-  static constexpr int64_t listFloats = 64 * 144;  // places, and coefficients, of the lists at once
+  static constexpr int64_t listTerms = 64 * 144;  // of the lists at once
   CombinationLists listsOf(int thread, int64_t stride) const;
   int64_t orWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const;
   const float* activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
