@@ -1,15 +1,16 @@
 // How much of its backward pass a trained head may leave out, and what that saves: at several stages of a training.
 //   node --import tsx bench/negligible.ts --classes 10000
-// Prints a table: a step with SGD momentum, as it is and with everything computed; the share of the parts that was
+//   node --import tsx examples/glyphs.ts --rates 1 --snapshots FOLDER; node --import tsx bench/negligible.ts --from FOLDER
+// Prints a table: a step with SGD momentum, as it is and with everything computed; the share of the terms that was
 // computed; and errors of both gradients against those of everything, beside the bounds that were proven.
 
-import { mkdtempSync, readdirSync } from 'node:fs'
+import { mkdtempSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { Command } from 'commander'
 import { arcface, cosface, type Margin, marginLossSync, normface } from '../lib/index'
 import { machine } from './machine'
-import { readStage, train } from './stages'
+import { readStage, stagesOf, train } from './stages'
 
 const margins: Record<string, () => Margin> = { arcface, cosface, normface: () => normface({ scale: 64 }) }
 const usual = 1e-7
@@ -26,39 +27,46 @@ function relativeError(actual: Float32Array, expected: Float32Array): number {
   return Math.sqrt(error / norm)
 }
 
-async function measure(folder: string, negligible: number, rounds: number): Promise<string> {
-  const settings = [negligible, 0]
+async function measure(folder: string, name: string, options: Options): Promise<string> {
+  const settings = [Number(options.negligible), 0]
   const cases = []
-  for (const setting of settings) cases.push(await readStage(folder, setting))
+  for (const setting of settings) cases.push(await readStage(folder, name, setting, Number(options.rows)))
   const [first] = cases
   if (!first) throw new Error('no stage')
-  const { batch, stage } = first
+  const { batch } = first
   const times: number[][] = settings.map(() => [])
-  for (let round = 0; round < rounds; round++)
+  const processor: number[][] = settings.map(() => [])
+  let accuracy = 0
+  for (let round = 0; round < Number(options.rounds); round++)
     cases.forEach(({ head }, i) => {
+      const used = process.cpuUsage()
       const start = performance.now()
       // A step that leaves the weights where they are: every round is the same work.
-      head.stepSync(batch.input, batch.labels, { learningRate: 0 })
+      accuracy = head.stepSync(batch.input, batch.labels, { learningRate: 0 }).stats.accuracy
       times[i]?.push(performance.now() - start)
+      const { user, system } = process.cpuUsage(used)
+      processor[i]?.push((user + system) / 1000)
     })
-  const { margin } = first.head
+  const { margin, classes, dim } = first.head
   for (const { head } of cases) head.dispose()
   const [some, all] = settings.map((setting) =>
     marginLossSync(batch, { margin, negligible: setting, device: 'cpu' })
   )
   if (!some || !all) throw new Error('no results')
   const [fast, slow] = times.map(median) as [number, number]
+  const [less, more] = processor.map(median) as [number, number]
   const errors = (['gradInput', 'gradWeight'] as const).map((name) => {
     const error = relativeError(some[name] as Float32Array, all[name] as Float32Array)
     return `${error.toExponential(1)} (${some.leftOut[name].toExponential(1)})`
   })
   return `| ${[
-    `${(100 * stage.accuracy).toFixed(1)} %`,
-    stage.step,
+    `${margin.name} ${batch.labels.length}×${dim}×${classes}`,
+    `${(100 * accuracy).toFixed(1)} %`,
     all.loss.toFixed(3),
     slow.toFixed(1),
     fast.toFixed(1),
     `${(slow / fast).toFixed(2)}×`,
+    `${(more / less).toFixed(2)}×`,
     `${(100 * (1 - some.leftOut.share)).toFixed(1)} %`,
     ...errors,
   ].join(' | ')} |`
@@ -82,37 +90,34 @@ async function main(options: Options): Promise<void> {
   const margin = margins[options.margin]
   if (!margin) throw new RangeError(`Expected one of ${Object.keys(margins)} for --margin`)
   const log = (text: string) => console.error(text)
-  const folder = options.folder ?? mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-stages-'))
+  const folder =
+    options.from ?? options.folder ?? mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-stages-'))
   const [rows, dim, classes] = [options.rows, options.dim, options.classes].map(Number) as [
     number,
     number,
     number,
   ]
-  const stages = options.from
-    ? readdirSync(options.from)
-        .sort()
-        .map((name) => path.join(options.from as string, name))
-    : await train(
-        {
-          rows,
-          dim,
-          classes,
-          margin: margin(),
-          stages: options.stages.map(Number),
-          steps: Number(options.steps),
-          sampleRate: Number(options.sampleRate),
-        },
-        folder,
-        log
-      )
+  if (!options.from)
+    await train(
+      {
+        rows,
+        dim,
+        classes,
+        margin: margin(),
+        stages: options.stages.map(Number),
+        steps: Number(options.steps),
+        sampleRate: Number(options.sampleRate),
+      },
+      folder,
+      log
+    )
   const { cpu, cores, date } = machine()
   console.log(`${cpu}, ${cores} cores, ${date}\n`)
   console.log(
-    '| accuracy | after steps | loss | everything, ms | negligible left out, ms | faster | parts computed | error of gradInput (bound) | of gradWeight (bound) |'
+    '| head | accuracy | loss | everything, ms | negligible left out, ms | faster | less processor time | terms computed | error of gradInput (bound) | of gradWeight (bound) |'
   )
-  console.log('|---|---|---|---|---|---|---|---|---|')
-  for (const stage of stages)
-    console.log(await measure(stage, Number(options.negligible), Number(options.rounds)))
+  console.log('|---|---|---|---|---|---|---|---|---|---|')
+  for (const stage of stagesOf(folder)) console.log(await measure(folder, stage, options))
 }
 
 const program = new Command('negligible')

@@ -2,13 +2,14 @@
 // A small network and a head learn together, as in practice: identities are points of a low-dimensional space, grouped in
 // families, and each view of one is 784 numbers made from its point, blurred by noise of heavy tails. The first
 // time that the accuracy over the last steps reaches a stage, and at the end, the head and one batch of embeddings go to
-// a folder.
+// a folder: head-NAME.safetensors and batch-NAME.safetensors, as those of `examples/glyphs.ts --snapshots`.
 
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import * as tf from '@tensorflow/tfjs'
 import { createBackbone } from '../lib/demo/backbone'
 import { type Margin, MarginHead, sgd } from '../lib/index'
+import { readSafetensors, type StreamedTensor, writeSafetensors } from '../lib/safetensors'
 import { adapter } from '../lib/tfjs'
 
 export interface Setup {
@@ -21,12 +22,6 @@ export interface Setup {
   /** Of the training. The learning rates fall to a tenth after 60 % of them, and to a hundredth after 85 %. */
   steps: number
   sampleRate: number
-}
-
-/** What stands in a stage's folder beside head.safetensors. */
-export interface Stage {
-  accuracy: number
-  step: number
 }
 
 const pixels = 784
@@ -86,8 +81,8 @@ async function startTensorflow(): Promise<void> {
   if (!(await tf.setBackend('wasm'))) throw new Error('the wasm backend did not start')
 }
 
-/** Trains, and returns the folders of the stages. */
-export async function train(setup: Setup, folder: string, log: (text: string) => void): Promise<string[]> {
+/** Trains, and keeps the stages. */
+export async function train(setup: Setup, folder: string, log: (text: string) => void): Promise<void> {
   await startTensorflow()
   const { headLoss } = adapter(tf)
   const { rows, dim, classes, margin, sampleRate } = setup
@@ -103,19 +98,20 @@ export async function train(setup: Setup, folder: string, log: (text: string) =>
   const backbone = createBackbone(dim, 1)
   const data = views(classes)
   const optimizer = tf.train.adam(1e-3)
-  const reached: string[] = []
   let accuracy = 0
   let loss = 0
-  const keep = async (name: string, step: number) => {
-    const stage = path.join(folder, name)
-    mkdirSync(stage, { recursive: true })
-    await head.save(path.join(stage, 'head.safetensors'))
-    const fresh = data.batch(rows)
-    const input = tf.tidy(() => backbone.embed(tf.tensor2d(fresh.images, [rows, pixels])).dataSync())
-    writeFileSync(path.join(stage, 'input'), input as Float32Array)
-    writeFileSync(path.join(stage, 'labels'), fresh.labels)
-    writeFileSync(path.join(stage, 'stage.json'), JSON.stringify({ accuracy, step } satisfies Stage))
-    reached.push(stage)
+  const keep = async (name: string) => {
+    const { images, labels } = data.batch(rows)
+    const embeddings = tf.tidy(() =>
+      backbone.embed(tf.tensor2d(images, [rows, pixels])).dataSync<'float32'>()
+    )
+    mkdirSync(folder, { recursive: true })
+    await head.save(headFile(folder, name))
+    const tensors = {
+      embeddings: tensorOf(embeddings, [rows, dim]),
+      labels: tensorOf(Float32Array.from(labels), [rows]),
+    }
+    await writeSafetensors(batchFile(folder, name), tensors, {})
   }
   let next = 0
   for (let step = 1; step <= setup.steps; step++) {
@@ -138,43 +134,65 @@ export async function train(setup: Setup, folder: string, log: (text: string) =>
       log(`step ${step}: loss ${loss.toFixed(3)}, accuracy ${(100 * accuracy).toFixed(1)} %`)
     const wanted = setup.stages[next]
     if (wanted === undefined || accuracy < wanted || step < warmupSteps + 20) continue
-    await keep(`stage-${wanted}`, step)
+    await keep(String(Math.round(100 * wanted)))
     while ((setup.stages[next] ?? 1) <= accuracy) next++
   }
-  await keep('stage-end', setup.steps)
+  await keep('end')
   head.dispose()
   backbone.dispose()
-  return reached
 }
 
-/** A stage's head, with another setting of `negligible`, and its batch. */
-export async function readStage(folder: string, negligible: number) {
-  const stage = JSON.parse(readFileSync(path.join(folder, 'stage.json'), 'utf8')) as Stage
-  const loaded = await MarginHead.load(path.join(folder, 'head.safetensors'), { device: 'cpu' })
-  const weights = loaded.weights()
+const headFile = (folder: string, name: string) => path.join(folder, `head-${name}.safetensors`)
+const batchFile = (folder: string, name: string) => path.join(folder, `batch-${name}.safetensors`)
+
+function tensorOf(values: Float32Array, shape: number[]): StreamedTensor {
+  return {
+    shape,
+    transfer: (offset, part) => part.set(values.subarray(offset, offset + part.length)),
+  }
+}
+
+/** The names of a folder's stages. */
+export function stagesOf(folder: string): string[] {
+  return readdirSync(folder)
+    .map((file) => /^head-(.*)\.safetensors$/.exec(file)?.[1])
+    .filter((name) => name !== undefined)
+    .sort()
+}
+
+/** A stage's head, with another setting of `negligible` and SGD with momentum, and up to `rows` rows of its batch. */
+export async function readStage(folder: string, name: string, negligible: number, rows: number) {
+  const loaded = await MarginHead.load(headFile(folder, name), { device: 'cpu' })
+  const weight = loaded.weights()
   const { classes, dim, margin } = loaded
   loaded.dispose()
-  const bytes = (name: string) => {
-    const file = readFileSync(path.join(folder, name))
-    return file.buffer.slice(file.byteOffset, file.byteOffset + file.byteLength)
-  }
+  const optimizer = sgd({ momentum, weightDecay })
   const head = await MarginHead.create({
     classes,
     dim,
     margin,
-    weights,
+    weights: weight,
     negligible,
     device: 'cpu',
-    optimizer: sgd({ momentum, weightDecay }),
+    optimizer,
   })
-  return {
-    stage,
-    head,
-    batch: {
-      input: new Float32Array(bytes('input')),
-      weight: weights,
-      labels: new Int32Array(bytes('labels')),
-      dim,
-    },
+  const { embeddings, labels } = await readSafetensors(batchFile(folder, name), async (shapes) => {
+    const result = { embeddings: new Float32Array(0), labels: new Float32Array(0) }
+    const tensors: Record<string, StreamedTensor> = {}
+    for (const key of ['embeddings', 'labels'] as const) {
+      const shape = shapes.get(key)
+      if (!shape) throw new Error(`no ${key}`)
+      const values = new Float32Array(shape.reduce((product, length) => product * length, 1))
+      result[key] = values
+      tensors[key] = { shape, transfer: (offset, part) => values.set(part, offset) }
+    }
+    return { tensors, result }
+  })
+  const batch = {
+    input: embeddings.slice(0, rows * dim),
+    weight,
+    labels: Int32Array.from(labels.subarray(0, rows)),
+    dim,
   }
+  return { head, batch }
 }

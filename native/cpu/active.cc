@@ -53,6 +53,10 @@ void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64
 // target's pull), so the targets' share stands in for it until the result is there.
 Parts::Limits Step::chooseLimits(double& leastWeight) {
   if (!parts_.measureRows(states_)) return {};
+  int64_t labels = 0;
+  for (const int32_t* at = firstTarget(0); at != order_ + plan_.rows; at++)
+    if (labels == 0 || labels_[labels - 1] != states_[*at].label) labels_[labels++] = states_[*at].label;
+  parts_.chooseClasses(labels_, labels);
   forEach(parts_.panels(), [&](int64_t panel, int thread) { weighPanel(panel, thread); });
   forEach(plan_.classTiles, [&](int64_t tile, int) { parts_.weighTile(tile, classScale_); });
   if (cancelled()) return {};
@@ -71,29 +75,31 @@ Parts::Limits Step::chooseLimits(double& leastWeight) {
 
 void Step::weighPanel(int64_t panel, int thread) {
   parts_.weighRows(kernels_, panel, states_, rowMaximum_, rowFactor_);
-  const ThreadScratch scratch = scratchOf(thread);
+  float* probabilities = scratchOf(thread).tile;
   const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows, dim = plan_.dim;
   float ones[128];
   std::fill_n(ones, 128, 1.0f);
-  for (int64_t sample = 0; sample < parts_.samples() && !cancelled(); sample++) {
-    const int64_t tile = parts_.sampledTile(sample), classes = plan_.tileSize(tile);
-    const int64_t firstClass = tile * plan_.tileClasses;
-    const float* logits = keptTile(tile, chunk);
-    if (logits) {
-      logits += (first - chunk * plan_.chunkRows) * plan_.tileClasses;
-    } else {
-      kernels_.logits(tileWeights(tile, thread).weight, dim, classes, query_ + first * dim, 1, classScale_ + firstClass,
-                      nullptr, scratch.tile, plan_.tileClasses);
-      if (problem_.filters())
-        kernels_.leaveOutAbove(scratch.tile, plan_.tileClasses, classes, 1, rowLimit_ + first, leftOut);
-      logits = scratch.tile;
+  const int64_t classes = parts_.closeClasses(), atOnce = plan_.tileClasses;
+  for (int64_t from = 0; from < classes && !cancelled(); from += atOnce) {
+    const int64_t count = std::min(atOnce, classes - from);
+    for (int64_t c = 0; c < count; c++) {
+      const int64_t j = parts_.closeClass(from + c), tile = j / plan_.tileClasses;
+      float* out = probabilities + c * lanes_;
+      if (const float* kept = keptTile(tile, chunk)) {
+        const int64_t panelInChunk = (first - chunk * plan_.chunkRows) / lanes_;
+        std::memcpy(out, kept + (panelInChunk * plan_.tileClasses + j % plan_.tileClasses) * lanes_,
+                    lanes_ * sizeof(float));
+        continue;
+      }
+      kernels_.logits(weightRow(j), dim, 1, query_ + first * dim, 1, classScale_ + j, nullptr, out, plan_.tileClasses);
+      if (problem_.filters()) kernels_.leaveOutAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, leftOut);
+      forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = leftOut; });
     }
-    kernels_.probabilities(logits, plan_.tileClasses, classes, 1, rowMaximum_ + first, rowFactor_ + first, 0, ones,
-                           scratch.tile);
-    forTargets(firstClass, classes, first, lanes_,
-               [&](int64_t row, int64_t label) { *tileElement(scratch.tile, row - first, label - firstClass) = 0; });
-    parts_.takeSample(panel, sample, scratch.tile, classScale_ + firstClass);
+    kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, rowMaximum_ + first, rowFactor_ + first, 0, ones,
+                           probabilities);
+    parts_.takeClasses(panel, from, count, probabilities, classScale_);
   }
+  parts_.closePanel(panel);
 }
 
 // A lower bound of the norm of gradWeight, from the classes of the batch: what their own rows pull, less what all
@@ -102,19 +108,19 @@ double Step::leastWeightGradient() {
   const int64_t dim = plan_.dim;
   float* pull = scratchOf(0).row;
   double squares = 0;
-  for (const int32_t* at = firstTarget(0); at != order_ + plan_.rows;) {
-    const int32_t label = states_[*at].label;
+  for (int64_t l = 0; l < parts_.labelClasses(); l++) {
+    const int32_t label = parts_.closeClass(l);
     const float* w = weightRow(label);
     double rounding = 0;
     std::memset(pull, 0, dim * sizeof(float));
-    for (; at != order_ + plan_.rows && states_[*at].label == label; at++) {
-      const RowState& state = states_[*at];
+    forTargets(label, 1, 0, plan_.rows, [&](int64_t row, int64_t) {
+      const RowState& state = states_[row];
       const TargetShare share = weightShare(state, normalized_);
-      kernels_.combine(pull, true, share.input, problem_.input + *at * dim, share.weight, w, dim);
+      kernels_.combine(pull, true, share.input, problem_.input + row * dim, share.weight, w, dim);
       rounding += 1e-6 * std::fabs(state.gradient * state.scale * state.error * state.slope);
-    }
-    const double others = parts_.total(label / plan_.tileClasses) + rounding;
-    const double norm = std::sqrt(kernels_.dotDouble(pull, pull, dim)) - others * classScale_[label];
+    });
+    const double others = (parts_.labelSum(l) + rounding) * classScale_[label];
+    const double norm = std::sqrt(kernels_.dotDouble(pull, pull, dim)) - others;
     if (!(norm <= 0)) squares += norm * norm;  // NaN stays
   }
   return std::sqrt(squares);

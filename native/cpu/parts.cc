@@ -23,11 +23,13 @@ void Parts::layOut(Layout& layout, int64_t paddedRows) {
   upper_ = layout.take<float>(paddedRows * plan_.classTiles);
   costs_ = layout.take<float>(paddedRows);
   ones_ = layout.take<float>(plan_.classTiles);
-  totals_ = layout.take<double>(plan_.classTiles);
+  classes_ = layout.take<int32_t>(mostLabels());
+  labelSums_ = layout.take<double>(panels() * mostLabels());
   inverse_ = layout.take<double>(paddedRows);
   largestScale_ = layout.take<float>(plan_.classTiles);
   rowSums_ = layout.take<float>(paddedRows * orders);
-  classSums_ = layout.take<float>(panels() * sampledClasses() * orders);
+  classSums_ = layout.take<float>(panels() * weightSamples() * orders);
+  inputSquares_ = layout.take<double>(panels() * orders);
   inputCounts_ = layout.take<double>(panels() * orders);
   weightCounts_ = layout.take<double>(panels() * orders);
 }
@@ -86,62 +88,83 @@ void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* sta
     }
   kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, zeros, scaled, 0, ones_, upper);
   std::memset(rowSums_ + first * orders, 0, lanes_ * orders * sizeof(float));
-  std::memset(classSums_ + panel * sampledClasses() * orders, 0, sampledClasses() * orders * sizeof(float));
+  std::memset(classSums_ + panel * weightSamples() * orders, 0, weightSamples() * orders * sizeof(float));
   std::memset(inputCounts_ + panel * orders, 0, orders * sizeof(double));
   std::memset(weightCounts_ + panel * orders, 0, orders * sizeof(double));
 }
 
 void Parts::weighTile(int64_t tile, const float* classScale) {
-  double total = underflow * static_cast<double>(plan_.rows);
-  for (int64_t i = 0; i < plan_.rows; i++) total += inputPart(tile, i);
-  totals_[tile] = total;
   largestScale_[tile] = 0;
   for (int64_t j = 0; j < plan_.tileSize(tile); j++)
     largestScale_[tile] = std::max(largestScale_[tile], classScale[tile * plan_.tileClasses + j]);
 }
 
-void Parts::takeSample(int64_t panel, int64_t sample, const float* probabilities, const float* classScale) {
-  const int64_t first = panel * lanes_, present = std::min<int64_t>(lanes_, plan_.rows - first);
-  const int64_t classes = plan_.tileSize(sampledTile(sample)), perTile = divideUp(plan_.tileClasses, everyClass);
-  double* count = inputCounts_ + panel * orders;
-  for (int64_t l = 0; l < present; l++) {
-    float* row = rowSums_ + (first + l) * orders;
-    for (int64_t j = 0; j < classes; j++) {
-      const float u = probabilities[j * lanes_ + l] * costs_[first + l];
-      const int order = orderOf(u);
-      row[order] += u;
-      count[order]++;
+// All labels or, of very many, as many as cost little.
+void Parts::chooseClasses(const int32_t* labels, int64_t count) {
+  const int64_t every = std::max<int64_t>(1, divideUp(count, mostLabels()));
+  labels_ = 0;
+  for (int64_t at = 0; at < count; at += every) classes_[labels_++] = labels[at];
+}
+
+void Parts::takeClasses(int64_t panel, int64_t first, int64_t count, const float* probabilities,
+                        const float* classScale) {
+  const int64_t firstRow = panel * lanes_, present = std::min<int64_t>(lanes_, plan_.rows - firstRow);
+  const float* costs = costs_ + firstRow;
+  for (int64_t at = first; at < first + count; at++, probabilities += lanes_) {
+    if (at < labels_) {
+      double sum = underflow * lanes_;
+      for (int64_t l = 0; l < present; l++) sum += probabilities[l] * costs[l];
+      labelSums_[panel * mostLabels() + at] = sum;
+      continue;
     }
-  }
-  count = weightCounts_ + panel * orders;
-  for (int64_t j = 0; j < classes; j += everyClass) {
-    float* sums = classSums_ + (panel * sampledClasses() + sample * perTile + j / everyClass) * orders;
+    const int64_t sample = at - labels_;
+    double* counts = inputCounts_ + panel * orders;
     for (int64_t l = 0; l < present; l++) {
-      const float u = probabilities[j * lanes_ + l] * costs_[first + l] * classScale[j];
+      const float u = probabilities[l] * costs[l];
+      const int order = orderOf(u);
+      rowSums_[(firstRow + l) * orders + order] += u;
+      counts[order]++;
+    }
+    if (sample % everySample()) continue;
+    float* sums = classSums_ + (panel * weightSamples() + sample / everySample()) * orders;
+    const float scale = classScale[sampledClass(sample)];
+    counts = weightCounts_ + panel * orders;
+    for (int64_t l = 0; l < present; l++) {
+      const float u = probabilities[l] * costs[l] * scale;
       const int order = orderOf(u);
       sums[order] += u;
-      count[order]++;
+      counts[order]++;
     }
   }
 }
 
-Parts::Limits Parts::choose(double inputBudget, double weightBudget, double most) const {
-  double input[orders] = {}, weight[orders] = {}, ofRows = 0, ofWeights = 0;  // classes that were sampled
-  for (int64_t s = 0; s < samples(); s++) {
-    ofRows += static_cast<double>(plan_.tileSize(sampledTile(s)));
-    ofWeights += static_cast<double>(divideUp(plan_.tileSize(sampledTile(s)), everyClass));
-  }
-  for (int64_t i = 0; i < plan_.rows; i++) {
+void Parts::closePanel(int64_t panel) {
+  const int64_t first = panel * lanes_, last = std::min(plan_.rows, first + lanes_);
+  double* squares = inputSquares_ + panel * orders;
+  std::fill_n(squares, orders, 0.0);
+  for (int64_t i = first; i < last; i++) {
     double below = 0;
     for (int order = orders - 1; order >= 0; order--) {
       below += rowSums_[i * orders + order] * inverse_[i];
-      input[order] += below * below;
+      squares[order] += below * below;
     }
   }
-  for (int64_t c = 0; c < sampledClasses(); c++) {
+}
+
+double Parts::labelSum(int64_t at) const {
+  double sum = 0;
+  for (int64_t panel = 0; panel < panels(); panel++) sum += labelSums_[panel * mostLabels() + at];
+  return sum * unit_ * slack;
+}
+
+Parts::Limits Parts::choose(double inputBudget, double weightBudget, double most) const {
+  double input[orders] = {}, weight[orders] = {};
+  for (int64_t p = 0; p < panels(); p++)
+    for (int order = 0; order < orders; order++) input[order] += inputSquares_[p * orders + order];
+  for (int64_t c = 0; c < weightSamples(); c++) {
     double below = 0;
     for (int order = orders - 1; order >= 0; order--) {
-      for (int64_t p = 0; p < panels(); p++) below += classSums_[(p * sampledClasses() + c) * orders + order];
+      for (int64_t p = 0; p < panels(); p++) below += classSums_[(p * weightSamples() + c) * orders + order];
       weight[order] += below * below;
     }
   }
@@ -160,8 +183,8 @@ Parts::Limits Parts::choose(double inputBudget, double weightBudget, double most
   };
   const double classes = static_cast<double>(plan_.classes);
   const double largest = *std::max_element(inverse_, inverse_ + plan_.rows);
-  return {limit(input, classes / ofRows, inputBudget, largest, inputCounts_),
-          limit(weight, std::sqrt(classes / ofWeights), weightBudget, 1, weightCounts_)};
+  return {limit(input, classes / static_cast<double>(samples()), inputBudget, largest, inputCounts_),
+          limit(weight, std::sqrt(classes / static_cast<double>(weightSamples())), weightBudget, 1, weightCounts_)};
 }
 
 double Parts::inputCost(const double* left, int64_t slots, int64_t stride) const {

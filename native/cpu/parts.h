@@ -39,19 +39,23 @@ class Parts {
   float* masses(int64_t tile, int64_t firstRow) { return upper_ + firstRow * plan_.classTiles + tile * lanes_; }
   int64_t massStride() const { return plan_.classTiles * lanes_; }
 
-  // Then, in this order: the unit of u, the largest row's Σ_j u_ij (false: nothing to compare with); each panel's
-  // parts; each tile's total and largest 1/‖w_j‖.
+  // Then, in this order: the unit of u, the largest row's Σ_j u_ij (false: nothing to compare with), and the classes to
+  // be looked at closely, of which `labels` (ascending) are some; each panel's parts; each tile's largest 1/‖w_j‖.
   bool measureRows(const RowState* states);
+  void chooseClasses(const int32_t* labels, int64_t count);
   int64_t panels() const { return divideUp(plan_.rows, lanes_); }
   void weighRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
                  const float* factors);
   void weighTile(int64_t tile, const float* classScale);
-  double total(int64_t tile) const { return totals_[tile] * unit_ * slack; }  // Σ_i Σ_{j in tile} u_ij
 
-  // The sampled tiles, and what a panel's rows have in one: probabilities[classes][L].
-  int64_t samples() const { return std::min<int64_t>(divideUp(plan_.classTiles, 8), mostSamples); }
-  int64_t sampledTile(int64_t sample) const { return plan_.classTiles * (2 * sample + 1) / (2 * samples()); }
-  void takeSample(int64_t panel, int64_t sample, const float* probabilities, const float* classScale);
+  // The classes to be looked at: of the batch, whose sums over all rows are wanted, then a sample, evenly spread.
+  // Probabilities of a panel's rows in some of them: [count][L].
+  int64_t labelClasses() const { return labels_; }
+  int64_t closeClasses() const { return labels_ + samples(); }
+  int32_t closeClass(int64_t at) const { return at < labels_ ? classes_[at] : sampledClass(at - labels_); }
+  void takeClasses(int64_t panel, int64_t first, int64_t count, const float* probabilities, const float* classScale);
+  void closePanel(int64_t panel);     // after its last classes
+  double labelSum(int64_t at) const;  // Σ_i u_ij of the class, at the most
   // The largest limits whose costs, as the sample has them, are within the budgets; 0 where more than the share
   // `most` of all (i, j) would be computed.
   Limits choose(double inputBudget, double weightBudget, double most) const;
@@ -69,14 +73,20 @@ class Parts {
   double weightCost(const double* left, int64_t slots) const;
 
  private:
-  // u in orders of magnitude below the unit, two per power of two; the last holds all that is smaller.
   static constexpr int64_t leastDim = 64;
-  static constexpr int orders = 128, mostSamples = 16;
-  static constexpr int64_t everyClass = 8;  // of a sampled tile is a sample for gradWeight
+  // u in orders of magnitude below the unit, two per power of two; the last holds all that is smaller.
+  static constexpr int orders = 128;
+  // Sampled classes, and those of them that are a sample for gradWeight, whose sums take a row of orders each.
+  int64_t samples() const { return std::clamp<int64_t>(plan_.classes / 64, 64, 2048); }
+  int64_t weightSamples() const { return divideUp(samples(), everySample()); }
+  int64_t everySample() const { return divideUp(samples(), 256); }
+  int32_t sampledClass(int64_t sample) const {
+    return static_cast<int32_t>(plan_.classes * (2 * sample + 1) / (2 * samples()));
+  }
+  int64_t mostLabels() const { return std::min(plan_.rows, std::max<int64_t>(32, plan_.classes / 16)); }
   // Covers the rounding of the exponentials, of the row's sum and of all sums here.
   static constexpr double slack = 1.001;
 
-  int64_t sampledClasses() const { return samples() * divideUp(plan_.tileClasses, everyClass); }
   static int orderOf(float u);
   static float limitOf(int order);  // what lies below is of this order or a later one
 
@@ -85,9 +95,12 @@ class Parts {
   double unit_ = 0;
   float* upper_;                          // [panel][classTiles][L] log masses, then Σ_j u_ij in units
   float *costs_, *ones_, *largestScale_;  // [N], [classTiles], [classTiles]
-  double *totals_, *inverse_;             // [classTiles] in units, [N] 1/‖x_i‖
-  float *rowSums_, *classSums_;           // [N][orders], [panel][sampledClasses][orders]: sampled u, by order
-  double *inputCounts_, *weightCounts_;   // [panel][orders] of sampled (i, j)
+  int32_t* classes_;                      // [labels] of the batch
+  int64_t labels_ = 0;
+  double *labelSums_, *inverse_;         // [panel][labels] Σ u in units, [N] 1/‖x_i‖
+  float *rowSums_, *classSums_;          // [N][orders], [panel][weightSamples][orders]: sampled u, by order
+  double* inputSquares_;                 // [panel][orders] of what rows would lose with this order and all below
+  double *inputCounts_, *weightCounts_;  // [panel][orders] of sampled (i, j)
 };
 
 }  // namespace margin_softmax::cpu

@@ -80,6 +80,7 @@ void Step::layOut(Layout& layout) {
   leftOfRows_ = layout.take<double>(leavesOut_ ? plan_.classSlots * n : 0);
   leftOfTiles_ = layout.take<double>(leavesOut_ ? plan_.rowSlots * plan_.classTiles : 0);
   inputBlocks_ = layout.take<float>(leavesOut_ && weight ? plan_.rows * dim : 0);
+  labels_ = layout.take<int32_t>(leavesOut_ ? plan_.rows : 0);
   computed_ = layout.take<int64_t>(leavesOut_ ? plan_.slots() : 0);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);

@@ -123,6 +123,7 @@ class Step {
   Parts parts_;
   double *leftOfRows_, *leftOfTiles_;         // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
   float* inputBlocks_;                        // [rows][D] in column blocks
+  int32_t* labels_;                           // [rows] the batch's classes
   int64_t* computed_;                         // [slots] of the (i, j), those that were not left out
   const bool leavesOut_;                      // whether what is negligible may be
   std::optional<Bfloat16Products> bfloat16_;  // the products, where they are not in float32
