@@ -7,6 +7,7 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { MarginHead } from '../lib/index'
+import { shimBinary, shimRuns } from './cuda'
 import * as mpi from './mpirun'
 import { complaint, rejectsLike } from './support'
 
@@ -40,6 +41,15 @@ if (mpi.missing && process.env.CI) {
     ] as const)
       test(`${what}, on ${ranks} ranks`, async () => {
         await works(ranks, scenario)
+      })
+
+  if (shimRuns)
+    for (const scenario of ['again', 'evaluation', 'sampled'])
+      test(`the same on 'cuda' (${scenario}), on 2 ranks`, async () => {
+        const env = { MARGIN_SOFTMAX_BINARY: shimBinary(), MARGIN_SOFTMAX_DEVICE: 'cuda', SIMT_THREADS: '1' }
+        const { code, output } = await mpi.run(child, 2, [scenario], env)
+        assert.is(code, 0, output)
+        assert.is(output.split(`done ${scenario} of 2`).length, 3, output)
       })
 
   test('what 3 ranks saved 2, 4 and 1 load', async () => {
