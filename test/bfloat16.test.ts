@@ -2,7 +2,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { arcface, devices, instructionSets, MarginHead, marginLossSync, sgd } from '../lib/index'
-import { goldenCases, goldenFolder } from './golden'
+import { goldenArguments, goldenCases, goldenFolder } from './golden'
 import type { LossOptions } from './losses'
 import { compare, runLoss } from './losses'
 import { marginCase, marginCases } from './margins'
@@ -22,19 +22,11 @@ if (cases) {
   for (const golden of cases)
     test(`golden vectors: ${golden.title}`, () => {
       const margin = marginCase(golden.margin, golden.parameters)
-      const batch = {
-        input: Float32Array.from(golden.input),
-        weight: Float32Array.from(golden.weight),
-        labels: golden.labels,
-        dim: golden.dim,
-        ...(golden.bias && { bias: Float32Array.from(golden.bias) }),
-      }
+      const { batch, options } = goldenArguments(golden)
       for (const instructionSet of sets) {
         const result = marginLossSync(batch, {
           margin: margin.margin,
-          reduction: golden.reduction,
-          labelSmoothing: golden.labelSmoothing,
-          ...(golden.gradOutput && { gradOutput: Float32Array.from(golden.gradOutput) }),
+          ...options,
           precision,
           instructionSet,
         })

@@ -14,7 +14,7 @@ if (shimRuns) {
 }
 
 import { arcface, devices, MarginHead, marginLoss, marginLossSync, sgd, topKSync } from '../lib/index'
-import { goldenCases, goldenFolder } from './golden'
+import { goldenArguments, goldenCases, goldenFolder } from './golden'
 import { compare } from './losses'
 import { marginCase, marginCases } from './margins'
 import { reference } from './reference'
@@ -68,19 +68,11 @@ if (!shimRuns) {
     for (const golden of cases)
       test(`golden vectors: ${golden.title}`, () => {
         const margin = marginCase(golden.margin, golden.parameters)
-        const batch = {
-          input: Float32Array.from(golden.input),
-          weight: Float32Array.from(golden.weight),
-          labels: golden.labels,
-          dim: golden.dim,
-          ...(golden.bias && { bias: Float32Array.from(golden.bias) }),
-        }
+        const { batch, options } = goldenArguments(golden)
         for (const precision of precisions) {
           const result = marginLossSync(batch, {
             margin: margin.margin,
-            reduction: golden.reduction,
-            labelSmoothing: golden.labelSmoothing,
-            ...(golden.gradOutput && { gradOutput: Float32Array.from(golden.gradOutput) }),
+            ...options,
             device: 'cuda',
             precision,
           })

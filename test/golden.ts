@@ -66,6 +66,25 @@ function decode(dtype: string, content: ArrayBuffer): Tensor['data'] {
   throw new Error(`Expected F64, F32 or I64 for dtype but received ${dtype}`)
 }
 
+/** A case as the batch and the options of marginLoss; its numbers are exact in float32. */
+export function goldenArguments(golden: GoldenCase) {
+  const { labels, dim, reduction, labelSmoothing, bias, gradOutput } = golden
+  return {
+    batch: {
+      input: Float32Array.from(golden.input),
+      weight: Float32Array.from(golden.weight),
+      labels,
+      dim,
+      ...(bias && { bias: Float32Array.from(bias) }),
+    },
+    options: {
+      reduction,
+      labelSmoothing,
+      ...(gradOutput && { gradOutput: Float32Array.from(gradOutput) }),
+    },
+  }
+}
+
 /** Where the vectors are looked for. */
 export const goldenFolder =
   process.env.MARGIN_SOFTMAX_GOLDEN ?? path.join(__dirname, '..', '..', 'shared', 'golden')

@@ -3,7 +3,7 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { instructionSets, marginLoss, marginLossSync } from '../lib/index'
-import { goldenCases, goldenFolder } from './golden'
+import { goldenArguments, goldenCases, goldenFolder } from './golden'
 import { compare, compareWithOracle, errorsBesideTextbook, gradients, runLoss } from './losses'
 import type { MarginCase } from './margins'
 import { marginCase, marginCases } from './margins'
@@ -26,17 +26,10 @@ if (cases) {
   for (const golden of cases) {
     test(`golden vectors: ${golden.title}`, () => {
       const margin = marginCase(golden.margin, golden.parameters)
-      const batch: Batch = {
-        input: Float32Array.from(golden.input),
-        weight: Float32Array.from(golden.weight),
-        labels: golden.labels,
-        dim: golden.dim,
-        ...(golden.bias && { bias: Float32Array.from(golden.bias) }),
-      }
-      const gradOutput = golden.gradOutput && { gradOutput: Float32Array.from(golden.gradOutput) }
-      const { reduction, labelSmoothing, tolerance } = golden
+      const { batch, options } = goldenArguments(golden)
+      const { tolerance } = golden
       for (const instructionSet of [undefined, ...sets]) {
-        const result = runLoss(margin, batch, { reduction, labelSmoothing, ...gradOutput, instructionSet })
+        const result = runLoss(margin, batch, { ...options, instructionSet })
         const what = (name: string) => `${name} on ${instructionSet ?? 'the default'}`
         if (golden.loss !== undefined)
           within(relativeError([result.loss], [golden.loss]), tolerance, what('loss'))
