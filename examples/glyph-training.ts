@@ -32,6 +32,7 @@ export interface GlyphData {
 
 export interface GlyphSettings {
   sampleRate: number
+  sampleCorrection: boolean
   margin: Margin
   /** of the head; its learning rate follows the network's, `headRate` times as large */
   optimizer: Optimizer
@@ -87,6 +88,7 @@ export async function train(
     optimizer: settings.optimizer,
     marginWarmupSteps: Math.round(settings.warmup * steps),
     sampleRate,
+    sampleCorrection: settings.sampleCorrection,
     seed,
   })
   const begin = performance.now()

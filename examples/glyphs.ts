@@ -21,6 +21,7 @@ import { falseAcceptRate, type GlyphData, type GlyphOutcome, train } from './gly
 interface Options {
   quick: boolean
   rates: number[]
+  correct: boolean
   seeds: number[]
   classes?: number
   epochs: number
@@ -52,6 +53,7 @@ const program = new Command('glyphs')
       .argParser(list(rate))
       .default([1, 0.3, 0.1], '1 0.3 0.1')
   )
+  .option('--correct', 'samples with sampleCorrection', false)
   .addOption(
     new Option('--seeds <numbers...>', 'a training at each rate for every one of them')
       .argParser(list(integerFrom(0)))
@@ -106,7 +108,7 @@ async function trainAll(options: Options, data: GlyphData): Promise<GlyphOutcome
     const title = `rate ${sampleRate}, seed ${seed}`
     bars.start(title)
     const settings = {
-      ...{ sampleRate, seed, epochs, batch, dim: 128, shift: 2 },
+      ...{ sampleRate, sampleCorrection: options.correct, seed, epochs, batch, dim: 128, shift: 2 },
       ...{ margin: margins[options.margin], learningRate: 0.002, warmup: 0.3 },
       ...optimizers[options.optimizer],
       snapshots: done === 0 ? options.snapshots : undefined,

@@ -35,6 +35,12 @@ export interface MarginHeadOptions extends ExecutionOptions {
    */
   sampleRate?: number
   /**
+   * Whether each other class that takes part stands for (C − 1)/(n − 1) of them in the softmax, n of C classes being in
+   * the sample. Loss and gradients then estimate those of all classes: without the correction, fewer classes push each
+   * embedding less (Jean et al. 2015, arXiv:1412.2007; TensorFlow's `subtract_log_q`). Partial FC has none. Default false.
+   */
+  sampleCorrection?: boolean
+  /**
    * A row leaves out other classes whose cosine to it exceeds this: in noisy data sets they often are the same identity
    * under another label. From −1 to 1; not for `softmaxMargin()`, nor together with `labelSmoothing`. Default 1: none is
    * left out.
@@ -109,6 +115,7 @@ export interface Settings {
   labelSmoothing: number
   ignoreIndex: number
   sampleRate: number
+  sampleCorrection: boolean
   interclassFilter: number
   negligible: number
   seed: number
@@ -125,6 +132,7 @@ export const headOptions = [
     'labelSmoothing',
     'ignoreIndex',
     'sampleRate',
+    'sampleCorrection',
     'interclassFilter',
     'negligible',
     'seed',
@@ -149,7 +157,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   // Defaults stand in for what was not given, never for null, which is a mistake to be named as one.
   const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
   const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
-  const { sampleRate = 1, interclassFilter = 1, seed = 0 } = given
+  const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1, seed = 0 } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
   const { margin } = encodeMargin(asked)
@@ -172,6 +180,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
     labelSmoothing: numberFrom(labelSmoothing, 'labelSmoothing', 0, 1),
     ignoreIndex: integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange),
     sampleRate,
+    sampleCorrection: boolean(sampleCorrection, 'sampleCorrection'),
     interclassFilter,
     negligible: checkNegligible(given.negligible),
     seed: integerFrom(seed, 'seed', 0),

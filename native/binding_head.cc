@@ -107,6 +107,7 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   settings.precision = readPrecision(request);
   settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
   settings.sampleRate = request.Get("sampleRate").As<Napi::Number>().DoubleValue();
+  settings.sampleCorrection = request.Get("sampleCorrection").ToBoolean();
   settings.interclassFilter = request.Get("interclassFilter").As<Napi::Number>().DoubleValue();
   settings.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
   settings.seed = static_cast<uint64_t>(request.Get("seed").As<Napi::Number>().Int64Value());

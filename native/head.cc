@@ -142,6 +142,8 @@ Status Head::sample(Problem& problem) {
   problem.sample = sample_.classes.data();
   problem.classes = static_cast<int64_t>(sample_.classes.size());
   problem.allClasses = sample_.total;
+  if (settings_.sampleCorrection && sample_.total > 1)
+    problem.othersWeight = static_cast<double>(range.total - 1) / static_cast<double>(sample_.total - 1);
   problem.labels = sample_.labels.data();
   return status;
 }

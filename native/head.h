@@ -18,12 +18,13 @@ struct HeadSettings {
   Optimizer optimizer;
   bool bias = false;
   double labelSmoothing = 0;
-  int64_t warmupSteps = 0;      // over which the margin grows from its neutral value
-  double sampleRate = 1;        // of the classes that take part in a training step
-  double interclassFilter = 1;  // see Problem
-  double negligible = 0;        // see Problem
-  uint64_t seed = 0;            // of the first weights and of the samples
-  int device = cpuDevice;       // where the arrays lie and every step runs
+  int64_t warmupSteps = 0;        // over which the margin grows from its neutral value
+  double sampleRate = 1;          // of the classes that take part in a training step
+  bool sampleCorrection = false;  // whether they stand for all of them in the softmax
+  double interclassFilter = 1;    // see Problem
+  double negligible = 0;          // see Problem
+  uint64_t seed = 0;              // of the first weights and of the samples
+  int device = cpuDevice;         // where the arrays lie and every step runs
   Precision precision = Precision::float32;
 };
 

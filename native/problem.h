@@ -65,6 +65,7 @@ struct Problem {
   const int32_t* sample = nullptr;     // [classes]
   TotalsExchange* exchange = nullptr;  // where the classes are one process's share
   int64_t allClasses = 0;              // of all processes; 0: `classes`
+  double othersWeight = 1;             // how many other classes each that takes part stands for in a row's sum
   double interclassFilter = 1;         // a row leaves out other classes whose cosine to it exceeds this; 1: none
   double negligible = 0;               // what of a gradient's norm may be left out; the CPU alone does so
   double gradScale = 1;                // upstream gradient of a mean or a sum

@@ -71,13 +71,16 @@ struct RowTotals {
   double target, cosine;  // of the target; 0 where it is elsewhere
 };
 
-// Takes in the other classes. Returns the factor that makes e^(z − maximum) a probability. `classes`: all of them.
-HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double smoothing, double classes) {
+// Takes in the other classes, each of which stands for `othersWeight` of them. Returns the factor that makes
+// e^(z − maximum) a probability. `classes`: all that take part.
+HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double othersWeight, double smoothing,
+                                  double classes) {
   const bool alone = totals.sum == 0;
   state.target = totals.target;
   state.cosine = totals.cosine;
-  const RowSoftmax softmax = rowSoftmax(state.target, alone ? -HUGE_VAL : totals.maximum + std::log(totals.sum),
-                                        totals.logits, smoothing, classes);
+  const RowSoftmax softmax =
+      rowSoftmax(state.target, alone ? -HUGE_VAL : totals.maximum + std::log(othersWeight * totals.sum), totals.logits,
+                 smoothing, classes);
   state.loss = softmax.loss;
   state.error = softmax.targetError;
   state.largestOther = alone ? -1 : totals.maximum / (state.scale == 0 ? 1 : state.scale);

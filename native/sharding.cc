@@ -136,7 +136,7 @@ Status withoutClasses(Problem& problem) {
       squares += x * x;
     }
     RowState state = rowWithoutTarget(problem.margin, labelElsewhere, squares, weights.rowGradient);
-    closeRow(state, totals[i], problem.labelSmoothing, problem.classesInAll());
+    closeRow(state, totals[i], problem.othersWeight, problem.labelSmoothing, problem.classesInAll());
     if (problem.update && !std::isfinite(state.loss)) return {Failure::notFinite, "the loss is not finite", i};
     problem.losses[i] = static_cast<float>(state.loss);
     sum += state.loss;

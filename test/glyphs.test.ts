@@ -124,7 +124,14 @@ if (typeof loaded === 'string') {
     }
     const folder = mkdtempSync(path.join(os.tmpdir(), 'glyphs-'))
     const settings: Training.GlyphSettings = {
-      ...{ sampleRate: 1, margin: cosface({ scale: 16, margin: 0.1 }), dim: 16, epochs: 30, batch: 8 },
+      ...{
+        sampleRate: 1,
+        sampleCorrection: false,
+        margin: cosface({ scale: 16, margin: 0.1 }),
+        dim: 16,
+        epochs: 30,
+        batch: 8,
+      },
       ...{ optimizer: adamW({ weightDecay: 0 }), headRate: 1 },
       ...{ learningRate: 0.002, warmup: 0.3, shift: 1, seed: 1, snapshots: folder },
     }
@@ -141,7 +148,11 @@ if (typeof loaded === 'string') {
       using head = await MarginHead.load(path.join(folder, 'head-50.safetensors'))
       assert.equal([head.classes, head.dim], [24, 16])
       assert.ok(existsSync(path.join(folder, 'batch-50.safetensors')))
-      const sampled = await train(data, { ...settings, sampleRate: 0.5, snapshots: undefined }, () => {})
+      const sampled = await train(
+        data,
+        { ...settings, sampleRate: 0.5, sampleCorrection: true, snapshots: undefined },
+        () => {}
+      )
       assert.ok(sampled.testAccuracy > 0.8, `${sampled.testAccuracy} of the test with a sample`)
       assert.is.not(sampled.unseen.areaUnderCurve, all.unseen.areaUnderCurve)
     } finally {

@@ -28,6 +28,8 @@ export interface OracleOptions {
   gradOutput?: number | ArrayLike<number>
   /** Other classes whose cosine exceeds it are left out of a row. */
   interclassFilter?: number
+  /** How many other classes each stands for in the softmax. */
+  othersWeight?: number
 }
 
 export interface OracleResult {
@@ -60,8 +62,11 @@ export function normalise(values: ArrayLike<number>, rows: number, dim: number) 
   return { units, norms }
 }
 
-/** One row's loss and P − t, from differences to the target's logit so that a tiny loss keeps its digits. */
-function crossEntropy(logits: Float64Array, label: number, smoothing: number) {
+/**
+ * One row's loss and P − t, from differences to the target's logit so that a tiny loss keeps its digits. Each other class
+ * stands for `othersWeight` of them.
+ */
+function crossEntropy(logits: Float64Array, label: number, smoothing: number, othersWeight: number) {
   const classes = logits.length
   const target = at(logits, label)
   let largest = Number.NEGATIVE_INFINITY
@@ -72,7 +77,7 @@ function crossEntropy(logits: Float64Array, label: number, smoothing: number) {
   let meanDifference = 0
   for (let j = 0; j < classes; j++) {
     if (j === label) continue
-    others += Math.exp(at(logits, j) - target - shift)
+    others += othersWeight * Math.exp(at(logits, j) - target - shift)
     meanDifference += (target - at(logits, j)) / classes
   }
   const base = Math.exp(-shift)
@@ -80,7 +85,9 @@ function crossEntropy(logits: Float64Array, label: number, smoothing: number) {
   const difference = new Float64Array(classes) // P − t
   for (let j = 0; j < classes; j++) {
     if (j === label) difference[j] = -others / (base + others) + smoothing - smoothing / classes
-    else difference[j] = Math.exp(at(logits, j) - target - shift) / (base + others) - smoothing / classes
+    else
+      difference[j] =
+        (othersWeight * Math.exp(at(logits, j) - target - shift)) / (base + others) - smoothing / classes
   }
   return { loss: smoothing ? logRatio + smoothing * meanDifference : logRatio, difference }
 }
@@ -92,7 +99,7 @@ export function reference(
 ): OracleResult {
   const { input, weight, labels, dim, bias } = problem
   const { reduction = 'mean', ignoreIndex = -1, labelSmoothing = 0, gradOutput = 1 } = options
-  const { interclassFilter = Number.POSITIVE_INFINITY } = options
+  const { interclassFilter = Number.POSITIVE_INFINITY, othersWeight = 1 } = options
   const rows = labels.length
   const classes = weight.length / dim
   const x = normalise(input, rows, dim)
@@ -137,7 +144,7 @@ export function reference(
     if (ignored) continue
 
     const row = logits.subarray(i * classes, (i + 1) * classes)
-    const entropy = crossEntropy(row, label, labelSmoothing)
+    const entropy = crossEntropy(row, label, labelSmoothing, othersWeight)
     losses[i] = entropy.loss
     const upstream = typeof gradOutput === 'number' ? gradOutput : at(gradOutput, i)
     const g = reduction === 'mean' ? upstream / counted : upstream

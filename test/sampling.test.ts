@@ -151,6 +151,79 @@ test('a step is the step of the sampled classes alone, to the bit', async () => 
   }
 })
 
+test('sampleCorrection: each other class of the sample stands for as many as it has to', async () => {
+  for (const { title, margin, oracle } of oneOfEach) {
+    for (const labelSmoothing of [0, 0.1]) {
+      const [rows, dim, classes, sampleRate] = [19, 21, 300, 0.3]
+      const batch = makeBatch(8, { rows, dim, classes })
+      batch.labels[5] = -1
+      const options = { classes, dim, margin, sampleRate, labelSmoothing, seed: 12, optimizer: decaying }
+      const head = await MarginHead.create({ ...options, sampleCorrection: true, weights: batch.weight })
+      const { loss, losses, gradInput, stats } = head.stepSync(batch.input, batch.labels)
+      const after = head.weights()
+      const sample = changedRows(batch.weight, after, dim)
+      assert.is(sample.length, sampleRate * classes, title)
+      const part = {
+        ...{ input: batch.input, dim, weight: rowsOf(batch.weight, sample, dim) },
+        labels: batch.labels.map((label) => sample.indexOf(label)),
+      }
+      const othersWeight = (classes - 1) / (sample.length - 1)
+      const expected = reference(part, oracle, { othersWeight, labelSmoothing })
+      within(relativeError([loss], [expected.loss]), 1e-5, `${title}: loss`)
+      within(relativeError(losses, expected.losses), 1e-5, `${title}: losses`)
+      within(relativeError(gradInput as Float32Array, expected.gradInput), 1e-5, `${title}: gradInput`)
+      const { learningRate, weightDecay } = decaying
+      const moved = rowsOf(after, sample, dim).map((w, i) => {
+        const before = part.weight[i] as number
+        return (before - w) / learningRate - weightDecay * before
+      })
+      const rounding = (2 ** -23 * norm(part.weight)) / learningRate / norm(expected.gradWeight)
+      within(relativeError(moved, expected.gradWeight), 1e-5 + rounding, `${title}: gradWeight`)
+      // Statistics speak of the scores, which no correction moves.
+      const plain = await MarginHead.create({ ...options, weights: batch.weight })
+      const { accuracy, meanLargestOtherCosine } = plain.stepSync(batch.input, batch.labels).stats
+      assert.is(stats.accuracy, accuracy)
+      assert.is(stats.meanLargestOtherCosine, meanLargestOtherCosine)
+      head.dispose()
+      plain.dispose()
+    }
+  }
+})
+
+test('sampleCorrection: gradients of random batches and samples average to those of all classes', async () => {
+  const [rows, dim, classes, draws] = [4, 8, 600, 1500]
+  const margin = arcface({ scale: 8, margin: 0.2 })
+  const { input, weight } = makeBatch(3, { rows: 1, dim, classes })
+  for (let d = 0; d < dim; d++) input[d] = 0.3 * (input[d] as number) + (weight[d] as number) // near its class
+  // The first row is looked at; labels of the others are random, so that its classes are a uniform sample.
+  const inputs = new Float32Array(rows * dim).map((_, i) => input[i % dim] as number)
+  const whole = marginLossSync({ input, labels: Int32Array.of(0), weight, dim }, { margin })
+  const biasOf = async (sampleCorrection: boolean) => {
+    const draw = random(5)
+    const head = await MarginHead.create({
+      ...{ classes, dim, margin, sampleRate: 0.5, sampleCorrection, weights: weight },
+      ...{ optimizer: sgd({ learningRate: 0 }), device: 'cpu' },
+    })
+    const sum = new Float64Array(dim)
+    let loss = 0
+    for (let i = 0; i < draws; i++) {
+      const labels = Int32Array.of(0, integer(draw, 1, classes - 1), -1, integer(draw, 1, classes - 1))
+      const result = head.stepSync(inputs, labels)
+      loss += (result.losses[0] as number) / draws
+      // of three rows' mean
+      for (let d = 0; d < dim; d++) sum[d] += (3 * (result.gradInput?.[d] as number)) / draws
+    }
+    head.dispose()
+    return [loss / whole.loss - 1, relativeError(sum, whole.gradInput as Float32Array)] as const
+  }
+  const [lossBias, gradientBias] = await biasOf(true)
+  const [lossBiasWithout, gradientBiasWithout] = await biasOf(false)
+  within(Math.abs(lossBias), 0.01, 'loss')
+  within(gradientBias, 0.01, 'gradInput')
+  assert.ok(lossBiasWithout < -0.1, `loss without: ${lossBiasWithout}`)
+  assert.ok(gradientBiasWithout > 0.015, `gradInput without: ${gradientBiasWithout}`)
+})
+
 test('weights, momentum and moments of the other classes stay as they are', async () => {
   const [rows, dim, classes] = [4, 6, 50]
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-'))
@@ -260,6 +333,11 @@ test('what the options refuse', async () => {
       typeof sampleRate === 'number' ? RangeError : TypeError,
       complaint('sampleRate', sampleRate)
     )
+  await rejectsLike(
+    MarginHead.create({ ...base, sampleCorrection: 1 as never }),
+    TypeError,
+    complaint('sampleCorrection', 1)
+  )
   await rejectsLike(
     MarginHead.create({ ...base, interclassFilter: 2 }),
     RangeError,

@@ -119,7 +119,8 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
         const options = { ...training, classes, sampleRate, seed: 9 }
         const what = `${classes} classes, rate ${sampleRate}`
         await compare(group, options, what)
-        await compare(group, { ...options, margin: normface(), labelSmoothing: 0.1 }, `${what}, smoothed`)
+        const corrected = { ...options, sampleCorrection: true }
+        await compare(group, { ...corrected, margin: normface(), labelSmoothing: 0.1 }, `${what}, smoothed`)
       }
   },
 

@@ -296,7 +296,7 @@ void Step::reduceRow(int64_t row) {
     return;
   }
   const RowTotals totals = problem_.exchange ? totals_[row] : totalsOf(row);
-  rowFactor_[row] = closeRow(state, totals, problem_.labelSmoothing, problem_.classesInAll());
+  rowFactor_[row] = closeRow(state, totals, problem_.othersWeight, problem_.labelSmoothing, problem_.classesInAll());
   rowMaximum_[row] = static_cast<float>(totals.maximum);
   rowGradients_[row] = static_cast<float>(state.gradient);
   problem_.losses[global] = static_cast<float>(state.loss);

@@ -75,7 +75,7 @@ static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
     return;
   }
   const RowTotals totals = step.totalsOfRows[row];
-  const float factor = closeRow(state, totals, step.labelSmoothing, step.classesInAll);
+  const float factor = closeRow(state, totals, step.othersWeight, step.labelSmoothing, step.classesInAll);
   step.states[row] = state;
   step.losses[row] = static_cast<float>(state.loss);
   step.factors[row] = {static_cast<float>(state.scale), static_cast<float>(totals.maximum), factor,

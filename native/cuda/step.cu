@@ -63,6 +63,7 @@ class Step {
     data.radial = scalesWithNorm(problem_.margin);
     data.perRowGradient = problem_.reduction == Reduction::none;
     data.rowGradient = weights_.rowGradient;
+    data.othersWeight = problem_.othersWeight;
     data.labelSmoothing = problem_.labelSmoothing;
     data.classesInAll = problem_.classesInAll();
     data.margin = problem_.margin;

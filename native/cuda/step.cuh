@@ -47,7 +47,7 @@ struct StepRows {
   int inputSlots;         // shares of a chunk's classes, each with a partial gradInput of its own
   int terms;              // leadingOnly or leadingAndCorrection
   bool normalized, radial, perRowGradient;
-  double rowGradient, labelSmoothing, classesInAll;
+  double rowGradient, othersWeight, labelSmoothing, classesInAll;
   Margin margin;
 
   const int32_t* sample;    // [classes] where their weights lie, or null: in order
