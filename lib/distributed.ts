@@ -6,6 +6,7 @@
  * rest of margin-softmax never needs it.
  * @module margin-softmax/distributed
  */
+import { writeSync } from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import { integerFrom, oneOf, options } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
@@ -200,7 +201,23 @@ export async function processGroup(): Promise<ProcessGroup> {
 
 async function join(): Promise<ProcessGroup> {
   const native = nativeGroup()
-  return new ProcessGroup(native, succeeded(await native.open(launched)))
+  const group = new ProcessGroup(native, succeeded(await native.open(launched)))
+  if (group.size > 1) sayWhyEnded(group)
+  return group
+}
+
+// A rank that is killed can't tell the others: mpirun notices, and ends them by a signal (MPICH's by one that can't be heard).
+function sayWhyEnded({ rank, size }: ProcessGroup): void {
+  const onEnd = () => {
+    if (process.listenerCount('SIGTERM') > 1) return // the program has an end of its own
+    writeSync(
+      2,
+      `margin-softmax: rank ${rank} of ${size} was told to end (SIGTERM), as mpirun does when another rank is gone\n`
+    )
+    process.off('SIGTERM', onEnd)
+    process.kill(process.pid, 'SIGTERM')
+  }
+  process.on('SIGTERM', onEnd)
 }
 
 // Others may be waiting for this process, even if it never joined: they hear that it has ended. (Open MPI's mpirun ends
