@@ -5,7 +5,7 @@ import { elementsOf, readAll, readHeader, type SafetensorsHeader } from '../../s
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import { npyHeaderBytes, parseNpyHeader } from './npy'
-import { type Numbers, readNumbers, safetensorsKinds } from './numbers'
+import { type Numbers, readNumbers, safetensorsKinds, toFloat32 } from './numbers'
 
 export interface FileArray {
   /** Path and name, for messages. */
@@ -142,11 +142,14 @@ export function asMatrix({ from, shape, values }: FileArray): {
   const [rows, dim] = shape
   if (shape.length !== 2 || !rows || !dim)
     throw new Failure(`Expected rows of numbers in ${from} but received an array of shape [${shape}]`)
-  return {
-    embeddings: values instanceof Float32Array ? values : Float32Array.from(values as Numbers),
-    rows,
-    dim,
-  }
+  return { embeddings: inSinglePrecision(values as Numbers), rows, dim }
+}
+
+function inSinglePrecision(values: Numbers): Float32Array {
+  if (values instanceof Float32Array) return values
+  const embeddings = toFloat32(values.length)
+  embeddings.set(values)
+  return embeddings
 }
 
 /** Labels as integers from 0 on. Names are numbered in their order of sorting. */
