@@ -44,6 +44,16 @@ const misuses: [string[], RegExp][] = [
     /Allowed choices are arcface/,
   ],
   [
+    ['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--sample-rate', '0'],
+    /number above 0, at most 1/,
+  ],
+  [['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--scale', '0'], /number above 0\./],
+  [['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--m3', 'x'], /a number such as -0\.5/],
+  [
+    ['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--precision', 'half'],
+    /Allowed choices are float32, tf32, bfloat16/,
+  ],
+  [
     ['train', '--embeddings', 'a.npy', '--out', 'a.bin'],
     /ends in \.safetensors for --out but received a\.bin/,
   ],

@@ -5,7 +5,7 @@ import type { Command } from 'commander'
 import { fileFormat, type HeadFile, indexFormat, openHead, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
 import { elementsOf, readHeader } from '../safetensors'
-import { counted, Failure, megabytes, print, printJson, printList, printTable } from './terminal'
+import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
 
 interface Tensor {
   name: string
@@ -132,6 +132,12 @@ function show({ file, format, bytes, tensors, metadata, head }: Contents): void 
       ['Progress', counted(head.iteration, 'step')],
       ...(head.marginWarmupSteps
         ? [['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`] as [string, string]]
+        : []),
+      ...(head.sampleRate < 1
+        ? [['Sampling', `${percent(head.sampleRate)} of the classes in a step`] as [string, string]]
+        : []),
+      ...(head.interclassFilter < 1
+        ? [['Filter', `other classes above a cosine of ${head.interclassFilter}`] as [string, string]]
         : []),
       ...(head.labelSmoothing ? [['Smoothing', String(head.labelSmoothing)] as [string, string]] : []),
       [
