@@ -71,7 +71,7 @@ async function measureAll(threads: number, rival: Rival | undefined): Promise<Ro
         gigaflops,
         rivalMilliseconds,
       })
-      progress.update(rows.length, '')
+      progress.update(rows.length)
     }
   } finally {
     progress.stop()

@@ -218,7 +218,7 @@ async function train(options: Options): Promise<void> {
         const judged = training.epochs.at(-1)?.validation
         const parts = [`epoch ${epoch}`, `loss ${loss.toFixed(3)}`, `${percent(accuracy, 1)} right`]
         if (judged) parts.push(`validation ${percent(judged.accuracy, 1)}`)
-        progress.update(step, [...parts, `${duration(left)} left`].join('  '))
+        progress.update(step, ...parts, `${duration(left)} left`)
       }
     )
   } finally {
