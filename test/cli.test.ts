@@ -24,7 +24,7 @@ for (const command of commands)
   test(`${command} --help has an example`, async () => {
     const { code, stdout, stderr } = await cli([command, '--help'])
     assert.is(code, 0)
-    assert.match(stdout, new RegExp(`\\$ margin-softmax ${command}`))
+    assert.match(stdout, new RegExp(`\\$ npx margin-softmax ${command}`))
     assert.is(stderr, '')
   })
 

@@ -5,6 +5,7 @@ import type { Command } from 'commander'
 import { fileFormat, type HeadFile, indexFormat, openHead, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
 import { elementsOf, readHeader } from '../safetensors'
+import { explain } from './options'
 import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
 
 interface Tensor {
@@ -24,19 +25,19 @@ interface Contents {
 }
 
 export function addInspect(all: Command): void {
-  all
+  const command = all
     .command('inspect')
     .description(
       "a head's file: margin, optimizer, progress, weights; or the tensors of any safetensors file"
     )
     .argument('<file>', 'a .safetensors file')
     .option('--json', 'as JSON')
-    .addHelpText('after', '\nExample:\n  $ margin-softmax inspect head.safetensors')
     .action(async (file: string, { json }: { json?: boolean }) => {
       const contents = await inspect(file)
       if (json) printJson(contents)
       else show(contents)
     })
+  explain(command, ['inspect head.safetensors'])
 }
 
 async function inspect(file: string): Promise<Contents> {

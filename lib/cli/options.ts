@@ -1,5 +1,18 @@
 /** Options that several commands share, and what their arguments may be. */
-import { InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
+
+/** What follows the options in a command's help: how it works, as wide as the terminal is, and what to type. */
+export function explain(command: Command, examples: string[], notes: string[] = []): void {
+  command.addHelpText('after', ({ error }) => {
+    const { getErrHelpWidth, getOutHelpWidth } = command.configureOutput()
+    const width = (error ? getErrHelpWidth : getOutHelpWidth)?.() ?? 80
+    return [
+      ...notes.map((note) => `\n${command.createHelp().boxWrap(note, width)}`),
+      `\nExample${examples.length > 1 ? 's' : ''}:`,
+      ...examples.map((example) => `  $ npx margin-softmax ${example}`),
+    ].join('\n')
+  })
+}
 
 export function integerFrom(least: number, most = 2 ** 31 - 1): (text: string) => number {
   return (text) => {

@@ -15,9 +15,9 @@ import {
   softmaxMargin,
   sphereface,
 } from '../index'
-import { asLabels, asMatrix, holdsLabels, parseSource, readArray } from './data/files'
+import { asLabels, asMatrix, filesNote, holdsLabels, parseSource, readArray } from './data/files'
 import { cleanUp, finishStepFirst, interrupted } from './interrupt'
-import { anyNumber, integerFrom, numberAbove, numberFrom } from './options'
+import { anyNumber, explain, integerFrom, numberAbove, numberFrom } from './options'
 import {
   checkTarget,
   counted,
@@ -109,7 +109,7 @@ const lossFlags = {
 const usualRates = { sgd: 0.1, adamw: 1e-3 }
 
 export function addTrain(all: Command): void {
-  all
+  const command = all
     .command('train')
     .description(
       'train a head on embeddings and labels from files, with validation, checkpoints and resumption'
@@ -163,21 +163,20 @@ export function addTrain(all: Command): void {
     )
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'the result as JSON')
-    .addHelpText(
-      'after',
-      `
-The head of the best validation accuracy is written to --out; beside it a .training.json keeps settings and figures, and
-a .checkpoint.safetensors the last state while the training runs. Ctrl-C finishes the step, saves it and exits with 130;
-the same command with --resume goes on, and ends with the same bits as without the interruption.
-
-Examples:
-  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors
-  $ margin-softmax train --embeddings faces.csv --loss cosface --margin 0.2 --epochs 50 --out head.safetensors
-  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors --resume
-  $ margin-softmax train --embeddings faces.npy --labels people.npy --loss combined --m2 0.3 --m3 0.2 \\
-      --sample-rate 0.1 --precision bfloat16 --out head.safetensors`
-    )
     .action(train)
+  explain(
+    command,
+    [
+      'train --embeddings faces.npy --labels people.npy --out head.safetensors',
+      'train --embeddings faces.csv --loss cosface --margin 0.2 --epochs 50 --out head.safetensors',
+      'train --embeddings faces.npy --labels people.npy --out head.safetensors --resume',
+      'train --embeddings many.npz --loss combined --sample-rate 0.1 --precision bfloat16 --out head.safetensors',
+    ],
+    [
+      'The head of the best validation accuracy is written to --out; beside it a .training.json keeps settings and figures, and a .checkpoint.safetensors the last state while the training runs. Ctrl-C finishes the step, saves it and exits with 130; the same command with --resume goes on, and ends with the same bits as without the interruption.',
+      filesNote,
+    ]
+  )
 }
 
 async function train(options: Options): Promise<void> {

@@ -5,13 +5,14 @@ import {
   asIntegers,
   asLabels,
   asMatrix,
+  filesNote,
   holdsLabels,
   parseSource,
   readArray,
   type Source,
 } from './data/files'
 import { cleanUp } from './interrupt'
-import { integerFrom } from './options'
+import { explain, integerFrom } from './options'
 import {
   checkTarget,
   counted,
@@ -44,7 +45,7 @@ const tableRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 const curveRates = Array.from({ length: 241 }, (_, i) => 10 ** (-6 + i / 40))
 
 export function addVerify(all: Command): void {
-  all
+  const command = all
     .command('verify')
     .description(
       'ROC AUC, EER, TAR at FAR, best threshold and accuracy over folds, of all pairs or of a list'
@@ -61,20 +62,17 @@ export function addVerify(all: Command): void {
     .option('--report <file>', 'write an HTML report with ROC curve and histograms')
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'as JSON')
-    .addHelpText(
-      'after',
-      `
-Scores are cosines. Every figure is exact: nothing is sampled.
-An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A CSV file with
-labels has a header with a column named label, or the labels come first.
-
-Examples:
-  $ margin-softmax verify --embeddings faces.npy --labels people.npy
-  $ margin-softmax verify --embeddings faces.csv --report faces.html
-  $ margin-softmax verify --embeddings lfw.npz:features --pairs pairs.csv --json
-  $ margin-softmax verify --embeddings lfw.npy --same issame.npy     # rows 2p and 2p + 1 are pair p`
-    )
     .action(verify)
+  explain(
+    command,
+    [
+      'verify --embeddings faces.npy --labels people.npy',
+      'verify --embeddings faces.csv --report faces.html',
+      'verify --embeddings lfw.npz:features --pairs pairs.csv --json',
+      'verify --embeddings lfw.npy --same issame.npy   # rows 2p and 2p + 1 are pair p',
+    ],
+    [`Scores are cosines. Every figure is exact: nothing is sampled.`, filesNote]
+  )
 }
 
 async function verify(options: Options): Promise<void> {

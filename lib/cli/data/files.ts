@@ -7,6 +7,10 @@ import { readCsv } from './csv'
 import { npyHeaderBytes, parseNpyHeader } from './npy'
 import { type Numbers, readNumbers, safetensorsKinds, toFloat32 } from './numbers'
 
+/** For the help of commands that read such files. */
+export const filesNote =
+  'An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A CSV file with labels has a header with a column named label, or the labels come first.'
+
 export interface FileArray {
   /** Path and name, for messages. */
   from: string
