@@ -110,6 +110,8 @@ const csvs: [string, string, number[], string[]][] = [
   ['semicolon, byte order mark', '\ufefflabel;a\n7;1\n8;2', [1, 2], ['7', '8']],
   ['tab, blank lines', 'x\t1\n\ny\t2\n\n', [1, 2], ['x', 'y']],
   ['carriage returns alone', 'x,1,2\ry,3,4\r', [1, 2, 3, 4], ['x', 'y']],
+  ['spaces', '7 1.5 -2e-3\n8   3 4 \n', [1.5, -0.002, 3, 4], ['7', '8']],
+  ['names with spaces', 'Ann Lee,1\nBo Yi,2\n', [1, 2], ['Ann Lee', 'Bo Yi']],
   ['no end of line at the end', 'x,1\ny,2', [1, 2], ['x', 'y']],
   ['quotes', '"Smith, ""Jo""",1,-2e-3\n"",3,.5\n', [1, -0.002, 3, 0.5], ['Smith, "Jo"', '']],
 ]
@@ -157,6 +159,8 @@ test('CSV of labels alone: names are numbered in order, numbers stay', () =>
     fs.writeFileSync(file, 'zoe\nann\nzoe\n')
     const named = asLabels(await readArray({ path: file }, 'labels', 'labels'))
     assert.equal(named, { labels: Int32Array.of(1, 0, 1), names: ['ann', 'zoe'] })
+    fs.writeFileSync(file, 'Ann Lee\nBo Yi\n')
+    assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')).names, ['Ann Lee', 'Bo Yi'])
     fs.writeFileSync(file, 'label\n12\n7\n')
     assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')), {
       labels: Int32Array.of(12, 7),
@@ -181,6 +185,7 @@ const bad: [string, string, Buffer | string, RegExp][] = [
   ['a minus alone', 'a.csv', '1,2\n-,1\n', /line 2, field 1 is "-", no number/],
   ['a long line', 'a.csv', '1,2\n1,2,3\n', /line 2 has 3 fields, not 2 as the first/],
   ['a late line', 'a.csv', `${'1,2\n'.repeat(400_000)}\n1;2\n`, /line 400002 has 1 fields/],
+  ['a name that is not UTF-8', 'none\ufffd.npy', '', /its name is not UTF-8, which Node\.js cannot be told/],
   ['an open quote', 'a.csv', '1,"2\n', /line 1 has a quote that does not end/],
   ['not finite', 'a.csv', '1,NaN\n', /line 1, field 2 is "NaN"/],
   ['no rows', 'a.csv', '\n', /it has no rows/],

@@ -27,7 +27,11 @@ export function addDemo(all: Command): void {
       integerFrom(0),
       1
     )
-    .option('--held-out <digits>', 'the two digits that are left out of training', twoDigits, [5, 9])
+    .addOption(
+      new Option('--held-out <digits>', 'the two digits that are left out of training')
+        .argParser(twoDigits)
+        .default([5, 9], '5,9')
+    )
     .action(async (options: DemoOptions) => {
       needPackages(packages, 'the demo')
       const { demo } = await import('../demo/demo.js')

@@ -63,6 +63,7 @@ function collect(): Info {
     info.binary = binaryFile()
     info.devices = devices()
     info.threads = execution({ device: 'cpu' }).threads
+    execution({}) // what MARGIN_SOFTMAX_DEVICE says may be wrong
   } catch (error) {
     info.missing.push((error as Error).message)
   }

@@ -53,7 +53,9 @@ async function inspect(file: string): Promise<Contents> {
 async function isIndex(file: string): Promise<boolean> {
   const handle = await open(file).catch(() => undefined)
   const start = Buffer.alloc(9)
-  await handle?.read(start, 0, 9, 0).finally(() => handle.close())
+  const nothing = () => {} // a folder: readContents says so
+  await handle?.read(start, 0, 9, 0).catch(nothing)
+  await handle?.close()
   return start.toString('latin1') === '{"format"'
 }
 

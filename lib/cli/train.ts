@@ -299,8 +299,10 @@ function report(options: Options, training: Training, seconds: number): void {
     return
   }
   const rows = training.trainingRows + training.validationRows
+  const early =
+    epochs.length < options.epochs ? ` of ${options.epochs}, the last ${options.patience} no better,` : ''
   print(
-    `${counted(rows, 'row')} × ${head.dim}, ${counted(head.classes, 'class', 'classes')}; ${counted(epochs.length, 'epoch')} on ${head.device} (${duration(seconds)})\n`
+    `${counted(rows, 'row')} × ${head.dim}, ${counted(head.classes, 'class', 'classes')}; ${counted(epochs.length, 'epoch')}${early} on ${head.device} (${duration(seconds)})\n`
   )
   const kept = best && epochs.indexOf(best) + 1
   printList([

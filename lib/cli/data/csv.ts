@@ -1,4 +1,4 @@
-/** Tables of numbers as text: comma, semicolon or tab between the fields, one row a line, quotes around a field if need be. */
+/** Tables of numbers as text: comma, semicolon, tab or spaces between the fields, one row a line, quotes around a field if need be. */
 import { createReadStream } from 'node:fs'
 
 export interface CsvTable {
@@ -122,7 +122,7 @@ class Reader {
   #takeLine(text: string): void {
     if (text.trim() === '') return
     const line = this.#number === 1 ? text.replace(/^\ufeff/, '') : text
-    if (this.#width < 0) this.#separator = line.includes('\t') ? '\t' : line.includes(';') ? ';' : ','
+    if (this.#width < 0) this.#separator = separatorOf(line)
     const fields = split(line, this.#separator, this.#number)
     if (this.#width < 0) {
       this.#width = fields.length
@@ -169,7 +169,16 @@ function numberOf(field: string): number {
   return Number.isFinite(value) && (value !== 0 || field.trim() !== '') ? value : Number.NaN
 }
 
+/** Spaces only where they part numbers, as numpy.savetxt writes them: names have spaces, too. */
+function separatorOf(line: string): string {
+  const other = ['\t', ';', ','].find((sign) => line.includes(sign))
+  if (other) return other
+  const words = line.trim().split(/ +/)
+  return words.length > 1 && !words.some((word) => Number.isNaN(numberOf(word))) ? ' ' : ','
+}
+
 function split(line: string, separator: string, number: number): string[] {
+  if (separator === ' ') return line.trim().split(/ +/)
   if (!line.includes('"')) return line.split(separator)
   const fields: string[] = []
   const pattern = /"((?:[^"]|"")*)"|[^"]*/y

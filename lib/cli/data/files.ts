@@ -1,6 +1,7 @@
 /** Arrays from the files that embeddings come in: .npy, .npz, .safetensors, .csv, .tsv, .txt. */
 import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
 import { unzipSync } from 'fflate'
+import { MarginSoftmaxError } from '../../errors'
 import { elementsOf, readAll, readHeader, type SafetensorsHeader } from '../../safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
@@ -56,8 +57,12 @@ export async function readArray(
     if (endingOf(path) === 'safetensors') return await fromSafetensors(source, what)
     throw new Error('its name ends neither in .npy, .npz, .safetensors, .csv, .tsv nor .txt')
   } catch (cause) {
-    if (cause instanceof Failure) throw cause
-    throw new Failure(`Expected ${what} in ${path} but: ${(cause as Error).message}`, { cause })
+    if (cause instanceof Failure || cause instanceof MarginSoftmaxError) throw cause
+    // Node.js replaces what is no UTF-8 in its arguments, and so looks for another file.
+    const reason = path.includes('\ufffd')
+      ? 'its name is not UTF-8, which Node.js cannot be told: rename it'
+      : (cause as Error).message
+    throw new Failure(`Expected ${what} in ${path} but: ${reason}`, { cause })
   }
 }
 
