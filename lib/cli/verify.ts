@@ -94,14 +94,16 @@ async function verify(options: Options): Promise<void> {
   const start = performance.now()
   progress.start('Reading', 2)
   const beside = !listed && (labels === undefined || labels === embeddings)
+  const readPairsOf = () =>
+    listed
+      ? readPairs(pairs, same)
+      : readLabels(labels === undefined ? { path: source.path } : parseSource(labels))
   // Both at once: while the system reads gigabytes of embeddings, a list of pairs is taken apart here.
-  const readingPairs = listed
-    ? readPairs(pairs, same)
-    : readLabels(labels === undefined ? { path: source.path } : parseSource(labels))
-  readingPairs.catch(() => {}) // told below, unless the embeddings have failed before
+  const early = beside ? undefined : readPairsOf()
+  early?.catch(() => {}) // told below, unless the embeddings have failed before
   const matrix = asMatrix(await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers'))
   progress.update(1, `${matrix.rows.toLocaleString('en')} × ${matrix.dim}`)
-  const pairsOf = await readingPairs
+  const pairsOf = await (early ?? readPairsOf())
   checkRows(pairsOf, matrix.rows, options)
   progress.stop()
   progress.start('Judging', 1)
