@@ -138,7 +138,16 @@ test('a combined margin, sampled classes, the filter and bfloat16 reach the head
   inFolder(async (folder) => {
     writeData(folder, 4, 1)
     const own = ['--loss', 'combined', '--m1', '0.9', '--m2', '0.2', '--m3', '-0.1', '--sample-rate', '0.5']
-    const args = [...own, '--interclass-filter', '0.95', '--precision', 'bfloat16', '--epochs', '60']
+    const args = [
+      ...own,
+      '--sample-correction',
+      '--interclass-filter',
+      '0.95',
+      '--precision',
+      'bfloat16',
+      '--epochs',
+      '60',
+    ]
     const more = ['--patience', '0', '--checkpoint-steps', '3']
     await good([...args, ...more, '--out', 'whole.safetensors'], { cwd: folder })
     const cut = [...common, ...args, ...more, '--out', 'cut.safetensors']
@@ -154,11 +163,11 @@ test('a combined margin, sampled classes, the filter and bfloat16 reach the head
       (await cli(['inspect', 'whole.safetensors', '--json'], { cwd: folder })).stdout
     )
     assert.equal(head.margin, { name: 'combined', scale: 16, m1: 0.9, m2: 0.2, m3: -0.1 })
-    assert.equal([head.sampleRate, head.interclassFilter], [0.5, 0.95])
+    assert.equal([head.sampleRate, head.sampleCorrection, head.interclassFilter], [0.5, true, 0.95])
     const text = (await cli(['inspect', 'whole.safetensors'], { cwd: folder })).stdout
     assert.match(
       text,
-      /Sampling +50\.00 % of the classes in a step\nFilter +other classes above a cosine of 0\.95/
+      /Sampling +50\.00 % of the classes in a step, corrected\nFilter +other classes above a cosine of 0\.95/
     )
     // Each of the four makes a difference.
     for (const without of ['--m1', '--sample-rate', '--interclass-filter', '--precision']) {

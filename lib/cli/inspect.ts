@@ -137,7 +137,12 @@ function show({ file, format, bytes, tensors, metadata, head }: Contents): void 
         ? [['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`] as [string, string]]
         : []),
       ...(head.sampleRate < 1
-        ? [['Sampling', `${percent(head.sampleRate)} of the classes in a step`] as [string, string]]
+        ? [
+            [
+              'Sampling',
+              `${percent(head.sampleRate)} of the classes in a step${head.sampleCorrection ? ', corrected' : ''}`,
+            ] as [string, string],
+          ]
         : []),
       ...(head.interclassFilter < 1
         ? [['Filter', `other classes above a cosine of ${head.interclassFilter}`] as [string, string]]

@@ -49,6 +49,7 @@ interface Options extends LossOptions {
   out: string
   loss: string
   sampleRate: number
+  sampleCorrection?: boolean
   precision: Precision
   classes?: number
   optimizer: 'sgd' | 'adamw'
@@ -138,6 +139,7 @@ export function addTrain(all: Command): void {
       numberAbove(0, 1),
       1
     )
+    .option('--sample-correction', 'each class of a sample stands for all that it was drawn from')
     .option('--classes <number>', 'how many (default: the largest label + 1)', integerFrom(1))
     .addOption(new Option('--optimizer <name>', 'of the weights').choices(['sgd', 'adamw']).default('sgd'))
     .option('--learning-rate <number>', 'at first (default: 0.1 for sgd, 0.001 for adamw)', numberFrom(0))
@@ -268,6 +270,7 @@ function settingsOf(options: Options, dim: number, classes: number): TrainingSet
       margin: lossOf(options).make(options),
       optimizer,
       sampleRate: options.sampleRate,
+      sampleCorrection: options.sampleCorrection ?? false,
       interclassFilter: options.interclassFilter ?? 1,
       precision: options.precision,
       marginWarmupSteps: options.warmupSteps,
