@@ -8,7 +8,7 @@ export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
 /** Of the matrix products: 23, 10 or 7 bits of fraction. Sums are float32 or better in all of them. */
 export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
-const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
+export const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
 
 /** The index that stands for the CPU. */
 export const cpu = -1

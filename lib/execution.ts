@@ -44,8 +44,14 @@ function defaultThreads(): number {
   usualThreads =
     fromEnvironment === undefined || fromEnvironment === ''
       ? Math.min(os.availableParallelism(), mostThreads)
-      : integerFrom(Number(fromEnvironment), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
+      : threadsOf(fromEnvironment)
   return usualThreads
+}
+
+function threadsOf(text: string): number {
+  if (!/^\d+$/.test(text))
+    throw wrongValue(`an integer from 1 to ${mostThreads}`, 'MARGIN_SOFTMAX_THREADS', text)
+  return integerFrom(Number(text), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
 }
 
 /** How a computation runs, as the addon takes it. */

@@ -50,6 +50,7 @@ interface Native {
   instructionSets(): string[]
   cudaDevices(): NativeDevice[]
   multiplyAdds(threads: number, rounds: number): number
+  preferHugePages(array: Float32Array): void
   loss(request: object): NativeResult | Promise<NativeResult>
   topK(request: object): NativeResult | Promise<NativeResult>
   measure(request: object): NativeResult

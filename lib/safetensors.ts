@@ -32,7 +32,8 @@ const elementBytes: Record<string, number> = {
   ...{ I32: 4, U32: 4, F32: 4, F64: 8, I64: 8, U64: 8 },
 }
 const partLength = 2 ** 22 // floats: 16 MiB in memory at a time, whatever the size of the tensors
-const mostAtOnce = 2 ** 30 // bytes that one call of the system reads
+const pieceBytes = 2 ** 25
+const piecesAtOnce = 4 // as many threads as libuv has for files
 const largestHeader = 100e6 // bytes, the limit of the format's reference implementation
 
 /**
@@ -140,7 +141,8 @@ export async function readHeader(file: FileHandle, only?: string): Promise<Safet
   const prefix = Buffer.alloc(8)
   await readAll(file, prefix, 0)
   const length = Number(prefix.readBigUInt64LE())
-  if (length > largestHeader || 8 + length > size) throw new Error('its header is longer than it may be')
+  if (length > largestHeader || 8 + length > size)
+    throw new Error('it is no safetensors file: its header is longer than it may be')
   const json = Buffer.alloc(length)
   await readAll(file, json, 8)
   const parsed: unknown = JSON.parse(json.toString('utf8'))
@@ -189,16 +191,28 @@ async function writeAll(file: FileHandle, array: Float32Array): Promise<void> {
     done += (await file.write(bytes, done, bytes.length - done)).bytesWritten
 }
 
+/**
+ * Fills an array from a file, several pieces at a time: one thread alone is slower than the memory.
+ * @throws Error also where the file ends before
+ */
 export async function readAll(file: FileHandle, array: ArrayBufferView, position: number): Promise<void> {
   const bytes = bytesOf(array)
-  for (let done = 0; done < bytes.length; ) {
-    const { bytesRead } = await file.read(
-      bytes,
-      done,
-      Math.min(bytes.length - done, mostAtOnce),
-      position + done
-    )
-    if (bytesRead === 0) throw new Error('it ends too early')
-    done += bytesRead
+  let next = 0
+  const readPieces = async () => {
+    while (next < bytes.length) {
+      let done = next
+      const end = Math.min(done + pieceBytes, bytes.length)
+      next = end
+      while (done < end) {
+        const { bytesRead } = await file.read(bytes, done, end - done, position + done)
+        if (bytesRead === 0) throw new Error('it ends too early')
+        done += bytesRead
+      }
+    }
+  }
+  try {
+    await Promise.all(Array.from({ length: piecesAtOnce }, readPieces))
+  } finally {
+    next = bytes.length // the others stop after their piece
   }
 }

@@ -193,11 +193,13 @@ function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<V
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
   if (pairs === undefined && rows !== 2 * count)
     throw wrongValue(`one answer for every two of ${rows} rows`, 'same', answers)
-  const same = Uint8Array.from(answers as ArrayLike<number>, (answer: unknown, i) => {
+  const same = new Uint8Array(count)
+  for (let i = 0; i < count; i++) {
+    const answer: unknown = answers[i]
     if (answer !== true && answer !== false && answer !== 0 && answer !== 1)
       throw wrongValue('true or false', `same[${i}]`, answer)
-    return Number(answer)
-  })
+    same[i] = Number(answer)
+  }
   const folds =
     known.folds === undefined
       ? count < usualFolds

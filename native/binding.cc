@@ -64,6 +64,12 @@ Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), 2.0 * 12 * (kernels->vectorBytes / 4) * static_cast<double>(rounds) * threads);
 }
 
+// An array that is going to be filled: see block.h.
+void preferHugePages(const Napi::CallbackInfo& info) {
+  const Span<float> array = elements<float>(info[0], "array");
+  margin_softmax::preferHugePages(array.data, static_cast<int64_t>(array.length * sizeof(float)));
+}
+
 }  // namespace
 
 const int32_t* Job::labels(Napi::Value value, int64_t rows, int64_t classes) {
@@ -120,6 +126,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports["instructionSets"] = Napi::Function::New(env, instructionSets);
   exports["cudaDevices"] = Napi::Function::New(env, cudaDevices);
   exports["multiplyAdds"] = Napi::Function::New(env, multiplyAdds);
+  exports["preferHugePages"] = Napi::Function::New(env, preferHugePages);
   exportLoss(env, exports);
   exportHead(env, exports);
   exportProbability(env, exports);

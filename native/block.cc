@@ -13,6 +13,12 @@ namespace margin_softmax {
 
 constexpr int64_t hugePage = 2 << 20;
 
+void preferHugePages(void* data, int64_t bytes) {
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), page = hugePage;
+  const uintptr_t from = (begin + page - 1) / page * page, to = (begin + static_cast<uintptr_t>(bytes)) / page * page;
+  if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+}
+
 // Below a huge page the allocator's own memory, which is warm more often than not, costs less than a mapping.
 int64_t Block::mapped(int64_t bytes) { return bytes < hugePage ? bytes : (bytes + hugePage - 1) / hugePage * hugePage; }
 
@@ -33,6 +39,8 @@ Block::~Block() {
 }
 
 #else
+
+void preferHugePages(void*, int64_t) {}
 
 int64_t Block::mapped(int64_t bytes) { return bytes; }
 

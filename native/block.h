@@ -6,6 +6,10 @@
 
 namespace margin_softmax {
 
+// Asks for huge pages for memory of another owner that nobody has touched yet, where the system gives them on request:
+// filling 2 GB then takes 1,000 page faults instead of 500,000.
+void preferHugePages(void* data, int64_t bytes);
+
 class Block {
  public:
   Block() = default;

@@ -7,7 +7,7 @@ import * as assert from 'uvu/assert'
 import { asIntegers, asLabels, asMatrix, parseSource, readArray } from '../lib/cli/data/files'
 import { Failure } from '../lib/cli/terminal'
 import { inFolder, npyBytes, writeNpy, writeTensors } from './cli-support'
-import { rejectsLike, throwsLike } from './support'
+import { integer, random, rejectsLike, throwsLike } from './support'
 
 const test = suite('files of the command line')
 const numbers = [0, 1, -2, 100, 7, 3]
@@ -60,17 +60,23 @@ test('half precision: denormal numbers, the largest, and what is no number', () 
     assert.ok(Number.isNaN((values as Float32Array)[5]))
   }))
 
-test('a type of two parts is read whole', () =>
+test('what is read in several pieces, or by parts, is read whole', () =>
   inFolder(async (folder) => {
-    const length = 2 ** 24 + 5 // 64 MiB of 32-bit numbers and some
-    const values = Uint32Array.from({ length }, (_, i) => i)
     const file = path.join(folder, 'a.npy')
-    writeNpy(file, '<u4', [length], values)
-    const read = (await readArray({ path: file }, 'labels')).values as Float64Array
-    assert.is(
-      read.findIndex((value, i) => value !== i),
-      -1
-    )
+    for (const [type, length, values] of [
+      ['<u4', 2 ** 24 + 5, new Uint32Array(2 ** 24 + 5)], // parts of 64 MiB
+      ['<f4', 2 ** 25 + 5, new Float32Array(2 ** 25 + 5)], // pieces of 32 MiB, four at a time
+    ] as const) {
+      for (let i = 0; i < length; i++) values[i] = i % 16_777_213
+      writeNpy(file, type, [length], values)
+      const read = (await readArray(parseSource(file), 'labels')).values as Float64Array
+      assert.is(
+        read.findIndex((value, i) => value !== values[i]),
+        -1
+      )
+    }
+    fs.truncateSync(file, 2 ** 26) // all but the first pieces are missing
+    await rejectsLike(readArray(parseSource(file), 'labels'), Failure, /it ends too early/)
   }))
 
 test('.npz, stored and deflated, by name', () =>
@@ -103,6 +109,10 @@ const csvs: [string, string, number[], string[]][] = [
   ['no header: the first column', 'x,1,2\r\ny,3,4\r\n', [1, 2, 3, 4], ['x', 'y']],
   ['semicolon, byte order mark', '\ufefflabel;a\n7;1\n8;2', [1, 2], ['7', '8']],
   ['tab, blank lines', 'x\t1\n\ny\t2\n\n', [1, 2], ['x', 'y']],
+  ['carriage returns alone', 'x,1,2\ry,3,4\r', [1, 2, 3, 4], ['x', 'y']],
+  ['spaces', '7 1.5 -2e-3\n8   3 4 \n', [1.5, -0.002, 3, 4], ['7', '8']],
+  ['names with spaces', 'Ann Lee,1\nBo Yi,2\n', [1, 2], ['Ann Lee', 'Bo Yi']],
+  ['no end of line at the end', 'x,1\ny,2', [1, 2], ['x', 'y']],
   ['quotes', '"Smith, ""Jo""",1,-2e-3\n"",3,.5\n', [1, -0.002, 3, 0.5], ['Smith, "Jo"', '']],
 ]
 for (const [name, text, values, labels] of csvs)
@@ -115,12 +125,42 @@ for (const [name, text, values, labels] of csvs)
       assert.equal((await readArray({ path: file }, 'labels', 'labels')).values, labels)
     }))
 
+test('CSV: every way to write a number gives the double that JavaScript reads in it', () =>
+  inFolder(async (folder) => {
+    const next = random(8)
+    const texts = ['0', '-0', '.5', '-.5', '5.', '+3', ' 7', '8 ', '1e3', '1E-7', '-2.5e+2', '0x10', '1e-400']
+    texts.push('999999999999999', '9999999999999999', '0.1', '0.30000000000000004', '123456.789012345')
+    texts.push(
+      '0.000000000000001',
+      '0.0000000000000001',
+      '9007199254740993',
+      '00012',
+      '-1.7976931348623157e308'
+    )
+    for (let i = 0; i < 20_000; i++) {
+      const value = (next() - 0.5) * 10 ** integer(next, -8, 9)
+      texts.push(
+        [value.toFixed(integer(next, 0, 12)), String(value), String(Math.fround(value))][i % 3] as string
+      )
+    }
+    // More than the megabyte that is read at a time.
+    while (texts.length < 120_000) texts.push(...texts.slice(0, 120_000 - texts.length))
+    const file = path.join(folder, 'a.csv')
+    fs.writeFileSync(file, `0,0\n${texts.map((text) => `1,${text}\r\n`).join('')}`)
+    const { values, shape } = await readArray({ path: file }, 'embeddings')
+    assert.equal(shape, [texts.length + 1, 2])
+    const wrong = texts.findIndex((text, i) => !Object.is(values[2 * i + 3], Number(text)))
+    assert.is(wrong, -1, `${texts[wrong]} was read as ${values[2 * wrong + 3]}`)
+  }))
+
 test('CSV of labels alone: names are numbered in order, numbers stay', () =>
   inFolder(async (folder) => {
     const file = path.join(folder, 'a.txt')
     fs.writeFileSync(file, 'zoe\nann\nzoe\n')
     const named = asLabels(await readArray({ path: file }, 'labels', 'labels'))
     assert.equal(named, { labels: Int32Array.of(1, 0, 1), names: ['ann', 'zoe'] })
+    fs.writeFileSync(file, 'Ann Lee\nBo Yi\n')
+    assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')).names, ['Ann Lee', 'Bo Yi'])
     fs.writeFileSync(file, 'label\n12\n7\n')
     assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')), {
       labels: Int32Array.of(12, 7),
@@ -141,6 +181,11 @@ const bad: [string, string, Buffer | string, RegExp][] = [
   ['no safetensors file', 'a.safetensors', 'hello, this is text', /header is longer than it may be/],
   ['words', 'a.csv', '1,2\n1,zwei\n', /line 2, field 2 is "zwei", no number/],
   ['lines of several lengths', 'a.csv', '1,2\n\n1\n', /line 3 has 1 fields, not 2 as the first/],
+  ['an empty field', 'a.csv', '1,2\n1,\n', /line 2, field 2 is "", no number/],
+  ['a minus alone', 'a.csv', '1,2\n-,1\n', /line 2, field 1 is "-", no number/],
+  ['a long line', 'a.csv', '1,2\n1,2,3\n', /line 2 has 3 fields, not 2 as the first/],
+  ['a late line', 'a.csv', `${'1,2\n'.repeat(400_000)}\n1;2\n`, /line 400002 has 1 fields/],
+  ['a name that is not UTF-8', 'none\ufffd.npy', '', /its name is not UTF-8, which Node\.js cannot be told/],
   ['an open quote', 'a.csv', '1,"2\n', /line 1 has a quote that does not end/],
   ['not finite', 'a.csv', '1,NaN\n', /line 1, field 2 is "NaN"/],
   ['no rows', 'a.csv', '\n', /it has no rows/],

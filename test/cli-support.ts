@@ -1,5 +1,5 @@
 // The command line as a child process, and files for it.
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
@@ -48,6 +48,49 @@ export function cli(args: string[], { cwd = root, env = {}, whileRunning }: RunO
     child.on('error', reject)
     child.on('close', (code) => resolve({ code, stdout, stderr }))
     whileRunning?.(child)
+  })
+}
+
+const utilLinux = spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux')
+
+/** Why there is no terminal for `inTerminal`, if there is none: other systems' `script` has other options. */
+export const noTerminal = utilLinux ? undefined : 'no script of util-linux, which makes a terminal, is here'
+
+export interface TerminalOptions extends Omit<RunOptions, 'whileRunning'> {
+  columns?: number
+  /** Keys that are pressed once the terminal has shown something. */
+  press?: { keys: string; after: RegExp }
+}
+
+/** The command line in a terminal of its own: what that shows, with control sequences, and the exit code. */
+export function inTerminal(
+  args: string[],
+  { cwd = root, env = {}, columns = 100, press }: TerminalOptions = {}
+): Promise<{ code: number | null; shown: string }> {
+  const quoted = [process.execPath, ...program, ...args].map((word) => `'${word}'`).join(' ')
+  const command = `stty cols ${columns} rows 24; exec ${quoted}`
+  return new Promise((resolve, reject) => {
+    const child = spawn('script', ['-qec', command, '/dev/null'], {
+      cwd,
+      env: {
+        ...process.env,
+        MARGIN_SOFTMAX_DEVICE: 'cpu',
+        SHELL: '/bin/sh',
+        TERM: 'xterm',
+        NO_COLOR: '',
+        ...env,
+      },
+      stdio: ['pipe', 'pipe', 'inherit'],
+    })
+    let shown = ''
+    child.stdout.setEncoding('utf8').on('data', (data) => {
+      shown += data
+      if (!press?.after.test(shown)) return
+      child.stdin.write(press.keys)
+      press = undefined
+    })
+    child.on('error', reject)
+    child.on('close', (code) => resolve({ code, shown }))
   })
 }
 

@@ -134,6 +134,50 @@ for (const [signal, code] of [
       assert.not(fs.existsSync(path.join(folder, 'cut.checkpoint.safetensors')))
     }))
 
+test('a combined margin, sampled classes, the filter and bfloat16 reach the head, and survive an interruption', () =>
+  inFolder(async (folder) => {
+    writeData(folder, 4, 1)
+    const own = ['--loss', 'combined', '--m1', '0.9', '--m2', '0.2', '--m3', '-0.1', '--sample-rate', '0.5']
+    const args = [
+      ...own,
+      '--sample-correction',
+      '--interclass-filter',
+      '0.95',
+      '--precision',
+      'bfloat16',
+      '--epochs',
+      '60',
+    ]
+    const more = ['--patience', '0', '--checkpoint-steps', '3']
+    await good([...args, ...more, '--out', 'whole.safetensors'], { cwd: folder })
+    const cut = [...common, ...args, ...more, '--out', 'cut.safetensors']
+    const whileRunning = signalAtCheckpoint(folder, 'cut', 'SIGINT')
+    assert.is((await cli(cut, { cwd: folder, whileRunning })).code, 130)
+    const other = await cli([...cut, '--resume', '--precision', 'float32'], { cwd: folder })
+    assert.is(other.code, 1)
+    assert.match(other.stderr, /Expected bfloat16 for head\.precision, as in .* but received float32/)
+    assert.is((await cli([...cut, '--resume'], { cwd: folder })).code, 0)
+    assert.ok(read(folder, 'cut.safetensors').equals(read(folder, 'whole.safetensors')), 'the heads differ')
+
+    const { head } = JSON.parse(
+      (await cli(['inspect', 'whole.safetensors', '--json'], { cwd: folder })).stdout
+    )
+    assert.equal(head.margin, { name: 'combined', scale: 16, m1: 0.9, m2: 0.2, m3: -0.1 })
+    assert.equal([head.sampleRate, head.sampleCorrection, head.interclassFilter], [0.5, true, 0.95])
+    const text = (await cli(['inspect', 'whole.safetensors'], { cwd: folder })).stdout
+    assert.match(
+      text,
+      /Sampling +50\.00 % of the classes in a step, corrected\nFilter +other classes above a cosine of 0\.95/
+    )
+    // Each of the four makes a difference.
+    for (const without of ['--m1', '--sample-rate', '--interclass-filter', '--precision']) {
+      const at = args.indexOf(without)
+      const fewer = [...args.slice(0, at), ...args.slice(at + 2)]
+      await good([...fewer, ...more, '--out', 'other.safetensors'], { cwd: folder })
+      assert.not(read(folder, 'other.safetensors').equals(read(folder, 'whole.safetensors')), without)
+    }
+  }))
+
 test('only the same training is resumed', () =>
   inFolder(async (folder) => {
     writeData(folder)
@@ -188,6 +232,14 @@ test('what cannot be trained on is refused', () =>
       [['--out', 'e.npy/h.safetensors'], 1, /a folder that can be written to for --out but: /],
       [['--out', 'h.safetensors', '--embeddings', 'nan.npy'], 1, /Expected finite numbers for embeddings/],
       [['--out', 'h.safetensors', '--loss', 'softmax'], 2, /no --scale with softmax but received 16/],
+      [['--out', 'h.safetensors', '--m2', '0.1'], 2, /no --m2 with arcface but received 0\.1/],
+      [['--out', 'h.safetensors', '--loss', 'combined', '--margin', '1'], 2, /no --margin with combined/],
+      [
+        ['--out', 'h.safetensors', '--loss', 'softmax', '--interclass-filter', '0.5'],
+        2,
+        /no --(scale|interclass-filter) with softmax/,
+      ],
+      [['--out', 'h.safetensors', '--precision', 'tf32'], 1, /for precision but received "tf32"/],
       [['--out', 'h.safetensors', '--device', 'gpu'], 1, /for device but received "gpu"/],
     ] as [string[], number, RegExp][]) {
       const ended = await cli([...common, ...args], { cwd: folder })

@@ -6,7 +6,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Failure, needPackages, toInstall } from '../lib/cli/terminal'
 import { instructionSets, MarginHead } from '../lib/index'
-import { cli, inFolder, program, writeTensors } from './cli-support'
+import { cli, inFolder, program, writeNpy, writeTensors } from './cli-support'
 import { throwsLike } from './support'
 
 const test = suite('command line')
@@ -24,7 +24,7 @@ for (const command of commands)
   test(`${command} --help has an example`, async () => {
     const { code, stdout, stderr } = await cli([command, '--help'])
     assert.is(code, 0)
-    assert.match(stdout, new RegExp(`\\$ margin-softmax ${command}`))
+    assert.match(stdout, new RegExp(`\\$ npx margin-softmax ${command}`))
     assert.is(stderr, '')
   })
 
@@ -42,6 +42,16 @@ const misuses: [string[], RegExp][] = [
   [
     ['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--loss', 'hinge'],
     /Allowed choices are arcface/,
+  ],
+  [
+    ['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--sample-rate', '0'],
+    /number above 0, at most 1/,
+  ],
+  [['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--scale', '0'], /number above 0\./],
+  [['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--m3', 'x'], /a number such as -0\.5/],
+  [
+    ['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--precision', 'half'],
+    /Allowed choices are float32, tf32, bfloat16/,
   ],
   [
     ['train', '--embeddings', 'a.npy', '--out', 'a.bin'],
@@ -63,6 +73,34 @@ for (const [args, pattern] of misuses)
     assert.is(stdout, '')
     assert.match(stderr, pattern)
   })
+
+test('asking for help or the version is no misuse', async () => {
+  const help = (await cli(['train', '--help'])).stdout
+  assert.equal(await cli(['help', 'train']), { code: 0, stdout: help, stderr: '' })
+  assert.is((await cli(['help'])).code, 0)
+  assert.equal(await cli(['-v']), { code: 0, stdout: `${version}\n`, stderr: '' })
+})
+
+test('help fits into 80 columns, but for what is to be typed', async () => {
+  for (const command of commands) {
+    const { stdout } = await cli([command, '--help'])
+    const long = stdout.split('\n').filter((line) => line.length > 80 && !/^ {2}\$ /.test(line))
+    assert.equal(long, [], command)
+  }
+})
+
+const onFull = fs.existsSync('/dev/full') ? test : test.skip // Linux has it
+onFull('an output that cannot be written is one line and 1', async () => {
+  const full = fs.openSync('/dev/full', 'w')
+  const child = spawn(process.execPath, [...program, '--help'], { stdio: ['ignore', full, 'pipe'] })
+  let stderr = ''
+  child.stderr?.on('data', (data) => {
+    stderr += data
+  })
+  assert.is(await new Promise((resolve) => child.on('close', resolve)), 1)
+  assert.match(stderr, /^margin-softmax: Expected to write the output but: ENOSPC[^\n]*\n$/)
+  fs.closeSync(full)
+})
 
 test('a failure is 1, with one line on stderr and nothing on stdout', async () => {
   for (const args of [
@@ -91,6 +129,29 @@ test('info tells what runs here', async () => {
   assert.match(text, `margin-softmax ${version}`)
   assert.match(text, /Threads +3 \(MARGIN_SOFTMAX_THREADS\)/)
   assert.not(text.includes('\x1b'))
+})
+
+test('info tells of wrong settings in the environment', async () => {
+  const said = async (env: Record<string, string>) =>
+    JSON.parse((await cli(['info', '--json'], { env })).stdout).missing[0]
+  assert.match(
+    await said({ MARGIN_SOFTMAX_THREADS: 'two' }),
+    /from 1 to 1023 for MARGIN_SOFTMAX_THREADS but received "two"/
+  )
+  assert.match(await said({ MARGIN_SOFTMAX_DEVICE: 'gpu' }), /for device but received "gpu"/)
+})
+
+test('without a binary verify says so', async () => {
+  const env = { MARGIN_SOFTMAX_BINARY: path.join(__dirname, 'none.node') }
+  await inFolder(async (folder) => {
+    writeNpy(path.join(folder, 'e.npy'), '<f4', [2, 1], Float32Array.of(1, 2))
+    const { code, stderr } = await cli(['verify', '--embeddings', 'e.npy', '--labels', 'e.npy'], {
+      cwd: folder,
+      env,
+    })
+    assert.is(code, 1)
+    assert.match(stderr, /^margin-softmax: Expected the path of a native binary/)
+  })
 })
 
 test('info without a binary says what to do, and fails', async () => {
@@ -149,6 +210,9 @@ test('inspect a head, any safetensors file, and a damaged one', () =>
     writeTensors(other, { a: { dtype: 'F16', shape: [2, 2], values: new Uint16Array(4) } })
     assert.match((await cli(['inspect', other])).stdout, /a +F16 +\[2, 2\]/)
 
+    const directory = await cli(['inspect', folder])
+    assert.is(directory.code, 1)
+    assert.match(directory.stderr, /^margin-softmax: Expected a whole safetensors file in .*EISDIR/)
     fs.truncateSync(file, fs.statSync(file).size - 4)
     const { code, stderr } = await cli(['inspect', file])
     assert.is(code, 1)

@@ -3,7 +3,7 @@ import os from 'node:os'
 import type { Command } from 'commander'
 import { execution, machinePeak } from '../execution'
 import { arcface, instructionSets, marginLossSync, verificationSync } from '../index'
-import { integerFrom } from './options'
+import { explain, integerFrom } from './options'
 import { seededRandom } from './random'
 import { type Rival, startRival } from './rival'
 import { counted, findPackage, Progress, print, printJson, printTable } from './terminal'
@@ -28,12 +28,11 @@ interface Row {
 }
 
 export function addBench(all: Command): void {
-  all
+  const command = all
     .command('bench')
     .description('time an ArcFace step on this machine, beside tfjs where it is installed')
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'as JSON')
-    .addHelpText('after', '\nExample:\n  $ margin-softmax bench')
     .action(async ({ threads: asked, json }: { threads?: number; json?: boolean }) => {
       const { threads } = execution({ device: 'cpu', threads: asked })
       const rival = await startRival()
@@ -52,6 +51,7 @@ export function addBench(all: Command): void {
         })
       else show(rows, verification, { processor, threads, peak, rival })
     })
+  explain(command, ['bench'])
 }
 
 async function measureAll(threads: number, rival: Rival | undefined): Promise<Row[]> {
@@ -71,7 +71,7 @@ async function measureAll(threads: number, rival: Rival | undefined): Promise<Ro
         gigaflops,
         rivalMilliseconds,
       })
-      progress.update(rows.length, '')
+      progress.update(rows.length)
     }
   } finally {
     progress.stop()

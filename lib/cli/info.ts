@@ -4,9 +4,10 @@ import type { Command } from 'commander'
 import { type Device, devices } from '../devices'
 import { execution } from '../execution'
 import { binaryFile, instructionSets } from '../native'
+import { explain } from './options'
 import { counted, findPackage, manifest, megabytes, print, printJson, printList, toInstall } from './terminal'
 
-const buildCommand = 'margin-softmax build'
+const buildCommand = 'npx margin-softmax build'
 
 /** Packages that widen what this one does, and what for. */
 const companions = [
@@ -30,17 +31,17 @@ interface Info {
 }
 
 export function addInfo(all: Command): void {
-  all
+  const command = all
     .command('info')
     .description('version, native binary, processor, GPUs, and what is missing')
     .option('--json', 'as JSON')
-    .addHelpText('after', '\nExample:\n  $ margin-softmax info --json')
     .action(({ json }: { json?: boolean }) => {
       const info = collect()
       if (json) printJson(info)
       else show(info)
       if (!info.binary) process.exitCode = 1
     })
+  explain(command, ['info', 'info --json'])
 }
 
 function collect(): Info {
@@ -62,6 +63,7 @@ function collect(): Info {
     info.binary = binaryFile()
     info.devices = devices()
     info.threads = execution({ device: 'cpu' }).threads
+    execution({}) // what MARGIN_SOFTMAX_DEVICE says may be wrong
   } catch (error) {
     info.missing.push((error as Error).message)
   }

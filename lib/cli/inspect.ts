@@ -5,7 +5,8 @@ import type { Command } from 'commander'
 import { fileFormat, type HeadFile, indexFormat, openHead, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
 import { elementsOf, readHeader } from '../safetensors'
-import { counted, Failure, megabytes, print, printJson, printList, printTable } from './terminal'
+import { explain } from './options'
+import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
 
 interface Tensor {
   name: string
@@ -24,19 +25,19 @@ interface Contents {
 }
 
 export function addInspect(all: Command): void {
-  all
+  const command = all
     .command('inspect')
     .description(
       "a head's file: margin, optimizer, progress, weights; or the tensors of any safetensors file"
     )
     .argument('<file>', 'a .safetensors file')
     .option('--json', 'as JSON')
-    .addHelpText('after', '\nExample:\n  $ margin-softmax inspect head.safetensors')
     .action(async (file: string, { json }: { json?: boolean }) => {
       const contents = await inspect(file)
       if (json) printJson(contents)
       else show(contents)
     })
+  explain(command, ['inspect head.safetensors'])
 }
 
 async function inspect(file: string): Promise<Contents> {
@@ -52,7 +53,9 @@ async function inspect(file: string): Promise<Contents> {
 async function isIndex(file: string): Promise<boolean> {
   const handle = await open(file).catch(() => undefined)
   const start = Buffer.alloc(9)
-  await handle?.read(start, 0, 9, 0).finally(() => handle.close())
+  const nothing = () => {} // a folder: readContents says so
+  await handle?.read(start, 0, 9, 0).catch(nothing)
+  await handle?.close()
   return start.toString('latin1') === '{"format"'
 }
 
@@ -132,6 +135,17 @@ function show({ file, format, bytes, tensors, metadata, head }: Contents): void 
       ['Progress', counted(head.iteration, 'step')],
       ...(head.marginWarmupSteps
         ? [['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`] as [string, string]]
+        : []),
+      ...(head.sampleRate < 1
+        ? [
+            [
+              'Sampling',
+              `${percent(head.sampleRate)} of the classes in a step${head.sampleCorrection ? ', corrected' : ''}`,
+            ] as [string, string],
+          ]
+        : []),
+      ...(head.interclassFilter < 1
+        ? [['Filter', `other classes above a cosine of ${head.interclassFilter}`] as [string, string]]
         : []),
       ...(head.labelSmoothing ? [['Smoothing', String(head.labelSmoothing)] as [string, string]] : []),
       [

@@ -18,7 +18,8 @@ export function listen(): void {
   // Who reads our output may stop: `| head` is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(exitCodes.success)
-    throw error
+    process.stderr.write(`margin-softmax: Expected to write the output but: ${error.message}\n`)
+    process.exit(exitCodes.failure)
   })
 }
 

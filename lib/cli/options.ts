@@ -1,5 +1,18 @@
 /** Options that several commands share, and what their arguments may be. */
-import { InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
+
+/** What follows the options in a command's help: how it works, as wide as the terminal is, and what to type. */
+export function explain(command: Command, examples: string[], notes: string[] = []): void {
+  command.addHelpText('after', ({ error }) => {
+    const { getErrHelpWidth, getOutHelpWidth } = command.configureOutput()
+    const width = (error ? getErrHelpWidth : getOutHelpWidth)?.() ?? 80
+    return [
+      ...notes.map((note) => `\n${command.createHelp().boxWrap(note, width)}`),
+      `\nExample${examples.length > 1 ? 's' : ''}:`,
+      ...examples.map((example) => `  $ npx margin-softmax ${example}`),
+    ].join('\n')
+  })
+}
 
 export function integerFrom(least: number, most = 2 ** 31 - 1): (text: string) => number {
   return (text) => {
@@ -15,14 +28,22 @@ export function integerFrom(least: number, most = 2 ** 31 - 1): (text: string) =
 }
 
 export function numberFrom(least: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
+  const range = most === Number.POSITIVE_INFINITY ? `of at least ${least}` : `from ${least} to ${most}`
+  return numberThat((value) => value >= least && value <= most, range)
+}
+
+export function numberAbove(bound: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
+  const range = most === Number.POSITIVE_INFINITY ? `above ${bound}` : `above ${bound}, at most ${most}`
+  return numberThat((value) => value > bound && value <= most, range)
+}
+
+export const anyNumber = numberThat(() => true, 'such as -0.5')
+
+function numberThat(suits: (value: number) => boolean, range: string): (text: string) => number {
   return (text) => {
     const value = Number(text)
-    if (text.trim() === '' || !(value >= least && value <= most) || !Number.isFinite(value))
-      throw new InvalidArgumentError(
-        most === Number.POSITIVE_INFINITY
-          ? `Expected a number of at least ${least}.`
-          : `Expected a number from ${least} to ${most}.`
-      )
+    if (text.trim() === '' || !Number.isFinite(value) || !suits(value))
+      throw new InvalidArgumentError(`Expected a number ${range}.`)
     return value
   }
 }

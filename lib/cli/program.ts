@@ -6,6 +6,7 @@ import { addDemo } from './demo'
 import { addInfo } from './info'
 import { addInspect } from './inspect'
 import { interrupted, listen } from './interrupt'
+import { explain } from './options'
 import { exitCodes, Failure, Misuse, manifest } from './terminal'
 import { addTrain } from './train'
 import { addVerify } from './verify'
@@ -13,22 +14,21 @@ import { addVerify } from './verify'
 function program(): Command {
   const all = new Command('margin-softmax')
     .description('Margin-softmax losses: train heads, judge embeddings, know your machine.')
-    .version(manifest().version)
+    .version(manifest().version, '-v, --version')
+    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'margin-softmax: ')) })
     .showHelpAfterError('(--help shows how)')
     .exitOverride()
   for (const add of [addInfo, addVerify, addTrain, addInspect, addBench, addDemo, addBuild]) add(all)
-  all.addHelpText(
-    'after',
-    `
-Examples:
-  $ margin-softmax info
-  $ margin-softmax verify --embeddings faces.npy --labels people.npy --report faces.html
-  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors
-  $ margin-softmax inspect head.safetensors
-
-Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.`
+  explain(
+    all,
+    [
+      'info',
+      'verify --embeddings faces.npy --labels people.npy --report faces.html',
+      'train --embeddings faces.npy --labels people.npy --out head.safetensors',
+      'inspect head.safetensors',
+    ],
+    ['Exit codes: 0 done, 1 failed, 2 misused, 130 interrupted.']
   )
-  for (const command of all.commands) command.exitOverride()
   return all
 }
 
@@ -39,10 +39,8 @@ export async function run(args: string[]): Promise<number> {
     await program().parseAsync(args, { from: 'user' })
     return interrupted() ?? Number(process.exitCode ?? exitCodes.success)
   } catch (error) {
-    if (error instanceof CommanderError) {
-      const asked = ['commander.helpDisplayed', 'commander.version'].includes(error.code)
-      return asked ? exitCodes.success : exitCodes.misuse
-    }
+    // Its code is 0 where help or the version was asked for.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.success : exitCodes.misuse
     const ours = error instanceof Failure || error instanceof Misuse || 'code' in (error as object)
     const known = ours || error instanceof RangeError || error instanceof TypeError
     process.stderr.write(`margin-softmax: ${known ? (error as Error).message : (error as Error).stack}\n`)

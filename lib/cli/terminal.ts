@@ -55,21 +55,30 @@ export function printTable(rows: string[][]): void {
   })
 }
 
-/** A bar on stderr where that is a terminal, else nothing. */
+/** A bar on stderr where that is a terminal, else nothing. It is gone when the work is done. */
 export class Progress {
   #bar: SingleBar | undefined
+  /** Columns that are left for words. */
+  #room = 0
 
   start(title: string, total: number, at = 0): void {
     if (!process.stderr.isTTY) return
-    // Columns that the words take; cli-progress cuts off what the terminal has no room for.
-    const barsize = Math.max(8, Math.min(24, (process.stderr.columns ?? 80) - 64))
+    const columns = process.stderr.columns || 80
+    const barsize = Math.max(8, Math.min(24, columns - 64))
+    this.#room = columns - title.length - barsize - ' '.length - ' 100 %  '.length
     const format = '{title} {bar} {percentage} %  {summary}'
-    this.#bar = new SingleBar({ format, barsize, fps: 8, stream: process.stderr }, Presets.shades_classic)
+    this.#bar = new SingleBar(
+      { format, barsize, fps: 8, stream: process.stderr, clearOnComplete: true },
+      Presets.shades_classic
+    )
     this.#bar.start(total, at, { title, summary: '' })
   }
 
-  update(at: number, summary: string): void {
-    this.#bar?.update(at, { summary })
+  /** @param parts what there is to say; those in the middle go where there is no room, the last one stays longest */
+  update(at: number, ...parts: string[]): void {
+    const fitting = [...parts]
+    while (fitting.length > 1 && fitting.join('  ').length > this.#room) fitting.splice(-2, 1)
+    this.#bar?.update(at, { summary: fitting.join('  ') })
   }
 
   /** Ends the bar and gives the terminal back as it was. */
@@ -92,7 +101,8 @@ export function percent(share: number, decimals = 2): string {
 }
 
 export function megabytes(bytes: number): string {
-  return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`
+  if (bytes >= 2 ** 30) return `${(bytes / 2 ** 30).toFixed(1)} GiB`
+  return bytes >= 2 ** 20 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 10).toFixed(1)} KiB`
 }
 
 export const counted = (count: number, one: string, many = `${one}s`) =>

@@ -1,20 +1,23 @@
 /** `train`: a head from embeddings and labels in files. */
 import { existsSync } from 'node:fs'
 import { type Command, Option } from 'commander'
+import { precisions } from '../devices'
 import {
   adamW,
   arcface,
+  combined,
   cosface,
   type Margin,
   normface,
   type Optimizer,
+  type Precision,
   sgd,
   softmaxMargin,
   sphereface,
 } from '../index'
-import { asLabels, asMatrix, holdsLabels, parseSource, readArray } from './data/files'
+import { asLabels, asMatrix, filesNote, holdsLabels, parseSource, readArray } from './data/files'
 import { cleanUp, finishStepFirst, interrupted } from './interrupt'
-import { integerFrom, numberFrom } from './options'
+import { anyNumber, explain, integerFrom, numberAbove, numberFrom } from './options'
 import {
   checkTarget,
   counted,
@@ -30,13 +33,24 @@ import {
 } from './terminal'
 import { filesOf, Training, type TrainingData, type TrainingSettings } from './training'
 
-interface Options {
+/** What only some losses have. */
+interface LossOptions {
+  scale?: number
+  margin?: number
+  m1?: number
+  m2?: number
+  m3?: number
+  interclassFilter?: number
+}
+
+interface Options extends LossOptions {
   embeddings: string
   labels?: string
   out: string
-  loss: keyof typeof losses
-  scale?: number
-  margin?: number
+  loss: string
+  sampleRate: number
+  sampleCorrection?: boolean
+  precision: Precision
   classes?: number
   optimizer: 'sgd' | 'adamw'
   learningRate?: number
@@ -57,20 +71,46 @@ interface Options {
   json?: boolean
 }
 
-/** Undefined stands for the loss's own default. */
-const losses = {
-  arcface: (given: { scale?: number; margin?: number }): Margin => arcface(given),
-  cosface: (given: { scale?: number; margin?: number }): Margin => cosface(given),
-  normface: ({ scale }: { scale?: number }): Margin => normface(scale === undefined ? {} : { scale }),
-  sphereface: ({ scale, margin }: { scale?: number; margin?: number }): Margin =>
-    sphereface({ ...(scale !== undefined && { scale }), ...(margin !== undefined && { m: margin }) }),
-  softmax: (): Margin => softmaxMargin(),
+interface Loss {
+  takes: (keyof LossOptions)[]
+  make(given: LossOptions): Margin
 }
+
+/** Each loss, and which options it takes; the others are undefined, which stands for the loss's own default. */
+const losses: Record<string, Loss> = {
+  arcface: {
+    takes: ['scale', 'margin', 'interclassFilter'],
+    make: ({ scale, margin }) => arcface({ scale, margin }),
+  },
+  cosface: {
+    takes: ['scale', 'margin', 'interclassFilter'],
+    make: ({ scale, margin }) => cosface({ scale, margin }),
+  },
+  combined: {
+    takes: ['scale', 'm1', 'm2', 'm3', 'interclassFilter'],
+    make: ({ scale, m1, m2, m3 }) => combined({ scale, m1, m2, m3 }),
+  },
+  normface: { takes: ['scale', 'interclassFilter'], make: ({ scale }) => normface({ scale }) },
+  sphereface: {
+    takes: ['scale', 'margin', 'interclassFilter'],
+    make: ({ scale, margin }) => sphereface({ scale, m: margin }),
+  },
+  softmax: { takes: [], make: () => softmaxMargin() },
+}
+const lossOf = ({ loss }: Options) => losses[loss] as Loss
+const lossFlags = {
+  scale: '--scale',
+  margin: '--margin',
+  m1: '--m1',
+  m2: '--m2',
+  m3: '--m3',
+  interclassFilter: '--interclass-filter',
+} as const
 
 const usualRates = { sgd: 0.1, adamw: 1e-3 }
 
 export function addTrain(all: Command): void {
-  all
+  const command = all
     .command('train')
     .description(
       'train a head on embeddings and labels from files, with validation, checkpoints and resumption'
@@ -79,8 +119,27 @@ export function addTrain(all: Command): void {
     .option('--labels <file>', "each row's class (default: the embeddings' own file)")
     .requiredOption('--out <file>', 'where the head goes, a .safetensors file')
     .addOption(new Option('--loss <name>', 'the margin').choices(Object.keys(losses)).default('arcface'))
-    .option('--scale <number>', "of the logits (default: the loss's own)", numberFrom(0))
-    .option('--margin <number>', "its size (default: the loss's own)", numberFrom(0))
+    .option('--scale <number>', "of the logits (default: the loss's own)", numberAbove(0))
+    .option(
+      '--margin <number>',
+      'its size: of arcface, cosface, sphereface (default: 0.5, 0.35, 4)',
+      numberFrom(0)
+    )
+    .option('--m1 <number>', 'of combined, cos(m1 θ + m2) − m3 (default: 1)', numberFrom(0))
+    .option('--m2 <number>', 'of combined (default: 0.3)', anyNumber)
+    .option('--m3 <number>', 'of combined (default: 0.2)', anyNumber)
+    .option(
+      '--interclass-filter <cosine>',
+      'leave out other classes nearer than this: the same identity twice (default: 1, none)',
+      numberFrom(-1, 1)
+    )
+    .option(
+      '--sample-rate <share>',
+      'of the classes that take part in a step, for very many of them (Partial FC)',
+      numberAbove(0, 1),
+      1
+    )
+    .option('--sample-correction', 'each class of a sample stands for all that it was drawn from')
     .option('--classes <number>', 'how many (default: the largest label + 1)', integerFrom(1))
     .addOption(new Option('--optimizer <name>', 'of the weights').choices(['sgd', 'adamw']).default('sgd'))
     .option('--learning-rate <number>', 'at first (default: 0.1 for sgd, 0.001 for adamw)', numberFrom(0))
@@ -101,31 +160,34 @@ export function addTrain(all: Command): void {
     .option('--resume', 'go on with the training that was interrupted')
     .option('--restart', 'begin anew, though an interrupted training is there')
     .option('--device <name>', 'auto, cpu, cuda or cuda:<index> (default: auto)')
+    .addOption(
+      new Option('--precision <name>', 'of the matrix products').choices(precisions).default('float32')
+    )
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'the result as JSON')
-    .addHelpText(
-      'after',
-      `
-The head of the best validation accuracy is written to --out; beside it a .training.json keeps settings and figures, and
-a .checkpoint.safetensors the last state while the training runs. Ctrl-C finishes the step, saves it and exits with 130;
-the same command with --resume goes on, and ends with the same bits as without the interruption.
-
-Examples:
-  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors
-  $ margin-softmax train --embeddings faces.csv --loss cosface --margin 0.2 --epochs 50 --out head.safetensors
-  $ margin-softmax train --embeddings faces.npy --labels people.npy --out head.safetensors --resume`
-    )
     .action(train)
+  explain(
+    command,
+    [
+      'train --embeddings faces.npy --labels people.npy --out head.safetensors',
+      'train --embeddings faces.csv --loss cosface --margin 0.2 --epochs 50 --out head.safetensors',
+      'train --embeddings faces.npy --labels people.npy --out head.safetensors --resume',
+      'train --embeddings many.npz --loss combined --sample-rate 0.1 --precision bfloat16 --out head.safetensors',
+    ],
+    [
+      'The head of the best validation accuracy is written to --out; beside it a .training.json keeps settings and figures, and a .checkpoint.safetensors the last state while the training runs. Ctrl-C finishes the step, saves it and exits with 130; the same command with --resume goes on, and ends with the same bits as without the interruption.',
+      filesNote,
+    ]
+  )
 }
 
 async function train(options: Options): Promise<void> {
   if (!options.out.endsWith('.safetensors'))
     throw new Misuse(`Expected a name that ends in .safetensors for --out but received ${options.out}`)
   if (options.resume && options.restart) throw new Misuse('Expected --resume or --restart but received both')
-  if (options.scale !== undefined && options.loss === 'softmax')
-    throw new Misuse(`Expected no --scale with ${options.loss} but received ${options.scale}`)
-  if (options.margin !== undefined && ['softmax', 'normface'].includes(options.loss))
-    throw new Misuse(`Expected no --margin with ${options.loss} but received ${options.margin}`)
+  for (const [name, flag] of Object.entries(lossFlags) as [keyof LossOptions, string][])
+    if (options[name] !== undefined && !lossOf(options).takes.includes(name))
+      throw new Misuse(`Expected no ${flag} with ${options.loss} but received ${options[name]}`)
   checkTarget(options.out, '--out')
   const files = filesOf(options.out)
   if (existsSync(files.checkpoint) && !options.resume && !options.restart)
@@ -157,7 +219,7 @@ async function train(options: Options): Promise<void> {
         const judged = training.epochs.at(-1)?.validation
         const parts = [`epoch ${epoch}`, `loss ${loss.toFixed(3)}`, `${percent(accuracy, 1)} right`]
         if (judged) parts.push(`validation ${percent(judged.accuracy, 1)}`)
-        progress.update(step, [...parts, `${duration(left)} left`].join('  '))
+        progress.update(step, ...parts, `${duration(left)} left`)
       }
     )
   } finally {
@@ -195,19 +257,22 @@ async function readData(
 }
 
 function settingsOf(options: Options, dim: number, classes: number): TrainingSettings {
-  const { loss, scale, margin, momentum, weightDecay } = options
+  const { momentum, weightDecay } = options
   const learningRate = options.learningRate ?? usualRates[options.optimizer]
   const optimizer: Optimizer =
     options.optimizer === 'sgd'
       ? sgd({ learningRate, momentum, weightDecay })
       : adamW({ learningRate, weightDecay })
-  const given = { ...(scale !== undefined && { scale }), ...(margin !== undefined && { margin }) }
   return {
     head: {
       classes,
       dim,
-      margin: losses[loss](given),
+      margin: lossOf(options).make(options),
       optimizer,
+      sampleRate: options.sampleRate,
+      sampleCorrection: options.sampleCorrection ?? false,
+      interclassFilter: options.interclassFilter ?? 1,
+      precision: options.precision,
       marginWarmupSteps: options.warmupSteps,
       seed: options.seed,
     },
@@ -237,8 +302,10 @@ function report(options: Options, training: Training, seconds: number): void {
     return
   }
   const rows = training.trainingRows + training.validationRows
+  const early =
+    epochs.length < options.epochs ? ` of ${options.epochs}, the last ${options.patience} no better,` : ''
   print(
-    `${counted(rows, 'row')} × ${head.dim}, ${counted(head.classes, 'class', 'classes')}; ${counted(epochs.length, 'epoch')} on ${head.device} (${duration(seconds)})\n`
+    `${counted(rows, 'row')} × ${head.dim}, ${counted(head.classes, 'class', 'classes')}; ${counted(epochs.length, 'epoch')}${early} on ${head.device} (${duration(seconds)})\n`
   )
   const kept = best && epochs.indexOf(best) + 1
   printList([

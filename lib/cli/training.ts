@@ -128,7 +128,8 @@ export class Training {
         )
     if (log.data !== fingerprint(data))
       throw new Failure(`Expected the embeddings and labels of ${files.log} but received others`)
-    const head = await MarginHead.load(log.finished ? files.head : files.checkpoint, where)
+    const { precision } = settings.head
+    const head = await MarginHead.load(log.finished ? files.head : files.checkpoint, { ...where, precision })
     if (!log.finished) log.epochs = log.epochs.filter(({ iteration }) => iteration <= head.iteration)
     return new Training(head, settings, files, data, log)
   }

@@ -5,13 +5,14 @@ import {
   asIntegers,
   asLabels,
   asMatrix,
+  filesNote,
   holdsLabels,
   parseSource,
   readArray,
   type Source,
 } from './data/files'
 import { cleanUp } from './interrupt'
-import { integerFrom } from './options'
+import { explain, integerFrom } from './options'
 import {
   checkTarget,
   counted,
@@ -44,7 +45,7 @@ const tableRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 const curveRates = Array.from({ length: 241 }, (_, i) => 10 ** (-6 + i / 40))
 
 export function addVerify(all: Command): void {
-  all
+  const command = all
     .command('verify')
     .description(
       'ROC AUC, EER, TAR at FAR, best threshold and accuracy over folds, of all pairs or of a list'
@@ -61,20 +62,17 @@ export function addVerify(all: Command): void {
     .option('--report <file>', 'write an HTML report with ROC curve and histograms')
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'as JSON')
-    .addHelpText(
-      'after',
-      `
-Scores are cosines. Every figure is exact: nothing is sampled.
-An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A CSV file with
-labels has a header with a column named label, or the labels come first.
-
-Examples:
-  $ margin-softmax verify --embeddings faces.npy --labels people.npy
-  $ margin-softmax verify --embeddings faces.csv --report faces.html
-  $ margin-softmax verify --embeddings lfw.npz:features --pairs pairs.csv --json
-  $ margin-softmax verify --embeddings lfw.npy --same issame.npy     # rows 2p and 2p + 1 are pair p`
-    )
     .action(verify)
+  explain(
+    command,
+    [
+      'verify --embeddings faces.npy --labels people.npy',
+      'verify --embeddings faces.csv --report faces.html',
+      'verify --embeddings lfw.npz:features --pairs pairs.csv --json',
+      'verify --embeddings lfw.npy --same issame.npy   # rows 2p and 2p + 1 are pair p',
+    ],
+    [`Scores are cosines. Every figure is exact: nothing is sampled.`, filesNote]
+  )
 }
 
 async function verify(options: Options): Promise<void> {
@@ -96,11 +94,17 @@ async function verify(options: Options): Promise<void> {
   const start = performance.now()
   progress.start('Reading', 2)
   const beside = !listed && (labels === undefined || labels === embeddings)
+  const readPairsOf = () =>
+    listed
+      ? readPairs(pairs, same)
+      : readLabels(labels === undefined ? { path: source.path } : parseSource(labels))
+  // Both at once: while the system reads gigabytes of embeddings, a list of pairs is taken apart here.
+  const early = beside ? undefined : readPairsOf()
+  early?.catch(() => {}) // told below, unless the embeddings have failed before
   const matrix = asMatrix(await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers'))
   progress.update(1, `${matrix.rows.toLocaleString('en')} × ${matrix.dim}`)
-  const pairsOf = listed
-    ? await readPairs(pairs, same, matrix.rows)
-    : await readLabels(labels === undefined ? { path: source.path } : parseSource(labels), matrix.rows)
+  const pairsOf = await (early ?? readPairsOf())
+  checkRows(pairsOf, matrix.rows, options)
   progress.stop()
   progress.start('Judging', 1)
   const result = await verification(matrix.embeddings, pairsOf, {
@@ -135,26 +139,13 @@ async function verify(options: Options): Promise<void> {
   }
 }
 
-async function readLabels(source: Source, rows: number): Promise<Int32Array> {
-  const { labels } = asLabels(await readArray(source, 'labels', 'labels'))
-  if (labels.length !== rows)
-    throw new Failure(`Expected ${counted(rows, 'label')} in ${source.path} but received ${labels.length}`)
-  return labels
+async function readLabels(source: Source): Promise<Int32Array> {
+  return asLabels(await readArray(source, 'labels', 'labels')).labels
 }
 
-async function readPairs(
-  pairsFile: string | undefined,
-  sameFile: string | undefined,
-  rows: number
-): Promise<PairList> {
+async function readPairs(pairsFile: string | undefined, sameFile: string | undefined): Promise<PairList> {
   const same = sameFile === undefined ? undefined : asIntegers(await readArray(parseSource(sameFile), 'same'))
-  if (pairsFile === undefined) {
-    if (same?.length !== rows / 2)
-      throw new Failure(
-        `Expected one answer for every two of ${rows} rows in ${sameFile} but received ${same?.length}`
-      )
-    return { same }
-  }
+  if (pairsFile === undefined) return { same: same as Int32Array }
   const array = await readArray(parseSource(pairsFile), 'pairs')
   const [count = 0, columns = 0] = array.shape
   const wanted = same ? 2 : 3
@@ -163,11 +154,31 @@ async function readPairs(
       `Expected ${wanted} columns in ${pairsFile}${same ? '' : ' (two rows, then 1 or 0), or --same,'} but received an array of shape [${array.shape}]`
     )
   const numbers = asIntegers(array)
-  const column = (from: number) => (_: unknown, i: number) => numbers[i * columns + from] as number
-  return {
-    pairs: Int32Array.from({ length: 2 * count }, (_, i) => numbers[(i >> 1) * columns + (i & 1)] as number),
-    same: same ?? Int32Array.from({ length: count }, column(2)),
+  if (same) return { pairs: numbers, same }
+  const list = { pairs: new Int32Array(2 * count), same: new Int32Array(count) }
+  for (let p = 0; p < count; p++) {
+    list.pairs[2 * p] = numbers[3 * p] as number
+    list.pairs[2 * p + 1] = numbers[3 * p + 1] as number
+    list.same[p] = numbers[3 * p + 2] as number
   }
+  return list
+}
+
+/** Labels, or answers without a list of rows, are as many as the embeddings' rows call for. */
+function checkRows(
+  pairsOf: Int32Array | PairList,
+  rows: number,
+  { embeddings, labels, same }: Options
+): void {
+  if (ArrayBuffer.isView(pairsOf)) {
+    if (pairsOf.length !== rows)
+      throw new Failure(
+        `Expected ${counted(rows, 'label')} in ${labels ?? embeddings} but received ${pairsOf.length}`
+      )
+  } else if (!pairsOf.pairs && pairsOf.same.length !== rows / 2)
+    throw new Failure(
+      `Expected one answer for every two of ${rows} rows in ${same} but received ${pairsOf.same.length}`
+    )
 }
 
 function show(

@@ -1,6 +1,14 @@
 /** The demo's figures. */
-import type { PositionFieldDef } from 'vega-lite/types_unstable/channeldef.js'
-import { differentColour, draw, sameColour } from '../report/plots.mjs'
+import {
+  differentColour,
+  draw,
+  guessing,
+  histogramMark,
+  kindColour,
+  rocAxes,
+  ruleAt,
+  sameColour,
+} from '../report/plots.mjs'
 import { type CurvePoint, falseAcceptRates, type Outcome } from './experiment.js'
 
 /** Ten colours that stand out on white and on near-black, by digit; digits left out of training are grey. */
@@ -124,7 +132,7 @@ export function angleHistogram({ angles, setting }: Outcome, largestShare: numbe
     width: 300,
     height: 150,
     data: { values },
-    mark: { type: 'area', interpolate: 'step-after', fillOpacity: 0.35, line: { strokeWidth: 1.5 } },
+    mark: histogramMark,
     encoding: {
       x: {
         field: 'from',
@@ -141,12 +149,7 @@ export function angleHistogram({ angles, setting }: Outcome, largestShare: numbe
         scale: { domain: [0, largestShare] },
         axis: { format: '.0%', tickCount: 3 },
       },
-      color: {
-        field: 'kind',
-        type: 'nominal',
-        legend: null,
-        scale: { domain: ['own', 'other'], range: [ownColour, otherColour] },
-      },
+      color: kindColour('own', 'other'),
     },
   })
 }
@@ -207,38 +210,17 @@ export function rocCurves(outcomes: Outcome[]): Promise<string> {
       name: setting.name,
     }))
   )
-  const x = {
-    field: 'falseAccepts',
-    type: 'quantitative',
-    title: 'false accept rate',
-    scale: { type: 'log', domain: [0.001, 1], nice: false },
-    axis: { format: '~%', values: [0.001, 0.01, 0.1, 1] },
-  } satisfies PositionFieldDef<string>
-  const y = {
-    field: 'trueAccepts',
-    type: 'quantitative',
-    title: 'true accept rate',
-    scale: { domain: [0, 1] },
-    axis: { format: '.0%', tickCount: 5 },
-  } satisfies PositionFieldDef<string>
+  const axes = rocAxes(0.001)
   return draw('ROC curves of the verification of digits left out of training', {
     width: 400,
     height: 270,
     layer: [
-      {
-        data: { values: falseAcceptRates.map((rate) => ({ falseAccepts: rate, trueAccepts: rate })) },
-        mark: { type: 'line', strokeDash: [3, 4], strokeWidth: 1, color: 'currentColor', opacity: 0.5 },
-        encoding: { x, y },
-      },
-      {
-        data: { values: [{ falseAccepts: 0.01 }] },
-        mark: { type: 'rule', strokeDash: [6, 4], strokeWidth: 1, color: 'currentColor', opacity: 0.5 },
-        encoding: { x },
-      },
+      guessing(falseAcceptRates, axes),
+      ruleAt(0.01, axes.x),
       {
         data: { values },
         mark: { type: 'line', strokeWidth: 2 },
-        encoding: { x, y, color: lossColour(outcomes) },
+        encoding: { ...axes, color: lossColour(outcomes) },
       },
     ],
   })

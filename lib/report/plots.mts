@@ -43,11 +43,8 @@ export async function draw(description: string, spec: TopLevelSpec): Promise<str
     )
 }
 
-/** True against false accept rate, the latter on a logarithmic axis from `least` on. */
-export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate: number): Promise<string> {
-  const values = curve
-    .filter(({ limit }) => limit >= least)
-    .map(({ limit, trueAcceptRate }) => ({ falseAccepts: limit, trueAccepts: trueAcceptRate }))
+/** Axes of a ROC curve: true against false accept rate, the latter logarithmic from `least`, a power of ten, on. */
+export function rocAxes(least: number) {
   const powers = Array.from({ length: 1 - Math.round(Math.log10(least)) }, (_, i) => 10 ** -i)
   const x = {
     field: 'falseAccepts',
@@ -63,27 +60,69 @@ export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate:
     scale: { domain: [0, 1] },
     axis: { format: '.0%', tickCount: 5 },
   } satisfies PositionFieldDef<string>
-  const chance = values.map(({ falseAccepts }) => ({ falseAccepts, trueAccepts: falseAccepts }))
+  return { x, y }
+}
+
+/** The ROC curve of guessing, through these false accept rates. */
+export function guessing(rates: ArrayLike<number>, axes: ReturnType<typeof rocAxes>): Layer {
+  return {
+    data: { values: Array.from(rates, (rate) => ({ falseAccepts: rate, trueAccepts: rate })) },
+    mark: { type: 'line', strokeDash: [3, 4], strokeWidth: 1, color: 'currentColor', opacity: 0.5 },
+    encoding: axes,
+  }
+}
+
+/** A dashed line across, at a place of the axis. */
+export function ruleAt<Axis extends PositionFieldDef<string>>(at: number, x: Axis): Layer {
+  return {
+    data: { values: [{ [x.field as string]: at }] },
+    mark: { type: 'rule', strokeDash: [6, 4], strokeWidth: 1.2, color: 'currentColor', opacity: 0.6 },
+    encoding: { x },
+  }
+}
+
+/** How a histogram is drawn: bars without gaps, two kinds over each other in the two colours. */
+export const histogramMark = {
+  type: 'area',
+  interpolate: 'step-after',
+  clip: true,
+  fillOpacity: 0.35,
+  line: { strokeWidth: 1.5 },
+} as const
+export function kindColour(belonging: string, not: string) {
+  return {
+    field: 'kind',
+    type: 'nominal',
+    legend: null,
+    scale: { domain: [belonging, not], range: [sameColour, differentColour] },
+  } as const
+}
+
+/** True against false accept rate, the latter on a logarithmic axis from `least` on. */
+export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate: number): Promise<string> {
+  const values = curve
+    .filter(({ limit }) => limit >= least)
+    .map(({ limit, trueAcceptRate }) => ({ falseAccepts: limit, trueAccepts: trueAcceptRate }))
+  const axes = rocAxes(least)
   return draw('ROC curve', {
     width: 360,
     height: 250,
     layer: [
-      {
-        data: { values: chance },
-        mark: { type: 'line', strokeDash: [3, 4], strokeWidth: 1, color: 'currentColor', opacity: 0.5 },
-        encoding: { x, y },
-      },
+      guessing(
+        values.map(({ falseAccepts }) => falseAccepts),
+        axes
+      ),
       {
         data: { values },
         mark: { type: 'line', strokeWidth: 2.2, interpolate: 'step-after', color: sameColour },
-        encoding: { x, y },
+        encoding: axes,
       },
       ...(equalErrorRate >= least
         ? [
             {
               data: { values: [{ falseAccepts: equalErrorRate, trueAccepts: 1 - equalErrorRate }] },
               mark: { type: 'point', filled: true, size: 70, color: differentColour, opacity: 1 },
-              encoding: { x, y },
+              encoding: axes,
             } satisfies Layer,
           ]
         : []),
@@ -113,11 +152,6 @@ export function scoreHistogram(
     scale: { domain, nice: false },
     axis: { grid: false, tickCount: 7, format: '.1f' },
   } satisfies PositionFieldDef<string>
-  const rule = {
-    data: { values: Number.isFinite(threshold) ? [{ from: threshold }] : [] },
-    mark: { type: 'rule', strokeDash: [6, 4], strokeWidth: 1.2, color: 'currentColor', opacity: 0.7 },
-    encoding: { x },
-  } satisfies Layer
   return draw('Histogram of the scores of pairs of one class and of different classes', {
     width: 360,
     height: 250,
@@ -128,13 +162,7 @@ export function scoreHistogram(
             ({ from }) => from >= (domain[0] as number) - width && from < (domain[1] as number)
           ),
         },
-        mark: {
-          type: 'area',
-          interpolate: 'step-after',
-          clip: true,
-          fillOpacity: 0.35,
-          line: { strokeWidth: 1.5 },
-        },
+        mark: histogramMark,
         encoding: {
           x,
           y: {
@@ -144,15 +172,10 @@ export function scoreHistogram(
             stack: null,
             axis: { format: '~%', tickCount: 4 },
           },
-          color: {
-            field: 'kind',
-            type: 'nominal',
-            legend: null,
-            scale: { domain: ['same', 'different'], range: [sameColour, differentColour] },
-          },
+          color: kindColour('same', 'different'),
         },
       },
-      rule,
+      ...(Number.isFinite(threshold) ? [ruleAt(threshold, x)] : []),
     ],
   })
 }

@@ -1,11 +1,16 @@
 /** Arrays from the files that embeddings come in: .npy, .npz, .safetensors, .csv, .tsv, .txt. */
 import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
 import { unzipSync } from 'fflate'
+import { MarginSoftmaxError } from '../../errors'
 import { elementsOf, readAll, readHeader, type SafetensorsHeader } from '../../safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import { npyHeaderBytes, parseNpyHeader } from './npy'
-import { type Numbers, readNumbers, safetensorsKinds } from './numbers'
+import { type Numbers, readNumbers, safetensorsKinds, toFloat32 } from './numbers'
+
+/** For the help of commands that read such files. */
+export const filesNote =
+  'An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A CSV file with labels has a header with a column named label, or the labels come first.'
 
 export interface FileArray {
   /** Path and name, for messages. */
@@ -52,8 +57,12 @@ export async function readArray(
     if (endingOf(path) === 'safetensors') return await fromSafetensors(source, what)
     throw new Error('its name ends neither in .npy, .npz, .safetensors, .csv, .tsv nor .txt')
   } catch (cause) {
-    if (cause instanceof Failure) throw cause
-    throw new Failure(`Expected ${what} in ${path} but: ${(cause as Error).message}`, { cause })
+    if (cause instanceof Failure || cause instanceof MarginSoftmaxError) throw cause
+    // Node.js replaces what is no UTF-8 in its arguments, and so looks for another file.
+    const reason = path.includes('\ufffd')
+      ? 'its name is not UTF-8, which Node.js cannot be told: rename it'
+      : (cause as Error).message
+    throw new Failure(`Expected ${what} in ${path} but: ${reason}`, { cause })
   }
 }
 
@@ -142,11 +151,14 @@ export function asMatrix({ from, shape, values }: FileArray): {
   const [rows, dim] = shape
   if (shape.length !== 2 || !rows || !dim)
     throw new Failure(`Expected rows of numbers in ${from} but received an array of shape [${shape}]`)
-  return {
-    embeddings: values instanceof Float32Array ? values : Float32Array.from(values as Numbers),
-    rows,
-    dim,
-  }
+  return { embeddings: inSinglePrecision(values as Numbers), rows, dim }
+}
+
+function inSinglePrecision(values: Numbers): Float32Array {
+  if (values instanceof Float32Array) return values
+  const embeddings = toFloat32(values.length)
+  embeddings.set(values)
+  return embeddings
 }
 
 /** Labels as integers from 0 on. Names are numbered in their order of sorting. */

@@ -1,4 +1,6 @@
 /** Numbers as files hold them, little-endian: how many bytes each takes, and how they become an array of ours. */
+import { native } from '../../native'
+
 export type Numbers = Float32Array | Float64Array | Int32Array
 
 interface Kind {
@@ -10,8 +12,12 @@ interface Kind {
   inPlace?: boolean
 }
 
-// Over shared memory, which asynchronous work uses in place: no second copy of embeddings of gigabytes.
-const toFloat32 = (length: number) => new Float32Array(new SharedArrayBuffer(length * 4))
+/** Over shared memory, which asynchronous work uses in place: no second copy of embeddings of gigabytes. */
+export function toFloat32(length: number): Float32Array {
+  const array = new Float32Array(new SharedArrayBuffer(length * 4))
+  native().preferHugePages(array)
+  return array
+}
 const toInt32 = (length: number) => new Int32Array(length)
 const toFloat64 = (length: number) => new Float64Array(length)
 
