@@ -18,6 +18,11 @@ export const missing = !version
     ? `no ${path.relative(root, binary)}`
     : undefined
 
+/** What a rank says that mpirun ends, where it hears of it. */
+export const toldToEnd = openMpi
+  ? /^margin-softmax: rank [02] of 3 was told to end \(SIGTERM\), as mpirun does when another rank is gone$/m
+  : /^(margin-softmax: rank .*\n)?$/
+
 export interface Ended {
   code: number | null
   /** What each rank printed. */
