@@ -10,6 +10,13 @@ export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
 export const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
 
+/** The file of NCCL that sharded heads look for, or '' where `MARGIN_SOFTMAX_NCCL` is `off`. */
+export function ncclLibrary(): string {
+  const given = process.env.MARGIN_SOFTMAX_NCCL
+  if (given === 'off') return ''
+  return given && given !== 'auto' ? given : 'libnccl.so.2'
+}
+
 /** The index that stands for the CPU. */
 export const cpu = -1
 
