@@ -17,6 +17,12 @@ export function ncclLibrary(): string {
   return given && given !== 'auto' ? given : 'libnccl.so.2'
 }
 
+/** The version of NCCL, or why this process would not use it. */
+export function ncclState(): { version?: string; reason?: string } {
+  const { version, reason } = native().nccl(ncclLibrary())
+  return reason ? { reason } : { version }
+}
+
 /** The index that stands for the CPU. */
 export const cpu = -1
 

@@ -2,6 +2,7 @@
 #include "device_exchange.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "executor.h"
@@ -67,7 +68,8 @@ struct Words {
 };
 
 struct Report {
-  char message[400] = "";  // empty: all is well
+  int64_t milliseconds = 0;  // after which it failed: the first failure is the others' cause
+  char message[400] = "";    // empty: all is well
 };
 struct Invitation {
   ConnectionId id;
@@ -84,17 +86,21 @@ Status openTogether(const Words& words, const DeviceLink& link, int device, cons
   std::shared_ptr<DeviceExchange> exchange;
   Report mine = invitation.report;
   if (!mine.message[0]) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
     status = link.open(device, library, words.group.rank, words.group.size, invitation.id, exchange);
+    mine.milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();
     copyText(status.message, mine.message);
   }
   std::vector<Report> all;
   if (status = words.gather(mine, all); !status) return status;
-  for (size_t rank = 0; rank < all.size(); rank++)
-    if (all[rank].message[0]) {
-      choice.reason = "NCCL did not pass its trial on " + rankName(rank) + ": " + all[rank].message;
-      return {};
-    }
-  choice.exchange = exchange;
+  const Report* first = nullptr;
+  for (const Report& report : all)
+    if (report.message[0] && (!first || report.milliseconds < first->milliseconds)) first = &report;
+  if (!first) choice.exchange = exchange;
+  else
+    choice.reason =
+        "NCCL did not pass its trial on " + rankName(static_cast<size_t>(first - all.data())) + ": " + first->message;
   return {};
 }
 

@@ -43,9 +43,9 @@ struct NcclState {
 
 // What a rank brings to the decision.
 struct Peer {
-  int32_t version = 0;   // of NCCL, 22703 for 2.27.3; 0: none that could be used
-  char gpu[16] = "";     // the GPU's UUID
-  char why[236] = "";    // why there is none: completes "rank 1 …"
+  int32_t version = 0;  // of NCCL, 22703 for 2.27.3; 0: none that could be used
+  char gpu[16] = "";    // the GPU's UUID
+  char why[236] = "";   // why there is none: completes "rank 1 …"
 };
 struct ConnectionId {
   char bytes[128] = "";

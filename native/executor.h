@@ -54,6 +54,6 @@ NcclState ncclState(const std::string& library);
 namespace cuda {
 std::vector<DeviceState> listDevices();  // what the driver says
 NcclState findNccl(const std::string& library);
-}
+}  // namespace cuda
 
 }  // namespace margin_softmax

@@ -30,7 +30,7 @@ std::vector<DeviceState> cudaDevices() {
   return {none};
 }
 
-NcclState ncclState(const std::string&) { return {0, "this build has no CUDA"}; }
+NcclState ncclState(const std::string&) { return {0, "has no CUDA"}; }
 
 #endif
 

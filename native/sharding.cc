@@ -87,8 +87,8 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
   Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration}, names);
   DeviceExchange* const devices = exchange_.exchange.get();
   if (status)
-    status = devices ? heard(devices->begin(rows_, problem.dim, problem.input))
-                     : gatherInputs(problem.input, problem.dim);
+    status =
+        devices ? heard(devices->begin(rows_, problem.dim, problem.input)) : gatherInputs(problem.input, problem.dim);
   if (!status) return status;
   labels_.resize(allRows_);
   status = ask([&](CollectiveFailure* failure) {

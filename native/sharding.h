@@ -7,8 +7,8 @@
 //   ranks reduce-scatter   gradInput [N,D] → each rank its own rows
 //
 // What travels does not grow with the number of classes. Weights and optimizer state stay where they are. It goes
-// through host memory, or from GPU to GPU (device_exchange.h); what is small, and each word that all go on, always by the
-// group.
+// through host memory, or from GPU to GPU (device_exchange.h); what is small, and each word that all go on, always by
+// the group.
 #pragma once
 #include <string>
 #include <vector>

@@ -16,7 +16,6 @@ import { makeBatch, relativeError, sameBits, within } from './support'
 
 type Options = Parameters<typeof MarginHead.create>[0]
 
-const scenario = process.argv[2] ?? ''
 const precise = 1e-6
 
 /** The rows of rank `rank` in a step: another number on each. */
@@ -43,14 +42,15 @@ async function make(group: ProcessGroup, over: 'nccl' | 'mpi', options: Options 
   return head
 }
 
-/** Three steps of a head over NCCL, of one through the host, which must have the same bits, and of a whole head. */
-async function compare(group: ProcessGroup, options: Options, what: string): Promise<void> {
+/** Steps of a head over NCCL, of one through the host, which must have the same bits, and of a whole head. */
+async function compare(group: ProcessGroup, options: Options, what: string, label?: number): Promise<void> {
   const head = await make(group, 'nccl', options)
   const host = await make(group, 'mpi', options)
   const whole = await MarginHead.create({ ...options, device: gpuOf(group) })
   const ranks = Array.from({ length: group.size }, (_, rank) => rank)
   for (let step = 0; step < 3; step++) {
     const batches = ranks.map((rank) => batchOf(step, rank, options))
+    if (label !== undefined) for (const { labels } of batches) labels.fill(label)
     const { input, labels } = batches[group.rank] as (typeof batches)[0]
     const at = `${what}, step ${step}`
     const [actual, byHost] = [await head.step(input, labels), await host.step(input, labels)]
@@ -94,10 +94,8 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     await compare(group, { ...training, precision: 'bfloat16', dim: 64, classes: 200 }, 'bfloat16')
   },
 
-  // With so few classes that some ranks have none in a sample.
   async sampled(group) {
     for (const [classes, sampleRate] of [
-      [group.size, 0.01],
       [20, 0.1],
       [200, 0.5],
     ] as const)
@@ -107,6 +105,8 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
           { ...training, classes, sampleRate, seed: 9, labelSmoothing },
           `${classes} classes, rate ${sampleRate}`
         )
+    // The sample is that class: all other ranks have none.
+    await compare(group, { ...training, sampleRate: 0.01 }, 'one class', 1)
   },
 
   // Nothing but words and labels goes over MPI.
@@ -140,10 +140,63 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
   },
 }
 
+/** What keeps the ranks from NCCL: each makes a head, in its own environment, whose steps are as right as any. */
+const obstacles: Record<string, { options?: (odd: boolean) => Partial<Options>; odd?: NodeJS.ProcessEnv }> = {
+  withoutLibrary: { odd: { MARGIN_SOFTMAX_NCCL: 'nowhere.so' } },
+  off: { odd: { MARGIN_SOFTMAX_NCCL: 'off' } },
+  otherLibrary: { odd: { MARGIN_SOFTMAX_NCCL: 'libm.so.6' } },
+  oldVersion: { odd: { NCCL_DOUBLE_VERSION: '21304' } },
+  otherVersion: { odd: { NCCL_DOUBLE_VERSION: '22805' } },
+  oneGpu: { options: () => ({ device: 'cuda:0' }) },
+  cpuOfOne: { options: () => ({ device: 'cpu' }) },
+  cpu: { options: (odd) => (odd ? { device: 'cpu' } : {}) },
+  wrong: { odd: { NCCL_DOUBLE_FAIL: 'wrong:1' } },
+  wrongSums: { odd: { NCCL_DOUBLE_FAIL: 'wrong:4' } },
+  init: { odd: { NCCL_DOUBLE_FAIL: 'init:1' } },
+}
+
+async function avoid(group: ProcessGroup, name: string): Promise<void> {
+  const { options, odd = {} } = obstacles[name] as (typeof obstacles)[string]
+  const isOdd = group.rank === 1
+  if (isOdd) Object.assign(process.env, odd)
+  const settings: Options = { device: gpuOf(group), ...training, ...options?.(isOdd), group }
+  const head = await MarginHead.create(settings)
+  console.log(`${name} by ${head.exchange?.exchange}: ${head.exchange?.reason}`)
+  for (const variable of Object.keys(odd)) delete process.env[variable]
+  process.env.MARGIN_SOFTMAX_NCCL = 'off'
+  const host = await MarginHead.create(settings)
+  delete process.env.MARGIN_SOFTMAX_NCCL
+  const { input, labels } = batchOf(0, group.rank, training)
+  const [actual, expected] = [await head.step(input, labels), await host.step(input, labels)]
+  sameBits(actual.gradInput as Float32Array, expected.gradInput as Float32Array, 'gradInput')
+  sameBits(head.weights(), host.weights(), 'weights')
+}
+
+/** A step in which something goes wrong on rank 1, after one that goes well. */
+async function fail(group: ProcessGroup, environment: NodeJS.ProcessEnv): Promise<void> {
+  const head = await make(group, 'nccl')
+  const rows = (step: number) =>
+    makeBatch(step + group.rank, { rows: 100 * (step + 1), dim: 24, classes: 37 })
+  const first = rows(0)
+  await head.step(first.input, first.labels)
+  if (group.rank === 1) {
+    console.log(`begins at ${Date.now()}`)
+    Object.assign(process.env, environment)
+  }
+  const { input, labels } = rows(1)
+  await head.step(input, labels)
+  console.log('went well')
+}
+
 async function main(): Promise<void> {
   const group = await processGroup()
-  await works[scenario]?.(group)
-  console.log(`done ${scenario} of ${group.size}`)
+  for (const scenario of process.argv.slice(2)) {
+    const [name, value] = scenario.split('=') as [string, string | undefined]
+    if (value) await fail(group, { [name]: value })
+    else if (obstacles[name]) await avoid(group, name)
+    else await works[name]?.(group)
+    console.log(`done ${scenario} of ${group.size}`)
+  }
 }
 
 main()

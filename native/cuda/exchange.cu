@@ -12,7 +12,7 @@ namespace {
 using Duration = Communicator::Duration;
 
 constexpr unsigned threads = 256;
-constexpr Duration trialPatience(30000);  // where the library sets up its connections
+constexpr Duration trialPatience(20000);  // where the library sets up its connections
 
 // A rank that has said that it takes part does so at once. What no network for GPUs is too slow for: 100 MB/s.
 Duration patienceFor(int64_t bytes) { return Duration(5000 + bytes / 100000); }
@@ -66,9 +66,7 @@ class NcclExchange : public DeviceExchange {
     if (turn.status()) device_.release(memory_);
   }
 
-  Status open(int rank, int size, const ConnectionId& id) {
-    return communicator_.open(rank, size, id, trialPatience);
-  }
+  Status open(int rank, int size, const ConnectionId& id) { return communicator_.open(rank, size, id, trialPatience); }
 
   Status begin(const std::vector<int64_t>& rows, int64_t dim, const float* mine) override {
     const Turn turn(device_.index());

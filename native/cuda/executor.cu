@@ -44,7 +44,7 @@ static Status download(int index, const void* memory, void* to, int64_t bytes) {
 
 }  // namespace cuda
 
-const Executor cudaExecutor = {"cuda",         cuda::loss,    cuda::topK,   cuda::measure, cuda::crossEntropyLoss,
+const Executor cudaExecutor = {"cuda",         cuda::loss,    cuda::topK,   cuda::measure,  cuda::crossEntropyLoss,
                                cuda::allocate, cuda::release, cuda::upload, cuda::download, &cuda::ncclLink};
 
 }  // namespace margin_softmax

@@ -119,14 +119,14 @@ Status Communicator::wait(const char* what, bool work, Duration patience) {
     if (before == nccl::success) {
       if (error == cudaSuccess) return {};
       if (error != cudaErrorNotReady)
-        return giveUp({Failure::distributed, "Expected NCCL to " + std::string(what) + " but the GPU reported " +
-                                                 cudaGetErrorString(error)});
+        return giveUp({Failure::distributed,
+                       "Expected NCCL to " + std::string(what) + " but the GPU reported " + cudaGetErrorString(error)});
     }
     if (std::chrono::steady_clock::now() >= deadline)
-      return giveUp({Failure::distributed,
-                     "Expected NCCL " + ncclVersionName(nccl_.version) + " to " + what + " within " +
-                         std::to_string(patience.count() / 1000) +
-                         " s but it does not end: a rank, its GPU or what connects them has stopped"});
+      return giveUp(
+          {Failure::distributed, "Expected NCCL " + ncclVersionName(nccl_.version) + " to " + what + " within " +
+                                     std::to_string(patience.count() / 1000) +
+                                     " s but it does not end: a rank, its GPU or what connects them has stopped"});
     pause(round);
   }
 }
@@ -136,7 +136,8 @@ Status Communicator::open(int rank, int size, const ConnectionId& id, Duration p
   rank_ = rank;
   size_ = size;
   if (const cudaError_t error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking); error != cudaSuccess)
-    return giveUp({Failure::device, "Expected a stream but the GPU reported " + std::string(cudaGetErrorString(error))});
+    return giveUp(
+        {Failure::device, "Expected a stream but the GPU reported " + std::string(cudaGetErrorString(error))});
   nccl::Config config;
   const nccl::Result result = nccl_.commInitRankConfig(&comm_, size, id, rank, &config);
   if (!underWay(result)) return failure(what, result);

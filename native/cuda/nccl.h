@@ -58,8 +58,8 @@ class Communicator {
   Communicator(const Nccl& library, Device& device) : nccl_(library), device_(device) {}
   // A collective, as all that follow. The device is this thread's current one.
   Status open(int rank, int size, const ConnectionId& id, Duration patience);
-  // send[j] goes to rank j, receive[j] comes from it, for every other rank j: [size] each, in device memory that nothing
-  // else uses meanwhile. Done when it returns.
+  // send[j] goes to rank j, receive[j] comes from it, for every other rank j: [size] each, in device memory that
+  // nothing else uses meanwhile. Done when it returns.
   Status exchange(const std::vector<DevicePiece>& send, const std::vector<DevicePiece>& receive, Duration patience);
   // From now on every call fails with this.
   Status giveUp(Status reason);

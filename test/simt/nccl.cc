@@ -1,14 +1,15 @@
 // A stand-in for libnccl.so.2 where GPUs are the shim: what native/cuda/nccl.h calls, between processes of one machine,
-// over sockets named by the unique id. Its own declarations, from NCCL's documentation, so that a misreading there would
-// be noticed here; strict about what a caller must do: configuration, groups, one state at a time. Work is asynchronous
-// as on a GPU: a group first is in progress, then lies on its stream, then is done.
+// over sockets named by the unique id. Its own declarations, from NCCL's documentation, so that a misreading there
+// would be noticed here; strict about what a caller must do: configuration, groups, one state at a time. Work is
+// asynchronous as on a GPU: a group first is in progress, then lies on its stream, then is done.
 //
 //   NCCL_DOUBLE_VERSION=21300     the version that it says it is (default 22703)
 //   NCCL_DOUBLE_FAIL=what:3       what goes wrong with the third group from now (with `init`: of the initialisations):
-//       init, call   ncclCommInitRankConfig or ncclSend returns an error
+//       init, call   ncclCommInitRankConfig or ncclGroupEnd returns an error
 //       async        an error is reported some time after the call
 //       stall        nothing of the group is sent or ends
 //       wrong        a byte arrives wrong
+//       cut          the connections to the others break
 //       die          the process is killed in the middle of it
 #include <poll.h>
 #include <signal.h>
@@ -31,7 +32,16 @@
 
 namespace {
 
-enum Result { success, unhandledCudaError, systemError, internalError, invalidArgument, invalidUsage, remoteError, inProgress };
+enum Result {
+  success,
+  unhandledCudaError,
+  systemError,
+  internalError,
+  invalidArgument,
+  invalidUsage,
+  remoteError,
+  inProgress
+};
 
 struct UniqueId {
   char internal[128];
@@ -216,8 +226,8 @@ API Result ncclGetUniqueId(UniqueId* id) {
 }
 
 API Result ncclCommInitRankConfig(ncclComm** out, int size, UniqueId id, int rank, Config* config) {
-  const bool good = config && config->magic == 0xcafebeef && config->version >= 21400 && config->size >= 24 &&
-                    config->blocking == 0;
+  const bool good =
+      config && config->magic == 0xcafebeef && config->version >= 21400 && config->size >= 24 && config->blocking == 0;
   if (!good || size < 1 || rank < 0 || rank >= size) return invalidArgument;
   if (!fault(true).empty()) return systemError;
   auto* comm = new ncclComm{rank, size, id.internal, std::vector<int>(static_cast<size_t>(size), -1), {}};
@@ -257,6 +267,8 @@ API Result ncclGroupEnd() {
     comm->state = success;  // it is on the stream
     usleep(500);
     if (wrong == "die") kill(getpid(), SIGKILL);
+    for (const int peer : comm->peers)
+      if (wrong == "cut" && peer >= 0) shutdown(peer, SHUT_RDWR);
     if (wrong == "stall" || wrong == "async") {
       if (wrong == "async") comm->state = systemError;
       while (!comm->abandoned) usleep(1000);
@@ -289,8 +301,9 @@ API Result ncclCommAbort(ncclComm* comm) {
 }
 
 API const char* ncclGetErrorString(Result result) {
-  constexpr const char* names[] = {"no error",         "unhandled cuda error", "unhandled system error", "internal error",
-                                   "invalid argument", "invalid usage",        "remote process exited",  "in progress"};
+  constexpr const char* names[] = {
+      "no error",         "unhandled cuda error", "unhandled system error", "internal error",
+      "invalid argument", "invalid usage",        "remote process exited",  "in progress"};
   return names[result];
 }
 

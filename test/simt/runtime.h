@@ -1,6 +1,6 @@
-// The part of the CUDA runtime that native/cuda calls, on the CPU. Streams run at once, but for what nccl.cc gives them;
-// device memory is ordinary memory, exactly as long as asked for and poisoned. The environment says what machine this
-// is, and what goes wrong on it:
+// The part of the CUDA runtime that native/cuda calls, on the CPU. Streams run at once, but for what nccl.cc gives
+// them; device memory is ordinary memory, exactly as long as asked for and poisoned. The environment says what machine
+// this is, and what goes wrong on it:
 //
 //   SIMT_DEVICES=2          how many GPUs (default 1)
 //   SIMT_CAPABILITY=75      their compute capability (default 90)
