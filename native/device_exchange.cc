@@ -106,11 +106,6 @@ Status openTogether(const Words& words, const DeviceLink& link, int device, cons
 
 }  // namespace
 
-std::string ncclVersionName(int version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-         std::to_string(version % 100);
-}
-
 Status chooseExchange(const Collectives& group, const char* purpose, int device, const std::string& library,
                       ExchangeChoice& choice) {
   const Words words{group, purpose};

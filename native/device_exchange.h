@@ -72,6 +72,10 @@ struct ExchangeChoice {
 Status chooseExchange(const Collectives& group, const char* purpose, int device, const std::string& library,
                       ExchangeChoice& choice);
 
-std::string ncclVersionName(int version);  // 22703 → "2.27.3"
+// 22703 → "2.27.3".
+inline std::string ncclVersionName(int version) {
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
 
 }  // namespace margin_softmax

@@ -17,6 +17,7 @@ import { makeBatch, relativeError, sameBits, within } from './support'
 type Options = Parameters<typeof MarginHead.create>[0]
 
 const precise = 1e-6
+const folder = process.env.LD_LIBRARY_PATH // of the library
 
 /** The rows of rank `rank` in a step: another number on each. */
 function batchOf(step: number, rank: number, { classes, dim }: Options) {
@@ -145,8 +146,9 @@ const obstacles: Record<string, { options?: (odd: boolean) => Partial<Options>; 
   withoutLibrary: { odd: { MARGIN_SOFTMAX_NCCL: 'nowhere.so' } },
   off: { odd: { MARGIN_SOFTMAX_NCCL: 'off' } },
   otherLibrary: { odd: { MARGIN_SOFTMAX_NCCL: 'libm.so.6' } },
-  oldVersion: { odd: { NCCL_DOUBLE_VERSION: '21304' } },
-  otherVersion: { odd: { NCCL_DOUBLE_VERSION: '22805' } },
+  // By another path each, as a library is asked once for its version.
+  oldVersion: { odd: { NCCL_DOUBLE_VERSION: '21304', MARGIN_SOFTMAX_NCCL: `${folder}/libnccl.so.2` } },
+  otherVersion: { odd: { NCCL_DOUBLE_VERSION: '22805', MARGIN_SOFTMAX_NCCL: `${folder}/libnccl.so` } },
   oneGpu: { options: () => ({ device: 'cuda:0' }) },
   cpuOfOne: { options: () => ({ device: 'cpu' }) },
   cpu: { options: (odd) => (odd ? { device: 'cpu' } : {}) },

@@ -54,7 +54,10 @@ if (mpi.missing && process.env.CI) {
 
   const library = (message: string) =>
     new RegExp(`MarginSoftmaxError: .*Expected NCCL 2\\.27\\.3 to exchange the ranks' rows ${message}`)
-  const stopped = library('within 5 s but it does not end')
+  // That the others have given up may reach a rank before its own wait ends.
+  const stopped = library(
+    '(within 5 s but it does not end|but it reported remote process exited).*held part of an update and was disposed of'
+  )
   const lost = library('but it reported remote process exited')
   const heard = (reason: string) =>
     new RegExp(`Error: Expected every rank to go on but rank 1 could not: Expected ${reason}`)
@@ -68,15 +71,9 @@ if (mpi.missing && process.env.CI) {
       lost,
       library('but it reported unhandled system'),
     ],
-    ['NCCL_DOUBLE_FAIL=stall:1', 'rows that never arrive', stopped, stopped],
-    [
-      'NCCL_DOUBLE_FAIL=stall:4',
-      'a gradient that never arrives',
-      /within 5 s but it does not end: .*; the head held part of an update and was disposed of/,
-      /within 5 s but it does not end: .*; the head held part of an update and was disposed of/,
-    ],
     ['NCCL_DOUBLE_FAIL=cut:3', 'a connection that breaks', library(''), lost],
-    ['NCCL_DOUBLE_FAIL=die:3', 'a rank that is killed', /^$|NCCL/, /^begins/],
+    ['NCCL_DOUBLE_FAIL=stall:4', 'a gradient that never arrives', stopped, stopped],
+    ['NCCL_DOUBLE_FAIL=die:3', 'a rank that is killed', /told to end|NCCL/, /^begins/],
     [
       'SIMT_FAIL=cudaMalloc:1',
       'a GPU without memory for the rows',
