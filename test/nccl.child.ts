@@ -107,7 +107,8 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
           `${classes} classes, rate ${sampleRate}`
         )
     // The sample is that class: all other ranks have none.
-    await compare(group, { ...training, sampleRate: 0.01 }, 'one class', 1)
+    for (const sampleCorrection of [false, true])
+      await compare(group, { ...training, sampleRate: 0.01, sampleCorrection }, 'one class', 1)
   },
 
   // Nothing but words and labels goes over MPI.

@@ -118,6 +118,7 @@ Status Communicator::wait(const char* what, bool work, Duration patience) {
     if (!underWay(before) || !underWay(after)) return failure(what, underWay(after) ? before : after);
     if (before == nccl::success) {
       if (error == cudaSuccess) return {};
+      cudaGetLastError();  // also "not ready" is kept there, and the next launch would take it for its own failure
       if (error != cudaErrorNotReady)
         return giveUp({Failure::distributed,
                        "Expected NCCL to " + std::string(what) + " but the GPU reported " + cudaGetErrorString(error)});

@@ -206,7 +206,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true);
 }
 
-cudaError_t cudaStreamQuery(cudaStream_t stream) { return stream->underWay ? cudaErrorNotReady : cudaSuccess; }
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return stream->underWay ? remember(cudaErrorNotReady) : cudaSuccess;
+}
 
 cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
 
