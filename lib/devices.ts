@@ -10,6 +10,19 @@ export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
 export const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
 
+/** The file of NCCL that sharded heads look for, or '' where `MARGIN_SOFTMAX_NCCL` is `off`. */
+export function ncclLibrary(): string {
+  const given = process.env.MARGIN_SOFTMAX_NCCL
+  if (given === 'off') return ''
+  return given && given !== 'auto' ? given : 'libnccl.so.2'
+}
+
+/** The version of NCCL, or why this process would not use it. */
+export function ncclState(): { version?: string; reason?: string } {
+  const { version, reason } = native().nccl(ncclLibrary())
+  return reason ? { reason } : { version }
+}
+
 /** The index that stands for the CPU. */
 export const cpu = -1
 

@@ -85,7 +85,10 @@ export class ProcessGroup {
     Object.defineProperty(this, groupTable, { value: opened.table })
   }
 
-  /** Bytes that this rank has sent to others so far, what each call tells them beforehand (256 B a rank) included. */
+  /**
+   * Bytes that this rank has sent to others so far, what each call tells them beforehand (256 B a rank) included, but not
+   * what GPUs send each other over NCCL.
+   */
   get bytesSent(): number {
     return this.#native.bytesSent()
   }

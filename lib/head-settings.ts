@@ -64,6 +64,14 @@ export interface MarginHeadOptions extends ExecutionOptions {
   group?: ProcessGroup
 }
 
+/** What the ranks of a sharded head exchange in a step, embeddings and gradients, goes over. The same on every rank. */
+export interface Exchange {
+  /** `'nccl'`: from GPU to GPU; `'mpi'`: through the memory of the processes. */
+  exchange: 'nccl' | 'mpi'
+  /** Why: `'every rank has a GPU of its own and NCCL 2.27.3'`, `'rank 0 computes on the CPU'`. */
+  reason: string
+}
+
 /** Of one training step. */
 export interface StepOptions {
   /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */

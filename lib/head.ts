@@ -11,7 +11,7 @@ import {
   options,
   rowsOf,
 } from './check'
-import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
+import { type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
@@ -20,6 +20,7 @@ import {
   checkBytes,
   checkSettings,
   type EvaluateResult,
+  type Exchange,
   headOptions,
   type MarginHeadOptions,
   type Settings,
@@ -46,6 +47,7 @@ export class MarginHead {
   static #sharded = 0
   #pending = new Set<Promise<unknown>>()
   #saving: Promise<void> | undefined
+  #exchange: Exchange | undefined
   #disposed = false
 
   private constructor(
@@ -84,6 +86,10 @@ export class MarginHead {
   /** Of the matrix products. */
   get precision(): Precision {
     return precisionName(this.#execution.precision)
+  }
+  /** What the ranks of a sharded head exchange over, and why; undefined without a group. See docs/many-processes.md. */
+  get exchange(): Exchange | undefined {
+    return this.#exchange
   }
   /** Updates made so far. */
   get iteration(): number {
@@ -240,11 +246,13 @@ export class MarginHead {
     if (group) await agree(group, { head: shared?.name, ...settings, ...start, precision: run.precision })
     let head: MarginHead | undefined
     try {
-      return await together(group, 'make its share of the head', async () => {
+      const made = await together(group, 'make its share of the head', async () => {
         head = new MarginHead(succeeded(await native().headCreate(request)), settings, run, group)
         await fill(head)
         return head
       })
+      if (group) made.#exchange = succeeded(await native().headConnect(made.#native, ncclLibrary()))
+      return made
     } catch (error) {
       head?.dispose()
       throw error

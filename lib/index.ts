@@ -10,6 +10,7 @@ export { MarginHead } from './head'
 export type { ClassRun } from './head-file'
 export type {
   EvaluateResult,
+  Exchange,
   MarginHeadOptions,
   StepOptions,
   StepResult,

@@ -2,6 +2,7 @@ import fs from 'node:fs'
 import path from 'node:path'
 import load from 'node-gyp-build'
 import { MarginSoftmaxError } from './errors'
+import type { Exchange } from './head-settings'
 import type { LeftOut } from './loss'
 import type { NativeVerification } from './verification'
 
@@ -49,6 +50,7 @@ interface Native {
   margins(): { name: string; normalized: boolean; parameters: string[] }[]
   instructionSets(): string[]
   cudaDevices(): NativeDevice[]
+  nccl(library: string): { version: string; reason: string }
   multiplyAdds(threads: number, rounds: number): number
   preferHugePages(array: Float32Array): void
   loss(request: object): NativeResult | Promise<NativeResult>
@@ -57,6 +59,7 @@ interface Native {
   crossEntropyLoss(request: object): NativeResult
   verification(request: object): NativeVerification | Promise<NativeVerification>
   headCreate(request: object): Promise<NativeResult>
+  headConnect(head: NativeHead, library: string): Promise<Ended & Exchange>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): NativePart

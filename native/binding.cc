@@ -52,6 +52,14 @@ Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
   return list;
 }
 
+Napi::Value nccl(const Napi::CallbackInfo& info) {
+  const NcclState state = ncclState(info[0].As<Napi::String>().Utf8Value());
+  Napi::Object result = Napi::Object::New(info.Env());
+  result["version"] = state.version ? ncclVersionName(state.version) : "";
+  result["reason"] = state.reason;
+  return result;
+}
+
 // Runs the fused multiply-adds that machinePeak times, and returns how many operations that were.
 Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   const int threads = info[0].As<Napi::Number>().Int32Value();
@@ -125,6 +133,7 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   exports["margins"] = Napi::Function::New(env, margins);
   exports["instructionSets"] = Napi::Function::New(env, instructionSets);
   exports["cudaDevices"] = Napi::Function::New(env, cudaDevices);
+  exports["nccl"] = Napi::Function::New(env, nccl);
   exports["multiplyAdds"] = Napi::Function::New(env, multiplyAdds);
   exports["preferHugePages"] = Napi::Function::New(env, preferHugePages);
   exportLoss(env, exports);

@@ -134,6 +134,26 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   return perform(info.Env(), std::move(job));
 }
 
+struct ConnectJob : HeadJob {
+  std::string library;
+  Status work() override { return head->connect(library); }
+  void fill(Napi::Object result) const override {
+    const ExchangeChoice& choice = head->sharding()->exchange();
+    result["exchange"] = choice.exchange ? "nccl" : "mpi";
+    result["reason"] = choice.reason;
+  }
+};
+
+// connect(head, library): for a sharded head, before its first work.
+Napi::Value connect(const Napi::CallbackInfo& info) {
+  auto job = std::make_unique<ConnectJob>();
+  job->asynchronous = true;
+  job->belongTo(headOf(info[0]));
+  if (!job->grouped) throw Napi::TypeError::New(info.Env(), "Expected a sharded head");
+  job->library = info[1].As<Napi::String>().Utf8Value();
+  return perform(info.Env(), std::move(job));
+}
+
 struct StepJob : HeadJob {
   Problem problem;
   Statistics statistics;
@@ -227,6 +247,7 @@ Napi::Value iteration(const Napi::CallbackInfo& info) {
 
 void exportHead(Napi::Env env, Napi::Object exports) {
   exports["headCreate"] = Napi::Function::New(env, create);
+  exports["headConnect"] = Napi::Function::New(env, connect);
   exports["headStep"] = Napi::Function::New(env, step);
   exports["headTopK"] = Napi::Function::New(env, topK);
   exports["headRead"] = Napi::Function::New(env, readPart);

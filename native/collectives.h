@@ -1,7 +1,7 @@
 // What native code may ask of a group of processes: a table of functions, made by the addon of native/mpi and handed
 // to the main addon through JavaScript. The two addons are compiled apart, maybe by different compilers: plain data and
-// C calling conventions only, and failures are values. Everything stands in terms of bytes in host memory (`device`
-// −1); a table over NCCL would say the GPU whose memory its pointers are in.
+// C calling conventions only, and failures are values. Everything stands in terms of bytes in host memory; what goes
+// from GPU to GPU does not pass through here (device_exchange.h).
 #pragma once
 #include <cstdint>
 
@@ -59,12 +59,11 @@ struct CollectiveFailure {
 };
 
 // The type tag of the JavaScript value that holds a table. A new layout or meaning gets a new tag.
-constexpr uint64_t collectivesTag[2] = {0x6d617267696e2d73ull, 0x636f6c6c65637401ull};
+constexpr uint64_t collectivesTag[2] = {0x6d617267696e2d73ull, 0x636f6c6c65637402ull};
 
 struct Collectives {
   void* context;
   int32_t rank, size;
-  int32_t device;
 
   // Has `work(argument)` run on the group's one thread, after all that was posted before. Whatever every rank posts in
   // the same order runs in the same order. False where the group has ended.

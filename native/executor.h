@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "device_exchange.h"
 #include "probability.h"
 #include "problem.h"
 #include "status.h"
@@ -21,6 +22,7 @@ struct Executor {
   void (*release)(int device, void* memory, int64_t bytes);
   Status (*upload)(int device, void* memory, const void* from, int64_t bytes);
   Status (*download)(int device, const void* memory, void* to, int64_t bytes);
+  const DeviceLink* link;  // null where devices have no way to each other
 };
 
 // Defined in cpu/ and cuda/.
@@ -46,8 +48,12 @@ struct DeviceState {
 // trial (trial.h), which its first listing runs.
 std::vector<DeviceState> cudaDevices();
 
+// NCCL as this build would use it; `library`: its file, or empty.
+NcclState ncclState(const std::string& library);
+
 namespace cuda {
 std::vector<DeviceState> listDevices();  // what the driver says
-}
+NcclState findNccl(const std::string& library);
+}  // namespace cuda
 
 }  // namespace margin_softmax

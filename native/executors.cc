@@ -18,6 +18,8 @@ std::vector<DeviceState> cudaDevices() {
   return devices;
 }
 
+NcclState ncclState(const std::string& library) { return cuda::findNccl(library); }
+
 #else
 
 const Executor* executorOf(int device) { return device == cpuDevice ? &cpuExecutor : nullptr; }
@@ -27,6 +29,8 @@ std::vector<DeviceState> cudaDevices() {
   none.reason = "this build has no CUDA: build it where nvcc is found, with MARGIN_SOFTMAX_CUDA=on";
   return {none};
 }
+
+NcclState ncclState(const std::string&) { return {0, "has no CUDA"}; }
 
 #endif
 

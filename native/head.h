@@ -36,6 +36,8 @@ class Head {
     sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, allClasses},
                                            std::move(name));
   }
+  // Decides, with all ranks, how a sharded head's rows go between them: on the group's thread.
+  Status connect(const std::string& library) { return sharding_->connect(settings_.device, library); }
   const Sharding* sharding() const { return sharding_.get(); }
   int64_t allClasses() const { return sharding_ ? sharding_->range().total : settings_.classes; }
 

@@ -48,13 +48,15 @@ struct Execution {
 // How processes that hold different classes of one problem (sharding) add up its rows.
 struct TotalsExchange {
   virtual ~TotalsExchange() = default;
-  // rows[count], in place: this process's on the way in, those of all processes together on the way out.
+  // rows[count], in place: this process's on the way in, those of all processes together on the way out. In the
+  // device's memory where the problem is rowsResident.
   virtual Status combine(RowTotals* rows, int64_t count) = 0;
 };
 
 struct Problem {
   int64_t rows = 0, dim = 0, classes = 0;  // B, D, C
   bool resident = false;                   // weight, bias and the update's state lie in the device's own memory
+  bool rowsResident = false;               // so do input and gradInput, and what `exchange` is given
   const float* input = nullptr;            // [B,D]
   float* weight = nullptr;                 // [C,D]; written only by an update
   float* bias = nullptr;                   // [C] or null; softmax only

@@ -71,6 +71,11 @@ struct RowTotals {
   double target, cosine;  // of the target; 0 where it is elsewhere
 };
 
+// One process's share of a row's sum, in terms of the largest maximum of all processes: such shares are added up.
+HOST_DEVICE inline double sumAt(const RowTotals& totals, double maximum) {
+  return totals.sum == 0 ? 0 : totals.sum * std::exp(totals.maximum - maximum);
+}
+
 // Takes in the other classes, each of which stands for `othersWeight` of them. Returns the factor that makes
 // e^(z − maximum) a probability. `classes`: all that take part.
 HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double othersWeight, double smoothing,

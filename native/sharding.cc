@@ -31,6 +31,21 @@ Status Sharding::refuse(const Status& reason) const {
   return reason;
 }
 
+// A word that every rank goes on, or the failure of one that can not.
+Status Sharding::goOn() const {
+  char nothing = 0;
+  return ask([&](CollectiveFailure* failure) {
+    return group_.broadcast(group_.context, name_.c_str(), &nothing, 0, 0, Element::uint8, failure);
+  });
+}
+
+// The end of work on devices that may have failed on this rank alone.
+Status Sharding::heard(Status status) const { return status ? status : refuse(status); }
+
+Status Sharding::connect(int device, const std::string& library) {
+  return chooseExchange(group_, name_.c_str(), device, library, exchange_);
+}
+
 // Learns how many rows each rank brings, and that all of them ask for the same.
 Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names) {
   request.insert(request.begin(), mine);
@@ -70,15 +85,20 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
   std::memcpy(&rate, &learningRate, sizeof rate);
   constexpr const char* names[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration"};
   Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration}, names);
-  if (status) status = gatherInputs(problem.input, problem.dim);
+  DeviceExchange* const devices = exchange_.exchange.get();
+  if (status)
+    status =
+        devices ? heard(devices->begin(rows_, problem.dim, problem.input)) : gatherInputs(problem.input, problem.dim);
   if (!status) return status;
   labels_.resize(allRows_);
   status = ask([&](CollectiveFailure* failure) {
     return group_.allGather(group_.context, name_.c_str(), problem.labels, rows_.data(), labels_.data(), Element::int32,
                             failure);
   });
+  if (status && devices) status = heard(devices->gather());
   problem.rows = allRows_;
-  problem.input = input_.as<float>();
+  problem.rowsResident = devices != nullptr;
+  problem.input = devices ? devices->input() : input_.as<float>();
   problem.labels = labels_.data();
   return status;
 }
@@ -99,8 +119,7 @@ struct Sharding::Exchange : TotalsExchange {
     for (int64_t i = 0; i < count; i++) maxima[i] = rows[i].maximum;
     if (Status status = allReduce(maxima, Combination::max); !status) return status;
     for (int64_t i = 0; i < count; i++) {
-      const double sum = rows[i].sum * std::exp(rows[i].maximum - maxima[i]);
-      const double mine[] = {rows[i].sum == 0 ? 0 : sum, rows[i].logits, rows[i].target, rows[i].cosine};
+      const double mine[] = {sumAt(rows[i], maxima[i]), rows[i].logits, rows[i].target, rows[i].cosine};
       std::copy(mine, mine + 4, sums.begin() + i * 4);
     }
     if (Status status = allReduce(sums, Combination::sum); !status) return status;
@@ -117,6 +136,20 @@ struct Sharding::Exchange : TotalsExchange {
   }
 
   const Sharding& sharding;
+};
+
+// The same in the memory of the ranks' devices.
+struct Sharding::OnDevices : TotalsExchange {
+  OnDevices(const Sharding& owner, bool fromHost) : sharding(owner), fromHost(fromHost) {}
+
+  Status combine(RowTotals* rows, int64_t) override {
+    if (Status status = sharding.goOn(); !status) return status;
+    DeviceExchange& devices = *sharding.exchange_.exchange;
+    return sharding.heard(fromHost ? devices.combineFromHost(rows) : devices.combine(rows));
+  }
+
+  const Sharding& sharding;
+  const bool fromHost;
 };
 
 namespace {
@@ -151,16 +184,38 @@ Status withoutClasses(Problem& problem) {
 
 }  // namespace
 
+// What a rank without classes does, on the host, where the rows lie on devices.
+Status Sharding::runWithoutClasses(Problem& problem) const {
+  if (!problem.rowsResident) return withoutClasses(problem);
+  const Executor& executor = *executorOf(problem.execution.device);
+  const int device = problem.execution.device;
+  const int64_t bytes = problem.rows * problem.dim * 4;
+  std::vector<float> rows(problem.rows * problem.dim);
+  if (Status status = executor.download(device, problem.input, rows.data(), bytes); !status) return status;
+  OnDevices exchange(*this, true);
+  Problem host = problem;
+  host.exchange = &exchange;
+  host.input = rows.data();
+  host.gradInput = nullptr;
+  const Status status = withoutClasses(host);
+  problem.loss = host.loss;
+  if (!status || !problem.gradInput) return status;
+  std::fill(rows.begin(), rows.end(), 0.0f);
+  return executor.upload(device, problem.gradInput, rows.data(), bytes);
+}
+
 Status Sharding::run(Problem& problem, Problem& mine) {
   Exchange exchange(*this);
-  problem.exchange = &exchange;
+  OnDevices onDevices(*this, false);
+  DeviceExchange* const devices = exchange_.exchange.get();
+  problem.exchange = devices ? static_cast<TotalsExchange*>(&onDevices) : &exchange;
   std::vector<float> losses(allRows_);
-  const int64_t bytes = problem.gradInput ? allRows_ * problem.dim * 4 : 0;
+  const int64_t bytes = problem.gradInput && !devices ? allRows_ * problem.dim * 4 : 0;
   const Block gradInput = Block::uninitialized(bytes);
   if (bytes && !gradInput.as<float>()) return refuse(Status::outOfMemory("the gradients of all ranks' rows", bytes));
   problem.losses = losses.data();
-  problem.gradInput = bytes ? gradInput.as<float>() : nullptr;
-  Status status = problem.classes ? executorOf(problem.execution.device)->loss(problem) : withoutClasses(problem);
+  if (problem.gradInput) problem.gradInput = devices ? devices->gradInput() : gradInput.as<float>();
+  Status status = problem.classes ? executorOf(problem.execution.device)->loss(problem) : runWithoutClasses(problem);
   problem.exchange = nullptr;
   mine.updateBegun = problem.updateBegun;
   // What every rank finds out by itself needs no word; what only this one knows does.
@@ -177,10 +232,13 @@ Status Sharding::shareOut(Problem& problem, Problem& mine) {
   const int64_t dim = problem.dim;
   double squares[2] = {problem.statistics->gradientSquares, 0};
   if (problem.gradInput) {
-    const Status status = ask([&](CollectiveFailure* failure) {
-      return group_.reduceScatter(group_.context, name_.c_str(), problem.gradInput, times(rows_, dim).data(),
-                                  mine.gradInput, Element::float32, Combination::sum, failure);
-    });
+    Status status;
+    if (!problem.rowsResident)
+      status = ask([&](CollectiveFailure* failure) {
+        return group_.reduceScatter(group_.context, name_.c_str(), problem.gradInput, times(rows_, dim).data(),
+                                    mine.gradInput, Element::float32, Combination::sum, failure);
+      });
+    else if (status = goOn(); status) status = heard(exchange_.exchange->reduceScatter(mine.gradInput));
     if (!status) return status;
     for (int64_t i = 0; i < mine.rows * dim; i++)
       squares[1] += static_cast<double>(mine.gradInput[i]) * mine.gradInput[i];

@@ -6,13 +6,16 @@
 //   all-reduce       five numbers a row, in the middle of the step: how its softmax closes over the classes of all
 //   ranks reduce-scatter   gradInput [N,D] → each rank its own rows
 //
-// What travels does not grow with the number of classes. Weights and optimizer state stay where they are.
+// What travels does not grow with the number of classes. Weights and optimizer state stay where they are. It goes
+// through host memory, or from GPU to GPU (device_exchange.h); what is small, and each word that all go on, always by
+// the group.
 #pragma once
 #include <string>
 #include <vector>
 
 #include "block.h"
 #include "collectives.h"
+#include "device_exchange.h"
 #include "executor.h"
 #include "sampling.h"
 
@@ -26,6 +29,10 @@ class Sharding {
 
   const Collectives& group() const { return group_; }
   const ClassRange& range() const { return range_; }
+
+  // Decides, with all ranks, how this head's rows go between them. `library`: see chooseExchange.
+  Status connect(int device, const std::string& library);
+  const ExchangeChoice& exchange() const { return exchange_; }
 
   // Puts every rank's rows and labels (of all classes) in the place of this rank's. Fails, on every rank alike, where
   // the ranks ask for different things; `train`, `learningRate` and `iteration` are compared.
@@ -43,18 +50,23 @@ class Sharding {
 
  private:
   struct Exchange;
+  struct OnDevices;
   template <class Work>
   Status ask(const Work& work) const;
   Status gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names);
   Status gatherInputs(const float* input, int64_t dim);
+  Status runWithoutClasses(Problem& problem) const;
   Status shareOut(Problem& problem, Problem& mine);
+  Status goOn() const;
+  Status heard(Status status) const;
 
   Collectives group_;
   ClassRange range_;
   std::string name_;
+  ExchangeChoice exchange_;
   std::vector<int64_t> rows_;  // [size] of each rank's batch
   int64_t allRows_ = 0, firstRow_ = 0;
-  Block input_;  // [N,D]
+  Block input_;  // [N,D], where rows go through host memory
   std::vector<int32_t> labels_;
 };
 

@@ -1,7 +1,7 @@
 /** `info`: what runs here, and what would be needed for more. */
 import os from 'node:os'
 import type { Command } from 'commander'
-import { type Device, devices } from '../devices'
+import { type Device, devices, ncclState } from '../devices'
 import { execution } from '../execution'
 import { binaryFile, instructionSets } from '../native'
 import { explain } from './options'
@@ -26,6 +26,8 @@ interface Info {
   instructionSets: string[]
   threads: number | null
   devices: Device[]
+  /** For heads sharded over GPUs: its version, or why it is not used; null without a GPU. */
+  nccl: { version?: string; reason?: string } | null
   packages: Record<string, boolean>
   missing: string[]
 }
@@ -55,6 +57,7 @@ function collect(): Info {
     instructionSets: [],
     threads: null,
     devices: [],
+    nccl: null,
     packages: Object.fromEntries(companions.map(([name]) => [name, findPackage(name) !== undefined])),
     missing: [],
   }
@@ -62,6 +65,7 @@ function collect(): Info {
     info.instructionSets = instructionSets()
     info.binary = binaryFile()
     info.devices = devices()
+    if (info.devices.some(({ device }) => device.startsWith('cuda:'))) info.nccl = ncclState()
     info.threads = execution({ device: 'cpu' }).threads
     execution({}) // what MARGIN_SOFTMAX_DEVICE says may be wrong
   } catch (error) {
@@ -99,6 +103,9 @@ function show(info: Info): void {
     ...info.devices
       .filter(({ device }) => device !== 'cpu')
       .map((gpu): [string, string] => ['GPU', describe(gpu)]),
+    ...(info.nccl
+      ? [['NCCL', info.nccl.version ?? `not used: this process ${info.nccl.reason}`] as [string, string]]
+      : []),
   ])
   if (info.missing.length) print('\nWhat is missing:')
   for (const line of info.missing) print(`  • ${line.replaceAll('\n', '\n    ')}`)

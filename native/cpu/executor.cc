@@ -61,6 +61,6 @@ static Status copyOut(int device, const void* memory, void* to, int64_t bytes) {
 }  // namespace cpu
 
 const Executor cpuExecutor = {"cpu",         cpu::loss,    cpu::topK, cpu::measure, cpu::crossEntropyLoss,
-                              cpu::allocate, cpu::release, cpu::copy, cpu::copyOut};
+                              cpu::allocate, cpu::release, cpu::copy, cpu::copyOut, nullptr};
 
 }  // namespace margin_softmax

@@ -137,6 +137,7 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
     status_ = {Failure::device, "Expected the GPU to answer but " + nameOf(index) + " reported " + reported(error)};
     return;
   }
+  cudaGetLastError();  // of another device, on this thread: the first launch here would take it for its own
   if (!device_->lost_) status_ = device_->lost_;
   else if (!device_->stream_ || !device_->staging_) status_ = device_->open(index);
   device_->outcome_ = {};

@@ -32,6 +32,8 @@ class Device {
   void clear(T* array, int64_t count) {
     if (well()) check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), stream_), "clear memory");
   }
+  // Counts as beyond repair from now on, for this reason.
+  void lose(Status reason) { lost_ = std::move(reason); }
   // Waits for everything that was launched, hands the downloads over, and tells how the work at hand went.
   Status finish(const char* what);
 

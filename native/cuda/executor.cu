@@ -2,6 +2,7 @@
 #include "../executor.h"
 
 #include "device.h"
+#include "nccl.h"
 
 namespace margin_softmax {
 namespace cuda {
@@ -43,7 +44,7 @@ static Status download(int index, const void* memory, void* to, int64_t bytes) {
 
 }  // namespace cuda
 
-const Executor cudaExecutor = {"cuda",         cuda::loss,    cuda::topK,   cuda::measure, cuda::crossEntropyLoss,
-                               cuda::allocate, cuda::release, cuda::upload, cuda::download};
+const Executor cudaExecutor = {"cuda",         cuda::loss,    cuda::topK,   cuda::measure,  cuda::crossEntropyLoss,
+                               cuda::allocate, cuda::release, cuda::upload, cuda::download, &cuda::ncclLink};
 
 }  // namespace margin_softmax

@@ -91,7 +91,7 @@ class Step {
     const int64_t tiles = plan_.chunkTiles(), planes = plan_.planes;
     const bool weight = wantsWeight(), gradient = wantsGradient();
     data.totals = layout.take<Totals>(1);
-    input_ = layout.take<float>(rows * dim);
+    input_ = problem_.rowsResident ? nullptr : layout.take<float>(rows * dim);
     labels_ = layout.take<int32_t>(padded);
     order_ = layout.take<int32_t>(rows);
     sorted_ = layout.take<int32_t>(rows);
@@ -100,7 +100,7 @@ class Step {
     data.bias = problem_.resident || !problem_.bias ? problem_.bias : layout.take<float>(classes);
     sample_ = problem_.sample ? layout.take<int32_t>(classes) : nullptr;
     data.sample = sample_;
-    data.input = input_;
+    data.input = problem_.rowsResident ? problem_.input : input_;
     data.labels = labels_;
     data.order = order_;
     data.sorted = sorted_;
@@ -122,7 +122,7 @@ class Step {
     data.biasSquares = layout.take<double>(tiles);
     data.rowSquares = layout.take<double>(rows);
     data.losses = layout.take<float>(rows);
-    data.gradInput = problem_.gradInput ? layout.take<float>(rows * dim) : nullptr;
+    data.gradInput = problem_.rowsResident || !problem_.gradInput ? problem_.gradInput : layout.take<float>(rows * dim);
     // A gradient of the bias alone still passes through the kernel that writes both.
     data.gradWeight = data.weightUse == WeightUse::gradient ? layout.take<float>(classes * dim) : nullptr;
     data.gradBias = problem_.gradBias ? layout.take<float>(classes) : nullptr;
@@ -134,7 +134,7 @@ class Step {
     sortByLabel(labels.data(), rows, classes, order.data());
     for (int64_t i = 0; i < rows; i++) sorted[i] = labels[order[i]];
     labels.resize(plan_.paddedRows, ignoredLabel);
-    device_.upload(input_, problem_.input, rows * dim * 4);
+    if (input_) device_.upload(input_, problem_.input, rows * dim * 4);
     device_.upload(labels_, labels.data(), plan_.paddedRows * 4);
     device_.upload(order_, order.data(), rows * 4);
     device_.upload(sorted_, sorted.data(), rows * 4);
@@ -192,8 +192,12 @@ class Step {
                      classes);
   }
 
-  // Shards of the classes meet here; the host carries what they tell each other.
+  // Shards of the classes meet here. What they tell each other goes from GPU to GPU, or the host carries it.
   Status exchange() {
+    if (problem_.rowsResident) {
+      const Status status = device_.finish("add up the rows");
+      return status ? problem_.exchange->combine(data_.totalsOfRows, problem_.rows) : status;
+    }
     std::vector<RowTotals> rows(problem_.rows);
     const int64_t bytes = problem_.rows * static_cast<int64_t>(sizeof(RowTotals));
     device_.download(rows.data(), data_.totalsOfRows, bytes);
@@ -211,7 +215,8 @@ class Step {
     Totals totals;
     device_.download(&totals, data_.totals, sizeof(Totals));
     device_.download(problem_.losses, data_.losses, rows * 4);
-    if (problem_.gradInput) device_.download(problem_.gradInput, data_.gradInput, rows * dim * 4);
+    if (problem_.gradInput && !problem_.rowsResident)
+      device_.download(problem_.gradInput, data_.gradInput, rows * dim * 4);
     if (problem_.gradWeight) device_.download(problem_.gradWeight, data_.gradWeight, classes * dim * 4);
     if (problem_.gradBias) device_.download(problem_.gradBias, data_.gradBias, classes * 4);
     if (Status status = device_.finish("compute the step"); !status) return status;

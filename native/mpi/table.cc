@@ -49,7 +49,7 @@ bool refuse(void* context, const char* purpose, const char* message, CollectiveF
 int64_t bytesSent(void* context) { return of(context).bytesSent(); }
 
 Collectives tableOf(Group* group) {
-  return {group, 0, 1, -1, post, allReduce, allGather, reduceScatter, broadcast, refuse, bytesSent};
+  return {group, 0, 1, post, allReduce, allGather, reduceScatter, broadcast, refuse, bytesSent};
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 size
   for (uint64_t i = 1; i < std::min<uint64_t>(wanted, blocks); i++) others.emplace_back(work);
   work();
   for (std::thread& thread : others) thread.join();
-  if (error.empty()) return cudaSuccess;
+  if (error.empty()) return cudaGetLastError();  // as after a launch in gpu.cuh: also an earlier call's
   faultOfLastLaunch = error;
   return leaveLaunch(cudaErrorLaunchFailure);
 }

@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -114,6 +115,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   const int version = capability ? std::atoi(capability) : 90;
   *properties = {};
   std::strcpy(properties->name, "SIMT shim");
+  std::strcpy(properties->uuid.bytes, "SIMT");
+  properties->uuid.bytes[15] = static_cast<char>(device);
   properties->major = version / 10;
   properties->minor = version % 10;
   properties->totalGlobalMem = memoryOf();
@@ -194,11 +197,18 @@ cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t)
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = reinterpret_cast<cudaStream_t>(&machine());
+  *stream = new SimtStream;  // for as long as the process lives
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  while (stream && stream->underWay) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  return enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return stream->underWay ? remember(cudaErrorNotReady) : cudaSuccess;
+}
 
 cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
 
@@ -250,6 +260,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorNotReady:
+      return "cudaErrorNotReady";
     case cudaErrorLaunchFailure:
       return "cudaErrorLaunchFailure";
   }

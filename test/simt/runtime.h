@@ -1,6 +1,6 @@
-// The part of the CUDA runtime that native/cuda calls, on the CPU. Streams run at once; device memory is ordinary
-// memory, exactly as long as asked for and poisoned. The environment says what machine this is, and what goes wrong on
-// it:
+// The part of the CUDA runtime that native/cuda calls, on the CPU. Streams run at once, but for what nccl.cc gives
+// them; device memory is ordinary memory, exactly as long as asked for and poisoned. The environment says what machine
+// this is, and what goes wrong on it:
 //
 //   SIMT_DEVICES=2          how many GPUs (default 1)
 //   SIMT_CAPABILITY=75      their compute capability (default 90)
@@ -10,6 +10,7 @@
 //                           failure breaks the device for good, as a real one's does. Counted anew when the value
 //                           changes
 #pragma once
+#include <atomic>
 #include <cstddef>
 
 enum cudaError_t {
@@ -20,16 +21,24 @@ enum cudaError_t {
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
   cudaErrorLaunchFailure = 719,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamFlags { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+struct cudaUUID_t {
+  char bytes[16];
+};
 struct cudaDeviceProp {
   char name[256];
+  cudaUUID_t uuid;
   int major, minor;
   size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
-using cudaStream_t = struct SimtStream*;
+struct SimtStream {
+  std::atomic<int> underWay{0};  // pieces of work of another library
+};
+using cudaStream_t = SimtStream*;
 using cudaEvent_t = struct SimtEvent*;
 
 cudaError_t cudaGetDeviceCount(int* count);
@@ -47,6 +56,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
