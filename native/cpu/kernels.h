@@ -67,6 +67,12 @@ struct Kernels {
                        float weightLimit, float* leftOfClasses);
   void (*activeWeights)(const float* tile, float* out, long tileStride, long classes, long count, const float* maximum,
                         const float* factor, const float* scale, const float* cost, float limit);
+  // What is not 0 of the first lists.count lanes of a panel: for each lane a list of classes.
+  void (*listClasses)(const float* panel, long classes, const CombinationLists& lists);
+  // What is not 0 of a class, whose first panel is at `tile`, in the first `count` lanes: one list of places[lane], with
+  // the coefficient times factors[lane]. Returns its length.
+  long (*listRows)(const float* tile, long tileStride, long count, const float* factors, const int32_t* places,
+                   CombinationTerm* terms);
   // out[outRows[l], or l][n] (+)= the sum of list l, for every list; the rows are [rows][n] in column blocks.
   void (*combineRows)(const CombinationLists& lists, const float* blocks, long rows, long n, float* out, long outStride,
                       const int32_t* outRows, bool keep);

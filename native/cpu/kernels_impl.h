@@ -319,6 +319,8 @@ constexpr Kernels makeKernels(const char* name) {
                  inputGradient,
                  activeInputs,
                  activeWeights,
+                 listClasses,
+                 listRows,
                  combineRows,
                  addScaled,
                  scaled,

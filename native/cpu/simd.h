@@ -32,6 +32,28 @@ INLINE Vector broadcast(float value) { return value - (Vector){}; }
 // Where a lane compares false (NaN) the second argument is returned: put the value that must survive there.
 INLINE Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
 
+// Bit l tells whether lane l is not 0; NaN is not.
+INLINE uint32_t notZero(Vector x) {
+#if defined(__x86_64__) && VECTOR_BYTES == 64
+  uint32_t bits;
+  asm("vptestmd %1, %1, %%k1\n\tkmovw %%k1, %0" : "=r"(bits) : "v"(x) : "k1");
+  return bits;
+#elif defined(__x86_64__)
+  uint32_t bits;
+  const VectorInt lanesThatAre = (VectorInt)x != 0;
+#if VECTOR_BYTES == 32
+  asm("vmovmskps %1, %0" : "=r"(bits) : "x"(lanesThatAre));
+#else
+  asm("movmskps %1, %0" : "=r"(bits) : "x"(lanesThatAre));
+#endif
+  return bits;
+#else
+  uint32_t bits = 0;
+  UNROLL for (int l = 0; l < lanes; l++) bits |= (uint32_t)(((VectorInt)x)[l] != 0) << l;
+  return bits;
+#endif
+}
+
 // e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is large: x is reduced by
 // multiples of log 2 in two parts. Gradual: denormal numbers below 2^-126, then 0. Otherwise 0 below -87.33 at once,
 // which is nothing to a sum and spares the machine denormal arithmetic. NaN stays NaN.
