@@ -27,6 +27,12 @@ void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64
   }
 }
 
+// A part of so many of what is upcoming, which may be null.
+Upcoming slice(const float* next, int64_t floats, int64_t part, int64_t parts) {
+  const int64_t from = floats * part / parts / 16 * 16, to = floats * (part + 1) / parts;
+  return {next ? next + from : nullptr, next ? static_cast<long>((to - from) / 16) : 0};
+}
+
 }  // namespace
 
 // What may be left out of both gradients, whichever are wanted: so that one's bits do not depend on the other.
@@ -256,12 +262,14 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
                             leftOfClasses);
       for (int64_t k = 0; k < count; k++) leftOfRows[first + rows[k]] += left[k];
       for (int64_t from = 0; wanted && from < count; from += lanes_) {  // a list of classes for each row of a panel
-        const float* panel = scratch.tile + from * plan_.tileClasses;
         CombinationLists lists = listsOf(thread, listStride);
         lists.count = std::min<int64_t>(lanes_, count - from);
-        kernels_.listClasses(panel, classes, lists);
+        kernels_.listClasses(scratch.tile + from * plan_.tileClasses, classes, lists);
         for (int64_t k = 0; k < lists.count; k++) computed += lists.lengths[k];
-        kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true);
+        const int64_t panel = from / lanes_, panels = panelsOf(chunk);
+        const Upcoming next[] = {slice(upcomingWeights(tile), plan_.tileClasses * dim, panel, panels),
+                                 slice(keptTile(tile + 1, chunk), panels * plan_.tileClasses * lanes_, panel, panels)};
+        kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true, next, 2);
       }
     }
     double squares = 0;
@@ -343,8 +351,11 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
           lists.lengths[l] = static_cast<int32_t>(length);
           computed += length;
         }
+        const int64_t tileEnd = panelsOf(chunk) * plan_.tileClasses * lanes_;
+        const Upcoming next[] = {{weightRow(firstClass + j0), problem_.sample ? 0 : lists.count * dim / 16},
+                                 slice(keptTile(tile + 1, chunk), tileEnd, j0 / most, divideUp(classes, most))};
         kernels_.combineRows(lists, inputBlocks_, plan_.rows, dim, classGradient + j0 * paddedDim_, paddedDim_, nullptr,
-                             !empty);
+                             !empty, next, 2);
       }
       empty = false;
     }

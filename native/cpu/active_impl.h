@@ -8,6 +8,7 @@ namespace {
 
 using margin_softmax::cpu::CombinationLists;
 using margin_softmax::cpu::CombinationTerm;
+using margin_softmax::cpu::Upcoming;
 
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
@@ -106,11 +107,21 @@ INLINE void combineColumns(float* out, bool keep, const float* rows, long stride
   }
 }
 
+// The part of what is upcoming that falls to one of so many turns.
+INLINE void fetchTurn(const Upcoming* next, int count, long turn, long turns) {
+  for (int i = 0; i < count; i++)
+    for (long line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
+      __builtin_prefetch(next[i].from + line * 16, 0, 2);
+}
+
 static void combineRows(const CombinationLists& lists, const float* blocks, long rows, long n, float* out,
-                        long outStride, const int32_t* outRows, bool keep) {
+                        long outStride, const int32_t* outRows, bool keep, const Upcoming* next, int nextCount) {
+  long turn = 0;
+  const long turns = (n + columnBlock - 1) / columnBlock * lists.count;
   for (long first = 0; first < n; first += columnBlock, blocks += rows * columnBlock) {
     const long width = n - first < columnBlock ? n - first : columnBlock;
     for (long l = 0; l < lists.count; l++) {
+      fetchTurn(next, nextCount, turn++, turns);
       const long length = lists.lengths[l];
       if (keep && length == 0) continue;
       const CombinationTerm* terms = lists.terms + l * lists.stride;
