@@ -21,6 +21,7 @@ constexpr int lanes = VECTOR_BYTES / 4;
 
 typedef float Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef float VectorUnaligned __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(4)));
+typedef float Quarter __attribute__((vector_size(16), may_alias, aligned(4)));  // of 16 lanes
 typedef int32_t VectorInt __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef uint32_t VectorBits __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef double VectorDouble __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -169,9 +170,9 @@ INLINE float dot(const float* a, const float* b, long n) {
   float total[16];
   UNROLL for (int v = 0; v < few; v++) store(total + v * lanes, sum[v]);
   for (; i < n; i++) total[i & 15] = fused(a[i], b[i], total[i & 15]);
-  for (int width = 8; width; width >>= 1)
-    for (int j = 0; j < width; j++) total[j] += total[j + width];
-  return total[0];
+  const Quarter* quarters = (const Quarter*)total;
+  const Quarter last = (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
+  return (last[0] + last[2]) + (last[1] + last[3]);
 }
 
 }  // namespace
