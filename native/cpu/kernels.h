@@ -75,8 +75,8 @@ struct Kernels {
                         const float* factor, const float* scale, const float* cost, float limit);
   // What is not 0 of the first lists.count lanes of a panel: for each lane a list of classes.
   void (*listClasses)(const float* panel, long classes, const CombinationLists& lists);
-  // What is not 0 of a class, whose first panel is at `tile`, in the first `count` lanes: one list of places[lane], with
-  // the coefficient times factors[lane]. Returns its length.
+  // What is not 0 of a class, whose first panel is at `tile`, in the first `count` lanes: one list of places[lane],
+  // with the coefficient times factors[lane]. Returns its length.
   long (*listRows)(const float* tile, long tileStride, long count, const float* factors, const int32_t* places,
                    CombinationTerm* terms);
   // out[outRows[l], or l][n] (+)= the sum of list l, for every list; the rows are [rows][n] in column blocks.
