@@ -11,7 +11,8 @@ class Layout {
   explicit Layout(void* base) : base_(static_cast<char*>(base)) {}
   // Aligned to 256 bytes: a cache line and a GPU's widest transaction alike.
   template <class T>
-  T* take(int64_t count) {
+  T* take(int64_t count, int64_t alignment = 256) {
+    offset_ = (offset_ + alignment - 1) / alignment * alignment;
     T* at = base_ ? reinterpret_cast<T*>(base_ + offset_) : nullptr;
     offset_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
     return at;

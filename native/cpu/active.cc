@@ -15,25 +15,6 @@ constexpr double mostActive = 0.4;
 // vain.
 constexpr double inputAim = 0.8, weightAim = 0.6;
 
-// Calls body(k, probabilities[k], whether it is not 0) for all that are not 0, and for some that are: four zeros at
-// once are passed over. Nothing here is negative, so only 0 has no bit set; NaN is not 0.
-template <class Body>
-void forPresent(const float* probabilities, int64_t count, const Body& body) {
-  const auto one = [&](int64_t k) {
-    uint32_t bits;
-    std::memcpy(&bits, probabilities + k, sizeof bits);
-    body(k, probabilities[k], bits != 0);
-  };
-  int64_t k = 0;
-  for (; k + 4 <= count; k += 4) {
-    uint64_t pairs[2];
-    std::memcpy(pairs, probabilities + k, sizeof pairs);
-    if ((pairs[0] | pairs[1]) == 0) continue;
-    for (int64_t i = k; i < k + 4; i++) one(i);
-  }
-  for (; k < count; k++) one(k);
-}
-
 // Between lists of a tile's classes: lists that grow side by side should not share a place in the cache.
 constexpr int64_t listStride = 144;
 
@@ -44,6 +25,12 @@ void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64
     for (int64_t i = first; i < first + count; i++)
       std::memcpy(blocks + i * width, matrix + i * n + d, width * sizeof(float));
   }
+}
+
+// A part of so many of what is upcoming, which may be null.
+Upcoming slice(const float* next, int64_t floats, int64_t part, int64_t parts) {
+  const int64_t from = floats * part / parts / 16 * 16, to = floats * (part + 1) / parts;
+  return {next ? next + from : nullptr, next ? static_cast<long>((to - from) / 16) : 0};
 }
 
 }  // namespace
@@ -275,21 +262,14 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
                             leftOfClasses);
       for (int64_t k = 0; k < count; k++) leftOfRows[first + rows[k]] += left[k];
       for (int64_t from = 0; wanted && from < count; from += lanes_) {  // a list of classes for each row of a panel
-        const float* panel = scratch.tile + from * plan_.tileClasses;
         CombinationLists lists = listsOf(thread, listStride);
         lists.count = std::min<int64_t>(lanes_, count - from);
-        int64_t ends[64];
-        for (int64_t k = 0; k < lists.count; k++) ends[k] = k * listStride;
-        for (int32_t j = 0; j < classes; j++, panel += lanes_)
-          forPresent(panel, lists.count, [&](int64_t k, float probability, bool present) {
-            lists.terms[ends[k]] = {probability, j};
-            ends[k] += present;
-          });
-        for (int64_t k = 0; k < lists.count; k++) {
-          lists.lengths[k] = static_cast<int32_t>(ends[k] - k * listStride);
-          computed += lists.lengths[k];
-        }
-        kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true);
+        kernels_.listClasses(scratch.tile + from * plan_.tileClasses, classes, lists);
+        for (int64_t k = 0; k < lists.count; k++) computed += lists.lengths[k];
+        const int64_t panel = from / lanes_, panels = panelsOf(chunk);
+        const Upcoming next[] = {slice(upcomingWeights(tile), plan_.tileClasses * dim, panel, panels),
+                                 slice(keptTile(tile + 1, chunk), panels * plan_.tileClasses * lanes_, panel, panels)};
+        kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true, next, 2);
       }
     }
     double squares = 0;
@@ -366,19 +346,16 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
       for (int64_t j0 = 0; j0 < classes; j0 += most) {
         lists.count = std::min(most, classes - j0);
         for (int64_t l = 0; l < lists.count; l++) {
-          CombinationTerm* terms = lists.terms + l * 512;
-          int32_t n = 0;
-          for (int64_t from = 0; from < count; from += lanes_)
-            forPresent(scratch.tile + (from / lanes_ * plan_.tileClasses + j0 + l) * lanes_,
-                       std::min<int64_t>(lanes_, count - from), [&](int64_t k, float probability, bool present) {
-                         terms[n] = {probability * factors[from + k], places[from + k]};
-                         n += present;
-                       });
-          lists.lengths[l] = n;
-          computed += n;
+          const long length = kernels_.listRows(scratch.tile + (j0 + l) * lanes_, plan_.tileClasses, count, factors,
+                                                places, lists.terms + l * 512);
+          lists.lengths[l] = static_cast<int32_t>(length);
+          computed += length;
         }
+        const int64_t tileEnd = panelsOf(chunk) * plan_.tileClasses * lanes_;
+        const Upcoming next[] = {{weightRow(firstClass + j0), problem_.sample ? 0 : lists.count * dim / 16},
+                                 slice(keptTile(tile + 1, chunk), tileEnd, j0 / most, divideUp(classes, most))};
         kernels_.combineRows(lists, inputBlocks_, plan_.rows, dim, classGradient + j0 * paddedDim_, paddedDim_, nullptr,
-                             !empty);
+                             !empty, next, 2);
       }
       empty = false;
     }

@@ -8,6 +8,7 @@ namespace {
 
 using margin_softmax::cpu::CombinationLists;
 using margin_softmax::cpu::CombinationTerm;
+using margin_softmax::cpu::Upcoming;
 
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
@@ -57,6 +58,35 @@ static void activeWeights(const float* tile, float* out, long tileStride, long c
   }
 }
 
+// The first `count` lanes of a panel's class.
+INLINE uint64_t presentLanes(const float* lane, long count) {
+  uint64_t present = 0;
+  for (long k = 0; k < count; k += lanes) present |= (uint64_t)notZero(load(lane + k)) << k;
+  return count < 64 ? present & (((uint64_t)1 << count) - 1) : present;
+}
+
+static void listClasses(const float* panel, long classes, const CombinationLists& lists) {
+  for (long l = 0; l < lists.count; l++) lists.lengths[l] = 0;
+  for (long j = 0; j < classes; j++, panel += panelLanes)
+    for (uint64_t present = presentLanes(panel, lists.count); present; present &= present - 1) {
+      const long l = __builtin_ctzll(present);
+      lists.terms[l * lists.stride + lists.lengths[l]++] = {panel[l], (int32_t)j};
+    }
+}
+
+static long listRows(const float* tile, long tileStride, long count, const float* factors, const int32_t* places,
+                     CombinationTerm* terms) {
+  const CombinationTerm* const begin = terms;
+  for (long from = 0; from < count; from += panelLanes, tile += tileStride * panelLanes) {
+    const long here = count - from < panelLanes ? count - from : panelLanes;
+    for (uint64_t present = presentLanes(tile, here); present; present &= present - 1) {
+      const long l = __builtin_ctzll(present);
+      *terms++ = {tile[l] * factors[from + l], places[from + l]};
+    }
+  }
+  return terms - begin;
+}
+
 using margin_softmax::cpu::columnBlock;
 constexpr int sumVectors = columnBlock / lanes < 8 ? columnBlock / lanes : 8;
 
@@ -77,11 +107,21 @@ INLINE void combineColumns(float* out, bool keep, const float* rows, long stride
   }
 }
 
+// The part of what is upcoming that falls to one of so many turns.
+INLINE void fetchTurn(const Upcoming* next, int count, long turn, long turns) {
+  for (int i = 0; i < count; i++)
+    for (long line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
+      __builtin_prefetch(next[i].from + line * 16, 0, 2);
+}
+
 static void combineRows(const CombinationLists& lists, const float* blocks, long rows, long n, float* out,
-                        long outStride, const int32_t* outRows, bool keep) {
+                        long outStride, const int32_t* outRows, bool keep, const Upcoming* next, int nextCount) {
+  long turn = 0;
+  const long turns = (n + columnBlock - 1) / columnBlock * lists.count;
   for (long first = 0; first < n; first += columnBlock, blocks += rows * columnBlock) {
     const long width = n - first < columnBlock ? n - first : columnBlock;
     for (long l = 0; l < lists.count; l++) {
+      fetchTurn(next, nextCount, turn++, turns);
       const long length = lists.lengths[l];
       if (keep && length == 0) continue;
       const CombinationTerm* terms = lists.terms + l * lists.stride;

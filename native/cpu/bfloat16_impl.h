@@ -9,7 +9,6 @@ namespace {
 
 using margin_softmax::cpu::Bfloat16Kernels;
 using margin_softmax::cpu::PackedTile;
-using margin_softmax::cpu::Upcoming;
 
 constexpr int pairRows = PAIR_ROWS;
 constexpr int pairVectors = PAIR_VECTORS;

@@ -9,7 +9,7 @@
 // Operands have one part, or two (`parts`): what rounding left of the first is rounded again, and a product takes the
 // three terms first·first, first·second, second·first.
 #pragma once
-#include <stdint.h>
+#include "kernels.h"
 
 namespace margin_softmax::cpu {
 
@@ -28,12 +28,6 @@ struct PackedTile {
   long tileStride;                                    // of the tile of floats, in classes
   long room;                                          // classes of the packed operands: tileStride, made even
   int parts;
-};
-
-// Memory that a product fetches into the level-2 cache while it computes: what the thread reads next.
-struct Upcoming {
-  const float* from;
-  long lines;  // of 64 bytes
 };
 
 struct Bfloat16Kernels {

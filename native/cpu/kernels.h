@@ -22,6 +22,12 @@ struct CombinationLists {
   CombinationTerm* terms;
 };
 
+// Memory that is fetched into the level-2 cache while something else is computed: what the thread reads next.
+struct Upcoming {
+  const float* from;
+  long lines;  // of 64 bytes
+};
+
 // Panels: L = `lanes` batch rows side by side, so that a class's logits for L rows are contiguous.
 //   query  [panel][D][L]        embeddings, scaled so that a dot product with weight·scale is a logit
 //   tile   [panel][tileStride][L]   logits, later gradients, of up to tileStride classes
@@ -67,9 +73,15 @@ struct Kernels {
                        float weightLimit, float* leftOfClasses);
   void (*activeWeights)(const float* tile, float* out, long tileStride, long classes, long count, const float* maximum,
                         const float* factor, const float* scale, const float* cost, float limit);
+  // What is not 0 of the first lists.count lanes of a panel: for each lane a list of classes.
+  void (*listClasses)(const float* panel, long classes, const CombinationLists& lists);
+  // What is not 0 of a class, whose first panel is at `tile`, in the first `count` lanes: one list of places[lane],
+  // with the coefficient times factors[lane]. Returns its length.
+  long (*listRows)(const float* tile, long tileStride, long count, const float* factors, const int32_t* places,
+                   CombinationTerm* terms);
   // out[outRows[l], or l][n] (+)= the sum of list l, for every list; the rows are [rows][n] in column blocks.
   void (*combineRows)(const CombinationLists& lists, const float* blocks, long rows, long n, float* out, long outStride,
-                      const int32_t* outRows, bool keep);
+                      const int32_t* outRows, bool keep, const Upcoming* next, int nextCount);
 
   // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
   void (*addScaled)(float* out, const float* a, float factor, const float* b, long n, bool stream);

@@ -303,32 +303,12 @@ static float multiplyAdds(long rounds) {
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{name,
-                 panelLanes,
-                 VECTOR_BYTES,
-                 dot,
-                 dotDouble,
-                 logits,
-                 logSumExp,
-                 tileSum,
-                 tileMaximum,
-                 leaveOutAbove,
-                 scoreKeys,
-                 probabilities,
-                 weightGradient,
-                 inputGradient,
-                 activeInputs,
-                 activeWeights,
-                 combineRows,
-                 addScaled,
-                 scaled,
-                 accumulate,
-                 combine,
-                 sgd,
-                 adamW,
-                 multiplyAdds,
-                 &probabilityKernels,
-                 &bfloat16Kernels};
+  return Kernels{name,          panelLanes,          VECTOR_BYTES,    dot,           dotDouble,
+                 logits,        logSumExp,           tileSum,         tileMaximum,   leaveOutAbove,
+                 scoreKeys,     probabilities,       weightGradient,  inputGradient, activeInputs,
+                 activeWeights, listClasses,         listRows,        combineRows,   addScaled,
+                 scaled,        accumulate,          combine,         sgd,           adamW,
+                 multiplyAdds,  &probabilityKernels, &bfloat16Kernels};
 }
 
 }  // namespace

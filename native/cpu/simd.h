@@ -21,6 +21,7 @@ constexpr int lanes = VECTOR_BYTES / 4;
 
 typedef float Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef float VectorUnaligned __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(4)));
+typedef float Quarter __attribute__((vector_size(16), may_alias, aligned(4)));  // of 16 lanes
 typedef int32_t VectorInt __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef uint32_t VectorBits __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef double VectorDouble __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -31,6 +32,28 @@ INLINE void store(float* to, Vector value) { *(VectorUnaligned*)to = value; }
 INLINE Vector broadcast(float value) { return value - (Vector){}; }
 // Where a lane compares false (NaN) the second argument is returned: put the value that must survive there.
 INLINE Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
+
+// Bit l tells whether lane l is not 0; NaN is not.
+INLINE uint32_t notZero(Vector x) {
+#if defined(__x86_64__) && VECTOR_BYTES == 64
+  uint32_t bits;
+  asm("vptestmd %1, %1, %%k1\n\tkmovw %%k1, %0" : "=r"(bits) : "v"(x) : "k1");
+  return bits;
+#elif defined(__x86_64__)
+  uint32_t bits;
+  const VectorInt lanesThatAre = (VectorInt)x != 0;
+#if VECTOR_BYTES == 32
+  asm("vmovmskps %1, %0" : "=r"(bits) : "x"(lanesThatAre));
+#else
+  asm("movmskps %1, %0" : "=r"(bits) : "x"(lanesThatAre));
+#endif
+  return bits;
+#else
+  uint32_t bits = 0;
+  UNROLL for (int l = 0; l < lanes; l++) bits |= (uint32_t)(((VectorInt)x)[l] != 0) << l;
+  return bits;
+#endif
+}
 
 // e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is large: x is reduced by
 // multiples of log 2 in two parts. Gradual: denormal numbers below 2^-126, then 0. Otherwise 0 below -87.33 at once,
@@ -147,9 +170,9 @@ INLINE float dot(const float* a, const float* b, long n) {
   float total[16];
   UNROLL for (int v = 0; v < few; v++) store(total + v * lanes, sum[v]);
   for (; i < n; i++) total[i & 15] = fused(a[i], b[i], total[i & 15]);
-  for (int width = 8; width; width >>= 1)
-    for (int j = 0; j < width; j++) total[j] += total[j + width];
-  return total[0];
+  const Quarter* quarters = (const Quarter*)total;
+  const Quarter last = (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
+  return (last[0] + last[2]) + (last[1] + last[3]);
 }
 
 }  // namespace

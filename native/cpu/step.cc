@@ -85,11 +85,12 @@ void Step::layOut(Layout& layout) {
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
   if (leavesOut_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listTerms + 64;
-  scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads);
+  scratchStride_ = roundUp(scratchStride_, pageFloats);
+  scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads, pageFloats * sizeof(float));
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
   const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
   keptTiles_ = std::clamp<int64_t>(left / (tileFloats() * 4), 0, plan_.classTiles * plan_.rowChunks);
-  kept_ = layout.take<float>(keptTiles_ * tileFloats());
+  kept_ = layout.take<float>(keptTiles_ * tileFloats(), pageFloats * sizeof(float));
 }
 
 Step::ThreadScratch Step::scratchOf(int thread) const {
