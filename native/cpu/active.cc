@@ -91,7 +91,8 @@ void Step::weighPanel(int64_t panel, int thread) {
                     lanes_ * sizeof(float));
         continue;
       }
-      kernels_.logits(weightRow(j), dim, 1, query_ + first * dim, 1, classScale_ + j, nullptr, out, plan_.tileClasses);
+      kernels_.logits(weightRow(j, thread), dim, 1, query_ + first * dim, 1, classScale_ + j, nullptr, out,
+                      plan_.tileClasses);
       if (problem_.filters()) kernels_.leaveOutAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, leftOut);
       forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = leftOut; });
     }
@@ -110,7 +111,7 @@ double Step::leastWeightGradient() {
   double squares = 0;
   for (int64_t l = 0; l < parts_.labelClasses(); l++) {
     const int32_t label = parts_.closeClass(l);
-    const float* w = weightRow(label);
+    const float* w = weightRow(label, 0);
     double rounding = 0;
     std::memset(pull, 0, dim * sizeof(float));
     forTargets(label, 1, 0, plan_.rows, [&](int64_t row, int64_t) {
@@ -222,7 +223,7 @@ Step::Done Step::activeInput(const Parts::Limits& limits, double leastWeight) {
     done.input = cost <= problem_.negligible * least;
     if (done.input) result.gradInput = cost / least;
     // What was left out might matter after all: back to the targets' share, as it was.
-    else forEach(plan_.rows, [&](int64_t row, int) { beginInputGradient(row); });
+    else forEach(plan_.rows, [&](int64_t row, int thread) { beginInputGradient(row, thread); });
   }
   if (done.input) addLeftOut();
   return done;
@@ -382,7 +383,7 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
       }
       empty = false;
     }
-    if (whole) finishClasses(tile, classGradient, empty);
+    if (whole) finishClasses(tile, thread, classGradient, empty);
     else if (empty) std::memset(classGradient, 0, classes * paddedDim_ * sizeof(float));
   }
   computed_[slot] = computed;

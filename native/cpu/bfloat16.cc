@@ -1,29 +1,12 @@
 #include "bfloat16.h"
 
 #include <algorithm>
-#include <cstring>
 
+#include "../bfloat16.h"
 #include "../problem.h"
 
 namespace margin_softmax::cpu {
 namespace {
-
-// To nearest even; the upper half of a float.
-uint16_t rounded(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);  // NaN stays NaN
-  if (magnitude < 0x00800000) return static_cast<uint16_t>(bits >> 16 & 0x8000);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float widened(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
 
 // x as its rounded value and, `part` words further, what that left.
 void put(uint16_t* at, float x, int64_t part, int parts) {

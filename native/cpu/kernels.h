@@ -83,6 +83,10 @@ struct Kernels {
   void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const SgdStep& step);
   void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& step);
 
+  // to[i] = from[i], and back, to one of both neighbours at random: storage_impl.h.
+  void (*widen)(const uint16_t* from, float* to, long n);
+  void (*roundStochastically)(const float* from, uint16_t* to, long n, uint64_t key, uint64_t first);
+
   // Twelve independent chains of `rounds` vector multiply-adds on one core, to be timed: the benchmark's peak.
   float (*multiplyAdds)(long rounds);
 

@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "probability_impl.h"
 #include "simd.h"
+#include "storage_impl.h"
 
 namespace {
 
@@ -326,6 +327,8 @@ constexpr Kernels makeKernels(const char* name) {
                  combine,
                  sgd,
                  adamW,
+                 widen,
+                 roundStochastically,
                  multiplyAdds,
                  &probabilityKernels,
                  &bfloat16Kernels};
