@@ -80,9 +80,9 @@ void Bfloat16Products::packWeights(const float* weight, int64_t classes, int thr
 }
 
 void Bfloat16Products::logits(int thread, int64_t classes, int64_t chunk, const float* scale, const float* bias,
-                              float* tile, const float* next) const {
+                              float* tile, Upcoming next) const {
   kernels_.logits(packed(thread), plan_.dim, classes, query_ + parts_ * chunk * plan_.chunkRows * dimPairs_ * 2,
-                  panels(chunk), scale, bias, tile, upcoming(next, plan_.tileClasses * plan_.dim));
+                  panels(chunk), scale, bias, tile, next);
 }
 
 void Bfloat16Products::packGradient(int thread, int64_t classes, int64_t chunk, const float* gradient) const {
@@ -90,16 +90,15 @@ void Bfloat16Products::packGradient(int thread, int64_t classes, int64_t chunk, 
 }
 
 void Bfloat16Products::weightGradient(int thread, int64_t classes, int64_t chunk, float* out, int64_t outStride,
-                                      bool accumulate, const float* next) const {
+                                      bool accumulate, Upcoming next) const {
   kernels_.weightGradient(packed(thread), classes, panels(chunk), value_ + chunk * plan_.chunkRows * pairLanes_,
-                          paddedRows_, dimPanels_, out, outStride, accumulate,
-                          upcoming(next, plan_.tileClasses * plan_.dim));
+                          paddedRows_, dimPanels_, out, outStride, accumulate, next);
 }
 
 void Bfloat16Products::inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate,
                                      const float* next) const {
-  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate,
-                         upcoming(next, plan_.tileClasses * plan_.chunkRows));
+  const Upcoming logits{next, next ? static_cast<long>(plan_.tileClasses * plan_.chunkRows / 16) : 0};
+  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate, logits);
 }
 
 }  // namespace margin_softmax::cpu

@@ -32,7 +32,7 @@ struct PackedTile {
 
 // Memory that a product fetches into the level-2 cache while it computes: what the thread reads next.
 struct Upcoming {
-  const float* from;
+  const void* from;
   long lines;  // of 64 bytes
 };
 

@@ -229,9 +229,11 @@ void Step::scaleClasses(int64_t tile, const float* weights) {
   scaleRows(kernels_, weights, plan_.dim, plan_.tileSize(tile), normalized_, classScale_ + tile * plan_.tileClasses);
 }
 
-const float* Step::upcomingWeights(int64_t tile) const {
-  const bool inPlace = !copiesWeights() && tile + 2 <= plan_.classTiles;
-  return inPlace ? problem_.weight + (tile + 1) * plan_.tileClasses * plan_.dim : nullptr;
+Upcoming Step::upcomingWeights(int64_t tile) const {
+  if (problem_.sample || tile + 2 > plan_.classTiles) return {};
+  const int64_t count = plan_.tileClasses * plan_.dim, first = (tile + 1) * count;
+  if (problem_.bfloat16Weight) return {problem_.bfloat16Weight + first, static_cast<long>(count / 32)};
+  return {problem_.weight + first, static_cast<long>(count / 16)};
 }
 
 void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const {

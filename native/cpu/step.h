@@ -91,8 +91,8 @@ class Step {
   void addLeftOut();
 
   void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const;
-  // The weights of the tile after this one, where they lie in one piece; null for the last tile of a slot.
-  const float* upcomingWeights(int64_t tile) const;
+  // The weights of the tile after this one, where they lie in one piece; none after the last.
+  Upcoming upcomingWeights(int64_t tile) const;
   bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
   bool copiesWeights() const { return problem_.sample || problem_.bfloat16Weight; }
   float* weightRow(int64_t j, int thread) const;
