@@ -19,6 +19,7 @@ interface Given {
   batch: string
   steps: string
   sampleRate: string
+  momentum: string
   weightStorage: WeightStorage
   precision: Precision
   sharded?: boolean
@@ -49,7 +50,7 @@ async function main(given: Given): Promise<void> {
   const group = given.sharded ? await processGroup() : undefined
   const [rank, ranks] = [group?.rank ?? 0, group?.size ?? 1]
   const threads = given.threads === undefined ? undefined : Number(given.threads)
-  const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
+  const optimizer = sgd({ learningRate: 0.1, momentum: Number(given.momentum), weightDecay: 5e-4 })
   const head = await MarginHead.create({
     classes,
     dim,
@@ -114,6 +115,7 @@ const program = new Command('million-classes')
   .option('--batch <rows>', 'rows of a step, of all ranks together', '128')
   .option('--steps <count>', 'steps', '20')
   .option('--sample-rate <share>', 'share of the classes that take part in a step', '1')
+  .option('--momentum <number>', 'of the optimizer; 0 keeps no state', '0.9')
   .addOption(
     new Option('--weight-storage <type>', 'of the class weights')
       .choices(['float32', 'bfloat16'])
