@@ -152,6 +152,17 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     ] as const)
       for (const sampleRate of [1, 0.3])
         await compare(group, { ...options, classes, dim, sampleRate }, `${classes} of ${dim}, ${sampleRate}`)
+    // The comparison would see other random numbers: those of another seed, for one.
+    const weights = normals(random(6), training.classes * training.dim)
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    const [one, other] = await Promise.all(
+      [3, 4].map(async (seed) => {
+        const head = await MarginHead.create({ ...options, weights, seed })
+        await head.step(input, labels)
+        return head.weights()
+      })
+    )
+    assert.throws(() => sameRounding(one as Float32Array, other as Float32Array, ''), /rounded otherwise/)
     const first = await compare(group, options, 'once')
     sameBits(await compare(group, { ...options, threads: 3 }, 'again'), first, 'two runs')
   },
