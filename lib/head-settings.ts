@@ -5,7 +5,7 @@ import { type ExecutionOptions, executionOptions } from './execution'
 import { checkNegligible, type LeftOut } from './loss'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
-import { elementBytes, type TensorType } from './safetensors'
+import { elementBytes } from './safetensors'
 
 /** What a head's class weights are stored in: 4 or 2 bytes each. */
 export type WeightStorage = 'float32' | 'bfloat16'
@@ -220,8 +220,8 @@ export function checkWeightStorage(given: unknown): WeightStorage {
   return oneOf(given, 'weightStorage', weightStorages)
 }
 
-/** The type in a file, and in memory, of a head's tensor. */
-export function tensorType(settings: Settings, name: string): TensorType {
+/** The type in a file, and in memory, of a head's tensor. (Spelt out: the public types may need none of Node's.) */
+export function tensorType(settings: Settings, name: string): 'F32' | 'BF16' {
   return name === 'weight' && settings.weightStorage === 'bfloat16' ? 'BF16' : 'F32'
 }
 
