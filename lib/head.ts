@@ -11,14 +11,7 @@ import {
   options,
   rowsOf,
 } from './check'
-import {
-  cpu,
-  type DeviceName,
-  deviceName,
-  ncclLibrary,
-  type Precision,
-  precisionName,
-} from './devices'
+import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
