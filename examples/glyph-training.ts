@@ -16,6 +16,7 @@ import {
   topK,
   type VerificationResult,
   verification,
+  type WeightStorage,
 } from '../lib/index'
 import { writeSafetensors } from '../lib/safetensors'
 import { adapter } from '../lib/tfjs'
@@ -48,6 +49,8 @@ export interface GlyphSettings {
   /** pixels by which training glyphs are moved at random */
   shift: number
   seed: number
+  /** of the head; default float32 */
+  weightStorage?: WeightStorage
   /** folder for the head and a batch's embeddings at each of `snapshotAccuracies` in training, and at the end */
   snapshots?: string
 }
@@ -93,6 +96,7 @@ export async function train(
     sampleRate,
     sampleCorrection: settings.sampleCorrection,
     seed,
+    weightStorage: settings.weightStorage,
   })
   const begin = performance.now()
   const { accuracy, headSeconds } = await trainSteps(network, head, data.train, settings, steps, report)

@@ -14,7 +14,7 @@ import { integerFrom, numberFrom } from '../lib/cli/options'
 import { counted, duration, exitCodes, percent, printTable } from '../lib/cli/terminal'
 import { mean } from '../lib/demo/metrics'
 import { ProgressBars } from '../lib/demo/progress'
-import { adamW, arcface, cosface, sgd } from '../lib/index'
+import { adamW, arcface, cosface, sgd, type WeightStorage } from '../lib/index'
 import { draw, installed, kanji, typefaces } from './glyph-images'
 import { falseAcceptRate, type GlyphData, type GlyphOutcome, train } from './glyph-training'
 
@@ -27,6 +27,7 @@ interface Options {
   epochs: number
   margin: keyof typeof margins
   optimizer: keyof typeof optimizers
+  weightStorage: WeightStorage
   snapshots?: string
 }
 
@@ -64,6 +65,11 @@ const program = new Command('glyphs')
   .addOption(new Option('--margin <name>', 'the loss').choices(Object.keys(margins)).default('arcface'))
   .addOption(
     new Option('--optimizer <name>', 'of the head').choices(Object.keys(optimizers)).default('adamw')
+  )
+  .addOption(
+    new Option('--weight-storage <type>', "of the head's class weights")
+      .choices(['float32', 'bfloat16'])
+      .default('float32')
   )
   .option('--snapshots <folder>', 'keeps heads and embeddings at 50, 90 and 99 % training accuracy')
   .exitOverride()
@@ -111,6 +117,7 @@ async function trainAll(options: Options, data: GlyphData): Promise<GlyphOutcome
       ...{ sampleRate, sampleCorrection: options.correct, seed, epochs, batch, dim: 128, shift: 2 },
       ...{ margin: margins[options.margin], learningRate: 0.002, warmup: 0.3 },
       ...optimizers[options.optimizer],
+      weightStorage: options.weightStorage,
       snapshots: done === 0 ? options.snapshots : undefined,
     }
     const outcome = await train(data, settings, (progress) => {

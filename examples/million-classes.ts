@@ -2,15 +2,16 @@
 //
 //   node --import tsx examples/million-classes.ts --classes 1000000 --dim 512
 //   node --import tsx examples/million-classes.ts --sample-rate 0.1
+//   node --import tsx examples/million-classes.ts --weight-storage bfloat16 --precision bfloat16
 //   mpirun -n 2 node --import tsx examples/million-classes.ts --sharded
 //
 // A row's embedding is its class's own direction with noise, so that there is something to learn.
 import fs from 'node:fs'
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import { seededRandom } from '../lib/cli/random'
 import { Progress } from '../lib/cli/terminal'
 import { processGroup } from '../lib/distributed'
-import { arcface, MarginHead, sgd } from '../lib/index'
+import { arcface, MarginHead, type Precision, sgd, type WeightStorage } from '../lib/index'
 
 interface Given {
   classes: string
@@ -18,6 +19,9 @@ interface Given {
   batch: string
   steps: string
   sampleRate: string
+  momentum: string
+  weightStorage: WeightStorage
+  precision: Precision
   sharded?: boolean
   threads?: string
   json?: boolean
@@ -46,13 +50,15 @@ async function main(given: Given): Promise<void> {
   const group = given.sharded ? await processGroup() : undefined
   const [rank, ranks] = [group?.rank ?? 0, group?.size ?? 1]
   const threads = given.threads === undefined ? undefined : Number(given.threads)
-  const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
+  const optimizer = sgd({ learningRate: 0.1, momentum: Number(given.momentum), weightDecay: 5e-4 })
   const head = await MarginHead.create({
     classes,
     dim,
     margin: arcface(),
     optimizer,
     sampleRate,
+    weightStorage: given.weightStorage,
+    precision: given.precision,
     group,
     threads,
   })
@@ -95,7 +101,7 @@ async function main(given: Given): Promise<void> {
     return
   }
   console.log(
-    `${classes} × ${dim}, batch ${batch}, sampleRate ${sampleRate}, ${ranks} ${ranks === 1 ? 'process' : 'ranks'}: ` +
+    `${classes} × ${dim} in ${given.weightStorage}, batch ${batch}, sampleRate ${sampleRate}, ${ranks} ${ranks === 1 ? 'process' : 'ranks'}: ` +
       `${figures.median.toFixed(0)} ms a step (median; ${figures.least?.toFixed(0)}–${figures.most?.toFixed(0)}), ` +
       `${Math.round((batch / figures.median) * 1000)} rows/s, peak memory ${figures.peakMemory} MiB` +
       (group ? ` a rank, ${(figures.sent / 1024).toFixed(0)} KiB sent a step by each rank` : '')
@@ -109,6 +115,15 @@ const program = new Command('million-classes')
   .option('--batch <rows>', 'rows of a step, of all ranks together', '128')
   .option('--steps <count>', 'steps', '20')
   .option('--sample-rate <share>', 'share of the classes that take part in a step', '1')
+  .option('--momentum <number>', 'of the optimizer; 0 keeps no state', '0.9')
+  .addOption(
+    new Option('--weight-storage <type>', 'of the class weights')
+      .choices(['float32', 'bfloat16'])
+      .default('float32')
+  )
+  .addOption(
+    new Option('--precision <type>', 'of the products').choices(['float32', 'bfloat16']).default('float32')
+  )
   .option('--sharded', 'share the classes out over the ranks of mpirun')
   .option('--threads <count>', 'threads of each process')
   .option('--json', 'only the figures, as JSON')

@@ -6,7 +6,7 @@ import { gatherTexts, together } from './agreement'
 import { integerFrom } from './check'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError } from './errors'
-import { checkSettings, expectedShapes, type Settings, stateNames } from './head-settings'
+import { checkSettings, expectedShapes, type Settings, stateNames, tensorType } from './head-settings'
 import { fileError, readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
 
 export const fileFormat = 'margin-softmax head 1'
@@ -53,6 +53,7 @@ function tensorsOf(
     const width = shape[1] ?? 1
     tensors[fileName] = {
       shape,
+      dtype: tensorType(settings, fileName),
       from: (first - held.first) * width,
       transfer: (offset, part) => move(name, (first - own.first) * width + offset, part),
     }
@@ -166,7 +167,7 @@ function settingsOf(saved: object): Omit<HeadFile, 'shards'> {
 }
 
 function inspectFile(file: string, shard?: ClassRun): Promise<HeadFile> {
-  return readSafetensors(file, async (shapes, metadata) => {
+  return readSafetensors(file, async (shapes, metadata, entries) => {
     if (metadata.format !== fileFormat)
       throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
     const { settings, iteration } = settingsOf(JSON.parse(metadata.head as string))
@@ -175,6 +176,9 @@ function inspectFile(file: string, shard?: ClassRun): Promise<HeadFile> {
     const { first, count } = shard ?? { first: 0, count: settings.classes }
     for (const [name, shape] of Object.entries(expectedShapes(settings, count)))
       if (shapes.get(name)?.join() !== shape.join()) throw new Error(`it has no ${name} of shape [${shape}]`)
+    for (const [name, { dtype }] of entries)
+      if (dtype !== tensorType(settings, name))
+        throw new Error(`its tensor ${name} is ${dtype}, not ${tensorType(settings, name)}`)
     return {
       tensors: {},
       result: { settings, iteration, shards: [{ file: path.basename(file), first, count }] },

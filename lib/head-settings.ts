@@ -1,10 +1,16 @@
-import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, size } from './check'
+import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, oneOf, size } from './check'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongValue } from './errors'
 import { type ExecutionOptions, executionOptions } from './execution'
 import { checkNegligible, type LeftOut } from './loss'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
+import { elementBytes } from './safetensors'
+
+/** What a head's class weights are stored in: 4 or 2 bytes each. */
+export type WeightStorage = 'float32' | 'bfloat16'
+
+const weightStorages: readonly WeightStorage[] = ['float32', 'bfloat16']
 
 /** What a new head is. */
 export interface MarginHeadOptions extends ExecutionOptions {
@@ -51,7 +57,18 @@ export interface MarginHeadOptions extends ExecutionOptions {
    * `MarginLossOptions`. From 0 (nothing) to 1e-3. Default 1e-7.
    */
   negligible?: number
-  /** Of the weights' first values, normally distributed with deviation 0.01, and of the samples: an integer from 0. Default 0. */
+  /**
+   * What the class weights [C,D] are stored in. `'bfloat16'` halves their memory, on the CPU alone: a step reads them as
+   * they are, computes the new ones in float32 and rounds each at random to one of its two neighbours, so that the mean
+   * is the exact one and updates far below a bfloat16's resolution add up. The random bits belong to seed, step, class
+   * and column. Bias and optimizer state stay float32. Goes with either `precision`; docs/half-precision.md says when it
+   * is safe. First values are rounded to the nearest. Default `'float32'`.
+   */
+  weightStorage?: WeightStorage
+  /**
+   * Of the weights' first values, normally distributed with deviation 0.01, of the samples, and of the rounding of
+   * bfloat16 weights: an integer from 0. Default 0.
+   */
   seed?: number
   /** First values of the weights [C,D] in place of random ones. */
   weights?: FloatArray
@@ -126,6 +143,7 @@ export interface Settings {
   sampleCorrection: boolean
   interclassFilter: number
   negligible: number
+  weightStorage: WeightStorage
   seed: number
 }
 
@@ -143,6 +161,7 @@ export const headOptions = [
     'sampleCorrection',
     'interclassFilter',
     'negligible',
+    'weightStorage',
     'seed',
   ],
   ...['weights', 'group', ...executionOptions],
@@ -165,7 +184,8 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   // Defaults stand in for what was not given, never for null, which is a mistake to be named as one.
   const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
   const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
-  const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1, seed = 0 } = given
+  const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1 } = given
+  const { weightStorage = 'float32', seed = 0 } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
   const { margin } = encodeMargin(asked)
@@ -191,8 +211,18 @@ export function checkSettings(given: MarginHeadOptions): Settings {
     sampleCorrection: boolean(sampleCorrection, 'sampleCorrection'),
     interclassFilter,
     negligible: checkNegligible(given.negligible),
+    weightStorage: checkWeightStorage(weightStorage),
     seed: integerFrom(seed, 'seed', 0),
   }
+}
+
+export function checkWeightStorage(given: unknown): WeightStorage {
+  return oneOf(given, 'weightStorage', weightStorages)
+}
+
+/** The type in a file, and in memory, of a head's tensor. (Spelt out: the public types may need none of Node's.) */
+export function tensorType(settings: Settings, name: string): 'F32' | 'BF16' {
+  return name === 'weight' && settings.weightStorage === 'bfloat16' ? 'BF16' : 'F32'
 }
 
 /** The tensors of a head's file, or of a shard of `classes` of its classes, and their shapes. */
@@ -210,8 +240,13 @@ export function expectedShapes(settings: Settings, classes = settings.classes): 
 
 /** Refuses sizes that no machine could hold, by the bytes that they come to. */
 export function checkBytes(settings: Settings, classes = settings.classes): void {
-  const bytes = Object.values(expectedShapes(settings, classes)).reduce(
-    (sum, shape) => sum + shape.reduce((product, length) => product * BigInt(length), 4n),
+  const bytes = Object.entries(expectedShapes(settings, classes)).reduce(
+    (sum, [name, shape]) =>
+      sum +
+      shape.reduce(
+        (product, length) => product * BigInt(length),
+        BigInt(elementBytes[tensorType(settings, name)])
+      ),
     0n
   )
   if (bytes > addressable)

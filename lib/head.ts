@@ -11,7 +11,7 @@ import {
   options,
   rowsOf,
 } from './check'
-import { type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
+import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
@@ -19,6 +19,7 @@ import { type ClassRun, type Move, openHead, readHead, writeHead } from './head-
 import {
   checkBytes,
   checkSettings,
+  checkWeightStorage,
   type EvaluateResult,
   type Exchange,
   headOptions,
@@ -26,6 +27,7 @@ import {
   type Settings,
   type StepOptions,
   type StepResult,
+  type WeightStorage,
 } from './head-settings'
 import { handOver, outputArray, present, standIns } from './loss'
 import { encodeMargin, isNormalized, type Margin } from './margins'
@@ -90,6 +92,10 @@ export class MarginHead {
   /** What the ranks of a sharded head exchange over, and why; undefined without a group. See docs/many-processes.md. */
   get exchange(): Exchange | undefined {
     return this.#exchange
+  }
+  /** What the class weights are stored in. */
+  get weightStorage(): WeightStorage {
+    return this.#settings.weightStorage
   }
   /** Updates made so far. */
   get iteration(): number {
@@ -197,19 +203,22 @@ export class MarginHead {
 
   /**
    * A head from a file that `save` wrote. Threads, workspace, device and group may be given anew: what R ranks saved,
-   * R′ ranks or a single process load.
+   * R′ ranks or a single process load. So may `weightStorage`: weights of a float32 file are rounded to the nearest
+   * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's.
    * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind
    */
   static async load(
     path: string,
-    given?: ExecutionOptions & Pick<MarginHeadOptions, 'group'>
+    given?: ExecutionOptions & Pick<MarginHeadOptions, 'group' | 'weightStorage'>
   ): Promise<MarginHead> {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const known = options(given, 'options', ['group', ...executionOptions])
+    const known = options(given, 'options', ['group', 'weightStorage', ...executionOptions])
     const run = execution(known)
+    const asked =
+      known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
     const file = await openHead(path)
     const start = { iteration: file.iteration, random: false }
-    return MarginHead.#allocate(file.settings, run, known.group, start, (head) =>
+    return MarginHead.#allocate({ ...file.settings, ...asked }, run, known.group, start, (head) =>
       readHead(path, file, head.shard, (name, offset, part) =>
         succeeded(native().headWrite(head.#native, name, offset, part))
       )
@@ -240,6 +249,8 @@ export class MarginHead {
       throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
     if (group && settings.classes < group.size)
       throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
+    if (settings.weightStorage === 'bfloat16' && run.device !== cpu)
+      throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
     checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)))
     const shared = group && { group: group[groupTable], name: `head ${++MarginHead.#sharded}` }
     const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run, ...shared }

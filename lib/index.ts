@@ -15,6 +15,7 @@ export type {
   StepOptions,
   StepResult,
   StepStatistics,
+  WeightStorage,
 } from './head-settings'
 export {
   type Batch,

@@ -2,9 +2,17 @@ import { randomUUID } from 'node:crypto'
 import { type FileHandle, open, rename, rm } from 'node:fs/promises'
 import { MarginSoftmaxError } from './errors'
 
-/** A tensor on its way to or from a file: single precision, and its elements come and go in parts. */
+/** Types of the tensors that come and go here. */
+export type TensorType = 'F32' | 'BF16'
+
+/**
+ * A tensor on its way to or from a file: its elements come and go in parts, as floats. Those of a BF16 tensor are read
+ * as they are; ones to be written have no more than its bits.
+ */
 export interface StreamedTensor {
   shape: number[]
+  /** In a file that is written. Default F32. */
+  dtype?: TensorType
   /** Where in the file's tensor these elements begin, for a part of it. Default 0. */
   from?: number
   /** Copies elements from `offset` on into or out of `part`. */
@@ -27,7 +35,7 @@ export interface SafetensorsHeader {
 }
 
 /** Bytes of an element, of the format's types. */
-const elementBytes: Record<string, number> = {
+export const elementBytes: Record<TensorType, number> & Record<string, number> = {
   ...{ BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, I16: 2, U16: 2, F16: 2, BF16: 2 },
   ...{ I32: 4, U32: 4, F32: 4, F64: 8, I64: 8, U64: 8 },
 }
@@ -53,7 +61,7 @@ export async function writeSafetensors(
     for (const tensor of Object.values(tensors))
       await forParts(elementsOf(tensor.shape), async (offset, part) => {
         tensor.transfer(offset, part)
-        await writeAll(file as FileHandle, part)
+        await writeAll(file as FileHandle, tensor.dtype === 'BF16' ? upperHalves(part) : part)
       })
     await file.sync()
     await file.close()
@@ -76,22 +84,27 @@ export async function readSafetensors<T>(
   path: string,
   place: (
     shapes: Map<string, number[]>,
-    metadata: Record<string, string>
+    metadata: Record<string, string>,
+    entries: Map<string, SafetensorsEntry>
   ) => Promise<{ tensors: Record<string, StreamedTensor>; result: T }>
 ): Promise<T> {
   let file: FileHandle | undefined
   try {
     file = await open(path, 'r')
-    const header = await readHeader(file, 'F32')
+    const header = await readHeader(file, ['F32', 'BF16'])
     const { tensors, result } = await place(
       new Map([...header.entries].map(([name, { shape }]) => [name, shape])),
-      header.metadata
+      header.metadata,
+      header.entries
     )
     for (const [name, tensor] of Object.entries(tensors)) {
-      const start =
-        header.start + (header.entries.get(name) as SafetensorsEntry).data_offsets[0] + (tensor.from ?? 0) * 4
+      const { dtype, data_offsets: offsets } = header.entries.get(name) as SafetensorsEntry
+      const bytesEach = elementBytes[dtype] as number
+      const start = header.start + offsets[0] + (tensor.from ?? 0) * bytesEach
       await forParts(elementsOf(tensor.shape), async (offset, part) => {
-        await readAll(file as FileHandle, part, start + offset * 4)
+        const halves = dtype === 'BF16' ? new Uint16Array(part.length) : undefined
+        await readAll(file as FileHandle, halves ?? part, start + offset * bytesEach)
+        if (halves) widen(halves, part)
         tensor.transfer(offset, part)
       })
     }
@@ -118,10 +131,10 @@ export function elementsOf(shape: number[]): number {
 function headerBytes(tensors: Record<string, StreamedTensor>, metadata: Record<string, string>): Uint8Array {
   const header: Record<string, unknown> = { __metadata__: metadata }
   let end = 0
-  for (const [name, { shape }] of Object.entries(tensors)) {
+  for (const [name, { shape, dtype = 'F32' }] of Object.entries(tensors)) {
     const begin = end
-    end += elementsOf(shape) * 4
-    header[name] = { dtype: 'F32', shape, data_offsets: [begin, end] }
+    end += elementsOf(shape) * elementBytes[dtype]
+    header[name] = { dtype, shape, data_offsets: [begin, end] }
   }
   const json = Buffer.from(JSON.stringify(header))
   const padding = (8 - (json.length % 8)) % 8 // tensors begin at a multiple of 8 bytes
@@ -133,9 +146,9 @@ function headerBytes(tensors: Record<string, StreamedTensor>, metadata: Record<s
 
 /**
  * The header of a safetensors file, checked against the file's size. Throws a plain Error that says what is wrong.
- * @param only the type that all tensors must have; default any
+ * @param only the types that tensors may have; default any
  */
-export async function readHeader(file: FileHandle, only?: string): Promise<SafetensorsHeader> {
+export async function readHeader(file: FileHandle, only?: TensorType[]): Promise<SafetensorsHeader> {
   const { size } = await file.stat()
   if (size < 8) throw new Error(`it has only ${size} bytes`)
   const prefix = Buffer.alloc(8)
@@ -160,9 +173,10 @@ export async function readHeader(file: FileHandle, only?: string): Promise<Safet
   return header
 }
 
-function checkEntry(name: string, entry: SafetensorsEntry, bytes: number, only?: string): void {
+function checkEntry(name: string, entry: SafetensorsEntry, bytes: number, only?: string[]): void {
   const { dtype, shape, data_offsets: offsets } = entry ?? {}
-  if (only && dtype !== only) throw new Error(`its tensor ${name} is ${dtype}, not ${only}`)
+  if (only && !only.includes(dtype))
+    throw new Error(`its tensor ${name} is ${dtype}, not ${only.join(' or ')}`)
   const bytesEach = elementBytes[dtype]
   if (!bytesEach) throw new Error(`its tensor ${name} is ${dtype}, which is no type of the format`)
   const integers = Array.isArray(shape) && Array.isArray(offsets) && offsets.length === 2
@@ -181,11 +195,24 @@ async function forParts(
     await body(offset, buffer.subarray(0, Math.min(partLength, length - offset)))
 }
 
+/** A bfloat16 is the upper half of a float, which lies second: the format, as every processor here, is little-endian. */
+function upperHalves(part: Float32Array): Uint16Array {
+  const words = new Uint16Array(part.buffer, part.byteOffset, part.length * 2)
+  const halves = new Uint16Array(part.length)
+  for (let i = 0; i < halves.length; i++) halves[i] = words[2 * i + 1] as number
+  return halves
+}
+
+function widen(halves: Uint16Array, part: Float32Array): void {
+  const bits = new Uint32Array(part.buffer, part.byteOffset, part.length)
+  for (let i = 0; i < halves.length; i++) bits[i] = (halves[i] as number) << 16
+}
+
 export function bytesOf(array: ArrayBufferView): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 }
 
-async function writeAll(file: FileHandle, array: Float32Array): Promise<void> {
+async function writeAll(file: FileHandle, array: ArrayBufferView): Promise<void> {
   const bytes = bytesOf(array)
   for (let done = 0; done < bytes.length; )
     done += (await file.write(bytes, done, bytes.length - done)).bytesWritten

@@ -105,6 +105,9 @@ Napi::Value create(const Napi::CallbackInfo& info) {
   settings.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
   settings.device = readDevice(request);
   settings.precision = readPrecision(request);
+  settings.bfloat16Weights = request.Get("weightStorage").As<Napi::String>().Utf8Value() == "bfloat16";
+  if (settings.bfloat16Weights && settings.device != cpuDevice)
+    throw Napi::RangeError::New(info.Env(), "Expected the CPU for weights stored in bfloat16");
   settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
   settings.sampleRate = request.Get("sampleRate").As<Napi::Number>().DoubleValue();
   settings.sampleCorrection = request.Get("sampleCorrection").ToBoolean();

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 
+#include "bfloat16.h"
 #include "block.h"
 #include "cpu/pool.h"
 #include "random.h"
@@ -17,7 +18,7 @@ constexpr double initialDeviation = 0.01;  // InsightFace's: only directions mat
 Status Head::allocate() {
   const int64_t row = settings_.classes * 4, matrix = row * settings_.dim;
   const auto take = [&](Memory& memory, int64_t bytes) { return memory.take(settings_.device, bytes); };
-  Status status = take(weight_, matrix);
+  Status status = take(weight_, settings_.bfloat16Weights ? matrix / 2 : matrix);
   if (status && settings_.bias) status = take(bias_, row);
   for (int i = 0; status && i < settings_.optimizer.states(); i++) {
     status = take(weightState_[i], matrix);
@@ -32,20 +33,22 @@ Status Head::initialize(int threads) {
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
   const int64_t before = settings_.firstClass * settings_.dim;  // elements of other processes
   const cpu::Turn turn;
-  const auto fill = [&](float* weight, int64_t first, int64_t last) {  // elements [first, last)
+  // put(i, x) for elements [first, last)
+  const auto fill = [&](int64_t first, int64_t last, const auto& put) {
     cpu::Pool::instance().forEach(threads, (last - first + chunk - 1) / chunk, [&](int64_t item, int) {
       const int64_t begin = first + item * chunk, end = std::min(last, begin + chunk);
       // Box and Muller 1958, two at a time: an even element of all processes' and the next.
       for (int64_t i = begin - (before + begin) % 2; i < end; i += 2) {
         const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, before + i))));
         const double angle = 2 * pi * uniform(randomBits(seed, before + i + 1));
-        if (i >= begin) weight[i - first] = static_cast<float>(radius * std::cos(angle));
-        if (i + 1 < end) weight[i + 1 - first] = static_cast<float>(radius * std::sin(angle));
+        if (i >= begin) put(i, static_cast<float>(radius * std::cos(angle)));
+        if (i + 1 < end) put(i + 1, static_cast<float>(radius * std::sin(angle)));
       }
     });
   };
   if (settings_.device == cpuDevice) {
-    fill(weight_.as<float>(), 0, total);
+    if (uint16_t* halves = bfloat16Of("weight")) fill(0, total, [=](int64_t i, float x) { halves[i] = rounded(x); });
+    else fill(0, total, [weight = weight_.as<float>()](int64_t i, float x) { weight[i] = x; });
     return {};
   }
   constexpr int64_t slab = 1 << 20;
@@ -53,7 +56,7 @@ Status Head::initialize(int threads) {
   if (!staged.as<float>()) return Status::outOfMemory("the first weights", std::min(slab, total) * 4);
   for (int64_t first = 0; first < total; first += slab) {
     const int64_t last = std::min(total, first + slab);
-    fill(staged.as<float>(), first, last);
+    fill(first, last, [weight = staged.as<float>(), first](int64_t i, float x) { weight[i - first] = x; });
     if (Status status = weight_.write(first * 4, staged.as<float>(), (last - first) * 4); !status) return status;
   }
   return {};
@@ -88,7 +91,8 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.dim = settings_.dim;
   problem.execution = here(problem.execution);
   problem.resident = true;
-  problem.weight = weight_.as<float>();
+  problem.bfloat16Weight = bfloat16Of("weight");
+  if (!problem.bfloat16Weight) problem.weight = weight_.as<float>();
   problem.bias = bias_.as<float>();
   problem.margin = marginNow();
   problem.labelSmoothing = settings_.labelSmoothing;
@@ -99,6 +103,8 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     update.optimizer = settings_.optimizer;
     update.optimizer.learningRate = learningRate;
     update.step = iteration_ + 1;
+    update.roundingKey = randomBits(~settings_.seed, iteration_);  // a stream apart from the samples'
+    update.firstClass = settings_.firstClass;
     for (int i = 0; i < 2; i++) {
       update.weightState[i] = weightState_[i].as<float>();
       update.biasState[i] = biasState_[i].as<float>();
@@ -153,7 +159,8 @@ Status Head::topK(TopKProblem& problem) {
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.execution = here(problem.execution);
   problem.resident = true;
-  problem.weight = weight_.as<float>();
+  problem.bfloat16Weight = bfloat16Of("weight");
+  if (!problem.bfloat16Weight) problem.weight = weight_.as<float>();
   problem.bias = bias_.as<float>();
   problem.normalized = isNormalized(settings_.margin);
   problem.classes = settings_.classes;
@@ -181,16 +188,29 @@ Memory* Head::memoryOf(const char* name) {
   return nullptr;
 }
 
+uint16_t* Head::bfloat16Of(const char* name) {
+  const Memory* memory = settings_.bfloat16Weights ? memoryOf(name) : nullptr;
+  return memory == &weight_ ? memory->as<uint16_t>() : nullptr;
+}
+
 int64_t Head::length(const char* name) {
   const Memory* memory = memoryOf(name);
-  return memory ? memory->bytes() / 4 : 0;
+  return memory ? memory->bytes() / (bfloat16Of(name) ? 2 : 4) : 0;
 }
 
 Status Head::read(const char* name, int64_t offset, float* to, int64_t count) {
+  if (const uint16_t* halves = bfloat16Of(name)) {
+    std::transform(halves + offset, halves + offset + count, to, widened);
+    return {};
+  }
   return memoryOf(name)->read(offset * 4, to, count * 4);
 }
 
 Status Head::write(const char* name, int64_t offset, const float* from, int64_t count) {
+  if (uint16_t* halves = bfloat16Of(name)) {
+    std::transform(from, from + count, halves + offset, rounded);
+    return {};
+  }
   return memoryOf(name)->write(offset * 4, from, count * 4);
 }
 

@@ -26,6 +26,7 @@ struct HeadSettings {
   uint64_t seed = 0;              // of the first weights and of the samples
   int device = cpuDevice;         // where the arrays lie and every step runs
   Precision precision = Precision::float32;
+  bool bfloat16Weights = false;  // what the weights are stored in; on the CPU alone. The optimizer's state is float32.
 };
 
 class Head {
@@ -54,9 +55,11 @@ class Head {
   Status run(Problem& problem, bool train, double learningRate);
   Status topK(TopKProblem& problem);
 
-  // Length in floats of the named array (weight, bias, and the optimizer's states); 0: the head has none of that name.
+  // Length in elements of the named array (weight, bias, and the optimizer's states); 0: the head has none of that
+  // name.
   int64_t length(const char* name);
-  // Copies `count` floats of it from `offset` on, where they exist. Under mutex().
+  // Copies `count` elements of it from `offset` on, where they exist; weights stored in bfloat16 are rounded to nearest
+  // on their way in. Under mutex().
   Status read(const char* name, int64_t offset, float* to, int64_t count);
   Status write(const char* name, int64_t offset, const float* from, int64_t count);
   int64_t bytes() const;
@@ -73,6 +76,7 @@ class Head {
   Status sample(Problem& problem);
   Status compute(Problem& problem, bool train, double learningRate);
   Memory* memoryOf(const char* name);
+  uint16_t* bfloat16Of(const char* name);
 
   HeadSettings settings_;
   int64_t iteration_ = 0;  // updates made

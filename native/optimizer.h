@@ -25,6 +25,10 @@ struct Update {
   int64_t step = 1;                            // counted from 1, for AdamW's bias correction
   float* weightState[2] = {nullptr, nullptr};  // [C,D] each
   float* biasState[2] = {nullptr, nullptr};    // [C] each
+  // Where weights are stored in bfloat16: of the random bits that round them in this step, and how many classes of
+  // other processes come before.
+  uint64_t roundingKey = 0;
+  int64_t firstClass = 0;
 };
 
 inline SgdStep sgdStep(const Optimizer& optimizer) {

@@ -59,6 +59,7 @@ struct Problem {
   bool rowsResident = false;               // so do input and gradInput, and what `exchange` is given
   const float* input = nullptr;            // [B,D]
   float* weight = nullptr;                 // [C,D]; written only by an update
+  uint16_t* bfloat16Weight = nullptr;      // [C,D] in the place of weight: resident ones on the CPU may be stored so
   float* bias = nullptr;                   // [C] or null; softmax only
   const int32_t* labels = nullptr;         // [B], or ignoredLabel, labelElsewhere
   const float* gradOutput = nullptr;       // [B] or null (all 1); read for Reduction::none
@@ -95,10 +96,11 @@ struct Problem {
 // The k best classes of each row: by cosine, or by raw score for a margin that does not normalise.
 struct TopKProblem {
   int64_t rows = 0, dim = 0, classes = 0, k = 0;
-  bool resident = false;          // weight and bias lie in the device's own memory
-  const float* input = nullptr;   // [B,D]
-  const float* weight = nullptr;  // [C,D]
-  const float* bias = nullptr;    // [C] or null
+  bool resident = false;                     // weight and bias lie in the device's own memory
+  const float* input = nullptr;              // [B,D]
+  const float* weight = nullptr;             // [C,D]
+  const uint16_t* bfloat16Weight = nullptr;  // [C,D] in its place, as in Problem
+  const float* bias = nullptr;               // [C] or null
   bool normalized = true;
   int32_t* indices = nullptr;  // [B,k], best first; equal scores in class order
   float* scores = nullptr;     // [B,k]

@@ -1,16 +1,10 @@
-// Random numbers by counting: element i needs no predecessor, so any thread, process or device makes the same ones.
+// What is made of random bits: numbers, and an order.
 #pragma once
 #include <cstdint>
 
-namespace margin_softmax {
+#include "random_bits.h"
 
-// The finalizer of SplitMix64 (Steele et al. 2014): 64 random bits for element i.
-inline uint64_t randomBits(uint64_t seed, uint64_t i) {
-  uint64_t z = seed * 0xd1342543de82ef95ull + (i + 1) * 0x9e3779b97f4a7c15ull;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-  return z ^ (z >> 31);
-}
+namespace margin_softmax {
 
 // In (0, 1).
 inline double uniform(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }

@@ -250,6 +250,12 @@ if (!shimRuns) {
       [{ device: 'cuda', instructionSet: 'portable' }, 'RangeError', /'cpu' with an instructionSet/],
     ] as const)
       await fails(() => marginLossSync(small(), options as object), code, pattern)
+    const head = { classes: 4, dim: 3, device: 'cuda', weightStorage: 'bfloat16' } as const
+    await fails(
+      () => MarginHead.create(head),
+      'RangeError',
+      /'float32' on a GPU for weightStorage but received/
+    )
   })
 
   /** What a fresh process sees of a machine that the environment describes. */

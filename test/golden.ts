@@ -62,8 +62,10 @@ export function readSafetensors(file: string): SafetensorsFile {
 function decode(dtype: string, content: ArrayBuffer): Tensor['data'] {
   if (dtype === 'F64') return new Float64Array(content)
   if (dtype === 'F32') return new Float32Array(content)
+  if (dtype === 'BF16')
+    return new Float32Array(Uint32Array.from(new Uint16Array(content), (half) => half << 16).buffer)
   if (dtype === 'I64') return Int32Array.from(new BigInt64Array(content), Number)
-  throw new Error(`Expected F64, F32 or I64 for dtype but received ${dtype}`)
+  throw new Error(`Expected F64, F32, BF16 or I64 for dtype but received ${dtype}`)
 }
 
 /** A case as the batch and the options of marginLoss; its numbers are exact in float32. */

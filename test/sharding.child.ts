@@ -70,7 +70,8 @@ async function compare(group: ProcessGroup, options: Options, what: string): Pro
       precise,
       `${at}: gradInput`
     )
-    within(relativeError(head.weights(), own(whole.weights())), precise, `${at}: weights`)
+    if (options.weightStorage === 'bfloat16') sameRounding(head.weights(), own(whole.weights()), at)
+    else within(relativeError(head.weights(), own(whole.weights())), precise, `${at}: weights`)
     const { leftOut, ...stats } = expected.stats
     for (const name of Object.keys(stats) as (keyof typeof stats)[]) {
       const [figure, wanted] = [actual.stats[name], stats[name]]
@@ -84,6 +85,24 @@ async function compare(group: ProcessGroup, options: Options, what: string): Pro
   whole.dispose()
   return weights
 }
+
+/**
+ * Weights stored in bfloat16, rounded by the same random numbers: sums that differ in their last bits tip the scales for
+ * one of some ten thousand. Other random numbers would change every second. Each is off by one step of bfloat16 at the
+ * most or, near 0, by the rounding of what it is the difference of.
+ */
+function sameRounding(actual: Float32Array, expected: Float32Array, what: string): void {
+  let others = 0
+  const rounding = precise * expected.reduce((most, weight) => Math.max(most, Math.abs(weight)), 0)
+  for (const [i, weight] of expected.entries()) {
+    others += Number(actual[i] !== weight)
+    const bound = 2 ** -7 * Math.abs(weight) + rounding
+    within(Math.abs((actual[i] as number) - weight), bound, `${what}: weight ${i}`)
+  }
+  within(others, 1 + actual.length / 1000, `${what}: weights that were rounded otherwise`)
+}
+
+const storages = ['float32', 'bfloat16'] as const
 
 const training = {
   classes: 37,
@@ -124,6 +143,30 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
       }
   },
 
+  async stored(group) {
+    const options = { ...training, weightStorage: 'bfloat16', seed: 3 } as const
+    for (const [classes, dim] of [
+      [group.size, 2],
+      [37, 31],
+      [1000, 65],
+    ] as const)
+      for (const sampleRate of [1, 0.3])
+        await compare(group, { ...options, classes, dim, sampleRate }, `${classes} of ${dim}, ${sampleRate}`)
+    // The comparison would see other random numbers: those of another seed, for one.
+    const weights = normals(random(6), training.classes * training.dim)
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    const [one, other] = await Promise.all(
+      [3, 4].map(async (seed) => {
+        const head = await MarginHead.create({ ...options, weights, seed })
+        await head.step(input, labels)
+        return head.weights()
+      })
+    )
+    assert.throws(() => sameRounding(one as Float32Array, other as Float32Array, ''), /rounded otherwise/)
+    const first = await compare(group, options, 'once')
+    sameBits(await compare(group, { ...options, threads: 3 }, 'again'), first, 'two runs')
+  },
+
   async again(group) {
     const options = { ...training, classes: 300, sampleRate: 0.5 }
     const once = await compare(group, options, 'once')
@@ -155,8 +198,8 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
 
   async resumed(group) {
     const file = `${folder}/resumed-${group.size}`
-    const run = async (interrupted: boolean) => {
-      let head = await MarginHead.create({ ...training, group, sampleRate: 0.6 })
+    const run = async (interrupted: boolean, weightStorage: (typeof storages)[number]) => {
+      let head = await MarginHead.create({ ...training, group, sampleRate: 0.6, weightStorage })
       for (let step = 0; step < 6; step++) {
         const { input, labels } = batchOf(step, group.rank, training.classes, training.dim)
         const running = head.step(input, labels)
@@ -169,7 +212,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
       }
       return head.weights()
     }
-    sameBits(await run(true), await run(false), 'resumed')
+    for (const storage of storages) sameBits(await run(true, storage), await run(false, storage), 'resumed')
     const shards = fs.readdirSync(folder).filter((name) => name.startsWith(`resumed-${group.size}.`))
     await group.barrier()
     assert.strictEqual(shards.length, group.size, `only the last save's shards stay: ${shards}`)
@@ -177,29 +220,39 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
 
   // For `load`, on another number of ranks.
   async save(group) {
-    const head = await MarginHead.create({ ...training, group })
-    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
-    await head.step(input, labels)
-    await head.save(`${folder}/shared`)
-    fs.writeFileSync(`${folder}/shared-weights-${group.rank}`, head.weights())
+    for (const weightStorage of storages) {
+      const head = await MarginHead.create({ ...training, group, weightStorage })
+      const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+      await head.step(input, labels)
+      await head.save(`${folder}/shared-${weightStorage}`)
+      fs.writeFileSync(`${folder}/weights-${weightStorage}-${group.rank}`, head.weights())
+    }
   },
 
   async load(group) {
-    const saved = fs.readdirSync(folder).filter((name) => name.startsWith('shared-weights-'))
-    const weights = new Float32Array(
-      new Uint8Array(Buffer.concat(saved.sort().map((name) => fs.readFileSync(`${folder}/${name}`)))).buffer
-    )
-    const head = await MarginHead.load(`${folder}/shared`, { group })
-    const { first, count } = head.shard
-    assert.strictEqual(head.iteration, 1)
-    sameBits(head.weights(), weights.subarray(first * head.dim, (first + count) * head.dim), 'weights')
-    const whole = await MarginHead.load(`${folder}/shared`)
-    sameBits(whole.weights(), weights, 'whole')
-    // And from one file to shards.
-    if (group.rank === 0) await whole.save(`${folder}/whole-${group.size}.safetensors`)
-    await group.barrier()
-    const again = await MarginHead.load(`${folder}/whole-${group.size}.safetensors`, { group })
-    sameBits(again.weights(), head.weights(), 'from one file')
+    for (const weightStorage of storages) {
+      const file = `${folder}/shared-${weightStorage}`
+      const saved = fs.readdirSync(folder).filter((name) => name.startsWith(`weights-${weightStorage}-`))
+      const weights = new Float32Array(
+        new Uint8Array(Buffer.concat(saved.sort().map((name) => fs.readFileSync(`${folder}/${name}`)))).buffer
+      )
+      const head = await MarginHead.load(file, { group })
+      const { first, count } = head.shard
+      const own = weights.subarray(first * head.dim, (first + count) * head.dim)
+      assert.strictEqual(head.iteration, 1)
+      assert.strictEqual(head.weightStorage, weightStorage)
+      sameBits(head.weights(), own, 'weights')
+      const whole = await MarginHead.load(file)
+      sameBits(whole.weights(), weights, 'whole')
+      // And from one file to shards.
+      const one = `${folder}/whole-${weightStorage}-${group.size}.safetensors`
+      if (group.rank === 0) await whole.save(one)
+      await group.barrier()
+      const again = await MarginHead.load(one, { group })
+      sameBits(again.weights(), own, 'from one file')
+      const plain = await MarginHead.load(file, { group, weightStorage: 'float32' })
+      sameBits(plain.weights(), own, 'as float32')
+    }
   },
 }
 

@@ -35,6 +35,7 @@ if (mpi.missing && process.env.CI) {
       ['equal', 'steps equal those of a whole head: every margin and optimizer'],
       ['sizes', 'steps equal those of a whole head: uneven shares, a class for each rank'],
       ['sampled', 'steps on a sample of the classes equal those of a whole head'],
+      ['stored', 'weights stored in bfloat16 are rounded as those of a whole head'],
       ['again', 'the same bits from run to run and for any number of threads'],
       ['evaluation', 'evaluate and topK see the classes of all ranks'],
       ['resumed', 'training goes on with the same bits'],
@@ -61,14 +62,14 @@ if (mpi.missing && process.env.CI) {
       { encoding: 'utf8' }
     )
     assert.is(status, 0, stderr)
-    const shard = fs.readdirSync(folder).find((name) => /^shared\..*2-of-3/.test(name)) as string
+    const shard = fs.readdirSync(folder).find((name) => /^shared-float32\..*2-of-3/.test(name)) as string
     await rejectsLike(
       MarginHead.load(path.join(folder, shard)),
       Error,
       /it is one shard of a head: load the index that names it/
     )
     fs.rmSync(path.join(folder, shard))
-    await rejectsLike(MarginHead.load(path.join(folder, 'shared')), Error, /no such file/)
+    await rejectsLike(MarginHead.load(path.join(folder, 'shared-float32')), Error, /no such file/)
   })
 
   for (const [scenario, what, others, odd] of [

@@ -52,13 +52,14 @@ test('no file is much over 400 lines', () => {
 })
 
 test('kernels include no header whose inline functions the linker could share', () => {
-  for (const name of ['simd.h', 'kernels_impl.h', 'active_impl.h', 'bfloat16_impl.h', 'probability_impl.h']) {
+  const inner = ['simd.h', 'kernels_impl.h', 'active_impl.h', 'bfloat16_impl.h', 'probability_impl.h']
+  for (const name of [...inner, 'storage_impl.h', '../bfloat16.h', '../random_bits.h']) {
     const text = fs.readFileSync(path.join(root, 'native/cpu', name), 'utf8')
     const included = [...text.matchAll(/#include\s+[<"]([^>"]+)[>"]/g)].map((match) => match[1] as string)
     for (const header of included)
       assert.match(
         header,
-        /^(stdint\.h|\.\.\/optimizer_step\.h|simd\.h|kernels\.h|kernels_impl\.h|active_impl\.h|bfloat16_kernels\.h|bfloat16_impl\.h|probability_kernels\.h|probability_impl\.h)$/,
+        /^(stdint\.h|\.\.\/(optimizer_step|bfloat16|random_bits)\.h|simd\.h|kernels\.h|kernels_impl\.h|active_impl\.h|bfloat16_kernels\.h|bfloat16_impl\.h|probability_kernels\.h|probability_impl\.h|storage_impl\.h)$/,
         name
       )
   }

@@ -150,7 +150,7 @@ function show({ file, format, bytes, tensors, metadata, head }: Contents): void 
       ...(head.labelSmoothing ? [['Smoothing', String(head.labelSmoothing)] as [string, string]] : []),
       [
         'Weights',
-        `norms from ${least.toPrecision(4)} to ${most.toPrecision(4)}, mean ${mean.toPrecision(4)}`,
+        `${head.weightStorage}, norms from ${least.toPrecision(4)} to ${most.toPrecision(4)}, mean ${mean.toPrecision(4)}`,
       ],
     ])
     print()

@@ -27,10 +27,10 @@ void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64
   }
 }
 
-// A part of so many of what is upcoming, which may be null.
-Upcoming slice(const float* next, int64_t floats, int64_t part, int64_t parts) {
-  const int64_t from = floats * part / parts / 16 * 16, to = floats * (part + 1) / parts;
-  return {next ? next + from : nullptr, next ? static_cast<long>((to - from) / 16) : 0};
+// A part of so many of what is upcoming.
+Upcoming slice(Upcoming next, int64_t part, int64_t parts) {
+  const int64_t from = next.lines * part / parts, to = next.lines * (part + 1) / parts;
+  return {static_cast<const char*>(next.from) + from * 64, static_cast<long>(to - from)};
 }
 
 }  // namespace
@@ -78,7 +78,8 @@ void Step::weighPanel(int64_t panel, int thread) {
                     lanes_ * sizeof(float));
         continue;
       }
-      kernels_.logits(weightRow(j), dim, 1, query_ + first * dim, 1, classScale_ + j, nullptr, out, plan_.tileClasses);
+      kernels_.logits(weightRow(j, thread), dim, 1, query_ + first * dim, 1, classScale_ + j, nullptr, out,
+                      plan_.tileClasses);
       if (problem_.filters()) kernels_.leaveOutAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, leftOut);
       forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = leftOut; });
     }
@@ -97,7 +98,7 @@ double Step::leastWeightGradient() {
   double squares = 0;
   for (int64_t l = 0; l < parts_.labelClasses(); l++) {
     const int32_t label = parts_.closeClass(l);
-    const float* w = weightRow(label);
+    const float* w = weightRow(label, 0);
     double rounding = 0;
     std::memset(pull, 0, dim * sizeof(float));
     forTargets(label, 1, 0, plan_.rows, [&](int64_t row, int64_t) {
@@ -209,7 +210,7 @@ Step::Done Step::activeInput(const Parts::Limits& limits, double leastWeight) {
     done.input = cost <= problem_.negligible * least;
     if (done.input) result.gradInput = cost / least;
     // What was left out might matter after all: back to the targets' share, as it was.
-    else forEach(plan_.rows, [&](int64_t row, int) { beginInputGradient(row); });
+    else forEach(plan_.rows, [&](int64_t row, int thread) { beginInputGradient(row, thread); });
   }
   if (done.input) addLeftOut();
   return done;
@@ -267,8 +268,8 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
         kernels_.listClasses(scratch.tile + from * plan_.tileClasses, classes, lists);
         for (int64_t k = 0; k < lists.count; k++) computed += lists.lengths[k];
         const int64_t panel = from / lanes_, panels = panelsOf(chunk);
-        const Upcoming next[] = {slice(upcomingWeights(tile), plan_.tileClasses * dim, panel, panels),
-                                 slice(keptTile(tile + 1, chunk), panels * plan_.tileClasses * lanes_, panel, panels)};
+        const Upcoming next[] = {slice(upcomingWeights(tile), panel, panels),
+                                 slice(upcomingTile(tile, chunk), panel, panels)};
         kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true, next, 2);
       }
     }
@@ -351,15 +352,14 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
           lists.lengths[l] = static_cast<int32_t>(length);
           computed += length;
         }
-        const int64_t tileEnd = panelsOf(chunk) * plan_.tileClasses * lanes_;
-        const Upcoming next[] = {{weightRow(firstClass + j0), problem_.sample ? 0 : lists.count * dim / 16},
-                                 slice(keptTile(tile + 1, chunk), tileEnd, j0 / most, divideUp(classes, most))};
+        const Upcoming next[] = {storedWeights(firstClass + j0, lists.count),
+                                 slice(upcomingTile(tile, chunk), j0 / most, divideUp(classes, most))};
         kernels_.combineRows(lists, inputBlocks_, plan_.rows, dim, classGradient + j0 * paddedDim_, paddedDim_, nullptr,
                              !empty, next, 2);
       }
       empty = false;
     }
-    if (whole) finishClasses(tile, classGradient, empty);
+    if (whole) finishClasses(tile, thread, classGradient, empty);
     else if (empty) std::memset(classGradient, 0, classes * paddedDim_ * sizeof(float));
   }
   computed_[slot] = computed;

@@ -111,7 +111,7 @@ INLINE void combineColumns(float* out, bool keep, const float* rows, long stride
 INLINE void fetchTurn(const Upcoming* next, int count, long turn, long turns) {
   for (int i = 0; i < count; i++)
     for (long line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
-      __builtin_prefetch(next[i].from + line * 16, 0, 2);
+      __builtin_prefetch(static_cast<const char*>(next[i].from) + line * 64, 0, 2);
 }
 
 static void combineRows(const CombinationLists& lists, const float* blocks, long rows, long n, float* out,

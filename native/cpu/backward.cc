@@ -27,7 +27,8 @@ void Step::backwardPhase() {
   const bool input = problem_.gradInput && !done.input, weight = wantsWeight() && !done.weight;
   if (input || weight) forEach(plan_.slots(), [&](int64_t slot, int t) { backward(slot, t, input, weight); });
   if (done.weight) activeWeight(limits.weight);
-  if (plan_.rowSlots > 1 && wantsWeight()) forEach(plan_.classTiles, [&](int64_t tile, int) { reduceClasses(tile); });
+  if (plan_.rowSlots > 1 && wantsWeight())
+    forEach(plan_.classTiles, [&](int64_t tile, int t) { reduceClasses(tile, t); });
   if (input) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
 }
 
@@ -74,7 +75,7 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels, partial,
                                tile > firstTile);
     }
-    if (whole && weight) finishClasses(tile, classGradient);
+    if (whole && weight) finishClasses(tile, thread, classGradient);
   }
 }
 
@@ -92,7 +93,7 @@ void Step::addBiasGradient(const float* gradient, int64_t classes, int64_t first
 }
 
 // Adds the row slots' partial sums in order.
-void Step::reduceClasses(int64_t tile) {
+void Step::reduceClasses(int64_t tile, int thread) {
   const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   float* sum = partialWeight_ + firstClass * paddedDim_;
   for (int64_t slot = 1; slot < plan_.rowSlots; slot++) {
@@ -100,12 +101,12 @@ void Step::reduceClasses(int64_t tile) {
     if (problem_.bias)
       kernels_.accumulate(partialBias_ + firstClass, partialBias_ + slot * plan_.classes + firstClass, classes);
   }
-  finishClasses(tile, sum);
+  finishClasses(tile, thread, sum);
 }
 
 // gradients[classes][paddedDim] = Σ over the other rows → projected, joined by the targets' share, written or spent.
 // `empty`: these sums are 0, and `gradients` is one row of scratch.
-void Step::finishClasses(int64_t tile, float* gradients, bool empty) {
+void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty) {
   const int64_t dim = plan_.dim, firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   const int32_t* labels = problem_.labels + firstRow_;
   const int32_t* target = firstTarget(firstClass);
@@ -115,7 +116,7 @@ void Step::finishClasses(int64_t tile, float* gradients, bool empty) {
   double squares = 0;
   for (int64_t j = firstClass; j < firstClass + classes; j++) {
     float* sum = empty ? gradients : gradients + (j - firstClass) * paddedDim_;
-    const float* w = weightRow(j);
+    float* w = weightRow(j, thread);
     float* out = direct ? problem_.gradWeight + j * dim : sum;
     const bool hasTargets = target != end && labels[*target] == j;
     float factor;
@@ -141,8 +142,9 @@ void Step::finishClasses(int64_t tile, float* gradients, bool empty) {
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
     if (problem_.update) {
       const int64_t at = problem_.rowOf(j);
-      update(at * dim, problem_.weight, problem_.update->weightState, out, dim);
-      if (problem_.bias) update(at, problem_.bias, problem_.update->biasState, &biasGradient, 1);
+      update(w, at * dim, problem_.update->weightState, out, dim);
+      storeRow(j, w);
+      if (problem_.bias) update(problem_.bias + at, at, problem_.update->biasState, &biasGradient, 1);
     }
     if (problem_.gradWeight && !direct) kernels_.accumulate(problem_.gradWeight + j * dim, out, dim);
     if (problem_.gradBias) problem_.gradBias[j] = biasGradient + (firstRow_ ? problem_.gradBias[j] : 0);
@@ -150,12 +152,12 @@ void Step::finishClasses(int64_t tile, float* gradients, bool empty) {
   slotSquares_[tile] = squares;
 }
 
-// One row's update; `at` is where the row begins in the parameter and in its state.
-void Step::update(int64_t at, float* parameter, float* const* state, const float* gradient, int64_t n) const {
+// One row's update; `at` is where it begins in the optimizer's state.
+void Step::update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const {
   const Optimizer& optimizer = problem_.update->optimizer;
   float* first = state[0] ? state[0] + at : nullptr;
-  if (optimizer.kind == OptimizerKind::sgd) kernels_.sgd(parameter + at, first, gradient, n, sgdStep(optimizer));
-  else kernels_.adamW(parameter + at, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
+  if (optimizer.kind == OptimizerKind::sgd) kernels_.sgd(row, first, gradient, n, sgdStep(optimizer));
+  else kernels_.adamW(row, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
 }
 
 // Adds the class slots' partial gradInput of a panel's rows in order, projects, and joins the target's share.

@@ -1,29 +1,12 @@
 #include "bfloat16.h"
 
 #include <algorithm>
-#include <cstring>
 
+#include "../bfloat16.h"
 #include "../problem.h"
 
 namespace margin_softmax::cpu {
 namespace {
-
-// To nearest even; the upper half of a float.
-uint16_t rounded(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  const uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude > 0x7f800000) return static_cast<uint16_t>(bits >> 16 | 0x40);  // NaN stays NaN
-  if (magnitude < 0x00800000) return static_cast<uint16_t>(bits >> 16 & 0x8000);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float widened(uint16_t half) {
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float x;
-  std::memcpy(&x, &bits, 4);
-  return x;
-}
 
 // x as its rounded value and, `part` words further, what that left.
 void put(uint16_t* at, float x, int64_t part, int parts) {
@@ -97,9 +80,9 @@ void Bfloat16Products::packWeights(const float* weight, int64_t classes, int thr
 }
 
 void Bfloat16Products::logits(int thread, int64_t classes, int64_t chunk, const float* scale, const float* bias,
-                              float* tile, const float* next) const {
+                              float* tile, Upcoming next) const {
   kernels_.logits(packed(thread), plan_.dim, classes, query_ + parts_ * chunk * plan_.chunkRows * dimPairs_ * 2,
-                  panels(chunk), scale, bias, tile, upcoming(next, plan_.tileClasses * plan_.dim));
+                  panels(chunk), scale, bias, tile, next);
 }
 
 void Bfloat16Products::packGradient(int thread, int64_t classes, int64_t chunk, const float* gradient) const {
@@ -107,16 +90,15 @@ void Bfloat16Products::packGradient(int thread, int64_t classes, int64_t chunk, 
 }
 
 void Bfloat16Products::weightGradient(int thread, int64_t classes, int64_t chunk, float* out, int64_t outStride,
-                                      bool accumulate, const float* next) const {
+                                      bool accumulate, Upcoming next) const {
   kernels_.weightGradient(packed(thread), classes, panels(chunk), value_ + chunk * plan_.chunkRows * pairLanes_,
-                          paddedRows_, dimPanels_, out, outStride, accumulate,
-                          upcoming(next, plan_.tileClasses * plan_.dim));
+                          paddedRows_, dimPanels_, out, outStride, accumulate, next);
 }
 
 void Bfloat16Products::inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate,
                                      const float* next) const {
-  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate,
-                         upcoming(next, plan_.tileClasses * plan_.chunkRows));
+  const Upcoming logits{next, next ? static_cast<long>(plan_.tileClasses * plan_.chunkRows / 16) : 0};
+  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate, logits);
 }
 
 }  // namespace margin_softmax::cpu

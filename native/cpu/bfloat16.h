@@ -23,23 +23,20 @@ class Bfloat16Products {
                 const double* valueFactors) const;
   // A tile's weights [classes][D], for what this thread computes until it packs the next: logits, inputGradient.
   void packWeights(const float* weight, int64_t classes, int thread, bool forLogits, bool forGradient) const;
-  // Weights that lie in memory at `next` and are packed next, to be fetched meanwhile, or null.
 
-  // Of a chunk of rows; arguments as in Kernels.
+  // Of a chunk of rows; arguments as in Kernels. `next`: what is read next, to be fetched meanwhile: weights that lie
+  // in memory, or kept logits.
   void logits(int thread, int64_t classes, int64_t chunk, const float* scale, const float* bias, float* tile,
-              const float* next) const;
+              Upcoming next) const;
   // Reads the tile's gradient for the two products below.
   void packGradient(int thread, int64_t classes, int64_t chunk, const float* gradient) const;
   void weightGradient(int thread, int64_t classes, int64_t chunk, float* out, int64_t outStride, bool accumulate,
-                      const float* next) const;
+                      Upcoming next) const;
   void inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate, const float* next) const;
 
  private:
   int64_t panels(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }
   PackedTile packed(int thread) const;
-  static Upcoming upcoming(const float* next, int64_t floats) {
-    return {next, next ? static_cast<long>(floats / 16) : 0};
-  }
 
   const Bfloat16Kernels& kernels_;
   const Plan& plan_;

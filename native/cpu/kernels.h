@@ -24,7 +24,7 @@ struct CombinationLists {
 
 // Memory that is fetched into the level-2 cache while something else is computed: what the thread reads next.
 struct Upcoming {
-  const float* from;
+  const void* from;
   long lines;  // of 64 bytes
 };
 
@@ -94,6 +94,10 @@ struct Kernels {
   // Optimizer updates of one row, as PyTorch's documentation of SGD and AdamW defines them (see optimizer.h).
   void (*sgd)(float* weight, float* momentum, const float* gradient, long n, const SgdStep& step);
   void (*adamW)(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& step);
+
+  // to[i] = from[i], and back, to one of both neighbours at random: storage_impl.h.
+  void (*widen)(const uint16_t* from, float* to, long n);
+  void (*roundStochastically)(const float* from, uint16_t* to, long n, uint64_t key, uint64_t first);
 
   // Twelve independent chains of `rounds` vector multiply-adds on one core, to be timed: the benchmark's peak.
   float (*multiplyAdds)(long rounds);

@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "probability_impl.h"
 #include "simd.h"
+#include "storage_impl.h"
 
 namespace {
 
@@ -303,12 +304,36 @@ static float multiplyAdds(long rounds) {
 }
 
 constexpr Kernels makeKernels(const char* name) {
-  return Kernels{name,          panelLanes,          VECTOR_BYTES,    dot,           dotDouble,
-                 logits,        logSumExp,           tileSum,         tileMaximum,   leaveOutAbove,
-                 scoreKeys,     probabilities,       weightGradient,  inputGradient, activeInputs,
-                 activeWeights, listClasses,         listRows,        combineRows,   addScaled,
-                 scaled,        accumulate,          combine,         sgd,           adamW,
-                 multiplyAdds,  &probabilityKernels, &bfloat16Kernels};
+  return Kernels{name,
+                 panelLanes,
+                 VECTOR_BYTES,
+                 dot,
+                 dotDouble,
+                 logits,
+                 logSumExp,
+                 tileSum,
+                 tileMaximum,
+                 leaveOutAbove,
+                 scoreKeys,
+                 probabilities,
+                 weightGradient,
+                 inputGradient,
+                 activeInputs,
+                 activeWeights,
+                 listClasses,
+                 listRows,
+                 combineRows,
+                 addScaled,
+                 scaled,
+                 accumulate,
+                 combine,
+                 sgd,
+                 adamW,
+                 widen,
+                 roundStochastically,
+                 multiplyAdds,
+                 &probabilityKernels,
+                 &bfloat16Kernels};
 }
 
 }  // namespace

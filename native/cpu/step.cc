@@ -30,14 +30,14 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
-  forEach(paddedRows_ / 16, [&](int64_t block, int) { prepareRows(block); });
+  forEach(paddedRows_ / 16, [&](int64_t block, int thread) { prepareRows(block, thread); });
   if (plan_.rowSlots > 1)
     forEach(plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, tileWeights(tile, thread).weight); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
   if (problem_.exchange)
     if (Status status = exchangeTotals(); !status) return status;
-  forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int) {
-    for (int64_t row = block * 8; row < block * 8 + 8; row++) reduceRow(row);
+  forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int thread) {
+    for (int64_t row = block * 8; row < block * 8 + 8; row++) reduceRow(row, thread);
   });
   if (Status status = collect(); !status) return status;
   if (wantsGradient()) {
@@ -83,7 +83,7 @@ void Step::layOut(Layout& layout) {
   labels_ = layout.take<int32_t>(leavesOut_ ? plan_.rows : 0);
   computed_ = layout.take<int64_t>(leavesOut_ ? plan_.slots() : 0);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
-  if (problem_.sample) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
+  if (copiesWeights()) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
   if (leavesOut_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listTerms + 64;
   scratchStride_ = roundUp(scratchStride_, pageFloats);
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads, pageFloats * sizeof(float));
@@ -98,7 +98,7 @@ Step::ThreadScratch Step::scratchOf(int thread) const {
   float* gradient = base + tileFloats();
   float* row = gradient + classGradientFloats();
   float* weights = row + roundUp(paddedDim_, 16) + 64;
-  float* query = weights + (problem_.sample ? roundUp(plan_.tileClasses * (plan_.dim + 1), 16) : 0);
+  float* query = weights + (copiesWeights() ? roundUp(plan_.tileClasses * (plan_.dim + 1), 16) : 0);
   float* maxima = query + plan_.dim * lanes_;
   return {base,
           gradient,
@@ -144,7 +144,7 @@ void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, con
   }
 }
 
-void Step::prepareRows(int64_t block) {
+void Step::prepareRows(int64_t block, int thread) {
   const int64_t dim = plan_.dim, first = block * 16;
   const int64_t count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
   const float* rows = problem_.input + (firstRow_ + first) * dim;
@@ -162,7 +162,7 @@ void Step::prepareRows(int64_t block) {
     if (state.label == labelElsewhere) {
       state = rowWithoutTarget(problem_.margin, state.label, inputSquares, gradient);
     } else {
-      const float* w = weightRow(state.label);
+      const float* w = weightRow(state.label, thread);
       state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim), inputSquares,
                         normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
                         problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, gradient);
@@ -189,12 +189,38 @@ void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t c
   for (int64_t j = 0; j < count; j++) scales[j] = normalized ? inverseNorm(kernels, rows + j * dim, dim) : 1.0f;
 }
 
+// Class j's weights in place, or as floats where they are stored in bfloat16: in the memory of this thread's tile, to
+// be read before the next.
+float* Step::weightRow(int64_t j, int thread) const {
+  const int64_t at = problem_.rowOf(j) * plan_.dim;
+  if (!problem_.bfloat16Weight) return problem_.weight + at;
+  float* row = scratchOf(thread).weights;
+  kernels_.widen(problem_.bfloat16Weight + at, row, plan_.dim);
+  return row;
+}
+
+// Puts a row back that weightRow gave. The random bits belong to the step, the class and the column, whatever the
+// threads, the sample and the processes.
+void Step::storeRow(int64_t j, const float* row) const {
+  if (!problem_.bfloat16Weight) return;
+  const int64_t dim = plan_.dim, at = problem_.rowOf(j);
+  kernels_.roundStochastically(row, problem_.bfloat16Weight + at * dim, dim, problem_.update->roundingKey,
+                               (problem_.update->firstClass + at) * divideUp(dim, 4));
+}
+
 Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
   const int64_t first = tile * plan_.tileClasses, dim = plan_.dim;
-  if (!problem_.sample) return {problem_.weight + first * dim, problem_.bias ? problem_.bias + first : nullptr};
+  const float* bias = problem_.bias ? problem_.bias + first : nullptr;
+  if (!copiesWeights()) return {problem_.weight + first * dim, bias};
   const ThreadScratch scratch = scratchOf(thread);
+  if (!problem_.sample) {
+    kernels_.widen(problem_.bfloat16Weight + first * dim, scratch.weights, plan_.tileSize(tile) * dim);
+    return {scratch.weights, bias};
+  }
   for (int64_t j = 0; j < plan_.tileSize(tile); j++) {
-    std::memcpy(scratch.weights + j * dim, weightRow(first + j), dim * sizeof(float));
+    const int64_t at = problem_.rowOf(first + j) * dim;
+    if (problem_.bfloat16Weight) kernels_.widen(problem_.bfloat16Weight + at, scratch.weights + j * dim, dim);
+    else std::memcpy(scratch.weights + j * dim, problem_.weight + at, dim * sizeof(float));
     if (problem_.bias) scratch.bias[j] = problem_.bias[problem_.rowOf(first + j)];
   }
   return {scratch.weights, problem_.bias ? scratch.bias : nullptr};
@@ -204,9 +230,20 @@ void Step::scaleClasses(int64_t tile, const float* weights) {
   scaleRows(kernels_, weights, plan_.dim, plan_.tileSize(tile), normalized_, classScale_ + tile * plan_.tileClasses);
 }
 
-const float* Step::upcomingWeights(int64_t tile) const {
-  const bool inPlace = !problem_.sample && tile + 2 <= plan_.classTiles;
-  return inPlace ? problem_.weight + (tile + 1) * plan_.tileClasses * plan_.dim : nullptr;
+Upcoming Step::storedWeights(int64_t first, int64_t count) const {
+  if (problem_.sample) return {};
+  const int64_t at = first * plan_.dim, floats = count * plan_.dim;
+  if (problem_.bfloat16Weight) return {problem_.bfloat16Weight + at, static_cast<long>(floats / 32)};
+  return {problem_.weight + at, static_cast<long>(floats / 16)};
+}
+
+Upcoming Step::upcomingWeights(int64_t tile) const {
+  return tile + 2 > plan_.classTiles ? Upcoming{} : storedWeights((tile + 1) * plan_.tileClasses, plan_.tileClasses);
+}
+
+Upcoming Step::upcomingTile(int64_t tile, int64_t chunk) const {
+  const float* kept = keptTile(tile + 1, chunk);
+  return {kept, kept ? static_cast<long>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
 }
 
 void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const {
@@ -286,13 +323,13 @@ Status Step::exchangeTotals() {
   return problem_.exchange->combine(totals_, plan_.rows);
 }
 
-void Step::reduceRow(int64_t row) {
+void Step::reduceRow(int64_t row, int thread) {
   rowMaximum_[row] = rowFactor_[row] = rowGradients_[row] = 0;
   if (row >= plan_.rows) return;
   RowState& state = states_[row];
   const int64_t global = firstRow_ + row;
   if (state.label == ignoredLabel) {
-    if (problem_.gradInput) beginInputGradient(row);
+    if (problem_.gradInput) beginInputGradient(row, thread);
     problem_.losses[global] = 0;
     return;
   }
@@ -302,11 +339,11 @@ void Step::reduceRow(int64_t row) {
   rowGradients_[row] = static_cast<float>(state.gradient);
   problem_.losses[global] = static_cast<float>(state.loss);
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
-  if (problem_.gradInput) beginInputGradient(row);
+  if (problem_.gradInput) beginInputGradient(row, thread);
 }
 
 // The target's share, and 0 without one.
-void Step::beginInputGradient(int64_t row) {
+void Step::beginInputGradient(int64_t row, int thread) {
   const RowState& state = states_[row];
   const int64_t at = (firstRow_ + row) * plan_.dim;
   if (state.label < 0) {
@@ -314,7 +351,7 @@ void Step::beginInputGradient(int64_t row) {
     return;
   }
   const TargetShare share = inputShare(state, normalized_, radial_);
-  kernels_.combine(problem_.gradInput + at, false, share.weight, weightRow(state.label), share.input,
+  kernels_.combine(problem_.gradInput + at, false, share.weight, weightRow(state.label, thread), share.input,
                    problem_.input + at, plan_.dim);
 }
 

@@ -36,7 +36,8 @@ class Step {
   double lossSum() const { return lossSum_; }
 
  private:
-  // A tile's classes, one behind the other: in place, or gathered where a sample of the classes takes part.
+  // A tile's classes, one behind the other: in place, or in scratch where a sample of the classes takes part or where
+  // they are stored in bfloat16.
   struct TileWeights {
     const float* weight;  // [tileSize][D]
     const float* bias;    // [tileSize] or null
@@ -48,21 +49,21 @@ class Step {
   };
 
   void layOut(Layout& layout);
-  void prepareRows(int64_t block);
+  void prepareRows(int64_t block, int thread);
   TileWeights tileWeights(int64_t tile, int thread) const;
   void scaleClasses(int64_t tile, const float* weights);
   void forward(int64_t slot, int thread);
   RowTotals totalsOf(int64_t row) const;
   Status exchangeTotals();
-  void reduceRow(int64_t row);
-  void beginInputGradient(int64_t row);
+  void reduceRow(int64_t row, int thread);
+  void beginInputGradient(int64_t row, int thread);
   void backwardPhase();
   void backward(int64_t slot, int thread, bool input, bool weight);
   void addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
                        float* out) const;
-  void finishClasses(int64_t tile, float* gradients, bool empty = false);
-  void reduceClasses(int64_t tile);
-  void update(int64_t at, float* parameter, float* const* state, const float* gradient, int64_t n) const;
+  void finishClasses(int64_t tile, int thread, float* gradients, bool empty = false);
+  void reduceClasses(int64_t tile, int thread);
+  void update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const;
   void finishRows(int64_t panel, int thread);
   void finishRow(int64_t row, const float* sum);
   Status collect();
@@ -90,10 +91,15 @@ class Step {
   void addLeftOut();
 
   void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const;
-  // The weights of the tile after this one, where they lie in one piece; null for the last tile of a slot.
-  const float* upcomingWeights(int64_t tile) const;
+  // Where so many classes' weights lie in one piece: these; else none.
+  Upcoming storedWeights(int64_t first, int64_t count) const;
+  // Those of the tile after this one, and its logits where they are kept; none after the last.
+  Upcoming upcomingWeights(int64_t tile) const;
+  Upcoming upcomingTile(int64_t tile, int64_t chunk) const;
   bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
-  float* weightRow(int64_t j) const { return problem_.weight + problem_.rowOf(j) * plan_.dim; }
+  bool copiesWeights() const { return problem_.sample || problem_.bfloat16Weight; }
+  float* weightRow(int64_t j, int thread) const;
+  void storeRow(int64_t j, const float* row) const;
   float* keptTile(int64_t tile, int64_t chunk) const;
   template <class Body>
   void forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const;

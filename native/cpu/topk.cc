@@ -40,7 +40,7 @@ class TopK {
     Pool& pool = Pool::instance();
     const int threads = problem_.execution.threads;
     pool.forEach(threads, paddedRows_ / 16, [&](int64_t item, int) { prepareRows(item); });
-    pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int) { scaleClasses(tile); });
+    pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, thread); });
     pool.forEach(threads, classSlots_ * plan_.rowChunks, [&](int64_t slot, int thread) { search(slot, thread); });
     pool.forEach(threads, plan_.rows, [&](int64_t row, int) { merge(row); });
     return problem_.execution.isCancelled() ? Status{Failure::cancelled, "The work was abandoned"} : Status{};
@@ -53,6 +53,7 @@ class TopK {
     lists_ = layout.take<Candidate>(classSlots_ * paddedRows_ * problem_.k);
     tileFloats_ = plan_.tileClasses * plan_.chunkRows;
     tiles_ = layout.take<float>(roundUp(tileFloats_, 16) * problem_.execution.threads);
+    if (problem_.bfloat16Weight) weights_ = layout.take<float>(weightFloats() * problem_.execution.threads);
   }
 
   void prepareRows(int64_t block) {
@@ -66,9 +67,20 @@ class TopK {
     packQuery(rows, plan_.dim, first, count, factors, lanes_, query_);
   }
 
-  void scaleClasses(int64_t tile) {
+  int64_t weightFloats() const { return roundUp(plan_.tileClasses * plan_.dim, 16); }
+
+  // A tile's weights: in place or, where they are stored in bfloat16, in this thread's memory until the next.
+  const float* tileWeights(int64_t tile, int thread) const {
+    const int64_t first = tile * plan_.tileClasses * plan_.dim;
+    if (!problem_.bfloat16Weight) return problem_.weight + first;
+    float* weights = weights_ + thread * weightFloats();
+    kernels_.widen(problem_.bfloat16Weight + first, weights, plan_.tileSize(tile) * plan_.dim);
+    return weights;
+  }
+
+  void scaleClasses(int64_t tile, int thread) {
     const int64_t first = tile * plan_.tileClasses;
-    scaleRows(kernels_, problem_.weight + first * plan_.dim, plan_.dim, plan_.tileSize(tile), problem_.normalized,
+    scaleRows(kernels_, tileWeights(tile, thread), plan_.dim, plan_.tileSize(tile), problem_.normalized,
               classScale_ + first);
   }
 
@@ -83,7 +95,7 @@ class TopK {
          t++) {
       if (problem_.execution.isCancelled()) return;
       const int64_t firstClass = t * plan_.tileClasses, classes = plan_.tileSize(t);
-      kernels_.logits(problem_.weight + firstClass * plan_.dim, plan_.dim, classes, query_ + first * plan_.dim, panels,
+      kernels_.logits(tileWeights(t, thread), plan_.dim, classes, query_ + first * plan_.dim, panels,
                       classScale_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile,
                       plan_.tileClasses);
       kernels_.tileMaximum(tile, plan_.tileClasses, classes, panels, best);
@@ -126,7 +138,7 @@ class TopK {
   const int lanes_;
   const int64_t firstRow_, paddedRows_, classSlots_;
   int64_t tileFloats_ = 0;
-  float *query_, *classScale_, *tiles_;
+  float *query_, *classScale_, *tiles_, *weights_ = nullptr;
   Candidate* lists_;  // [classSlots][N][k]
 };
 

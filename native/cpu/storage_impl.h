@@ -1,0 +1,27 @@
+// The inner loops of weights that are stored in bfloat16: a row becomes floats to be worked with, and is rounded when
+// it goes back.
+#pragma once
+#include "../bfloat16.h"
+#include "../random_bits.h"
+#include "simd.h"
+
+namespace {
+
+static void widen(const uint16_t* from, float* to, long n) {
+  for (long i = 0; i < n; i++) to[i] = margin_softmax::widened(from[i]);
+}
+
+// Element i takes its 16 random bits from number first + i/4 of the key, the lowest for i % 4 = 0.
+static void roundStochastically(const float* from, uint16_t* to, long n, uint64_t key, uint64_t first) {
+  constexpr long atOnce = 256;
+  uint64_t numbers[atOnce / 4];
+  uint16_t random[atOnce];
+  for (long start = 0; start < n; start += atOnce) {
+    const long count = n - start < atOnce ? n - start : atOnce;
+    for (long k = 0; k < (count + 3) / 4; k++) numbers[k] = margin_softmax::randomBits(key, first + start / 4 + k);
+    __builtin_memcpy(random, numbers, sizeof random);  // every processor that we know has the lowest bits first
+    for (long i = 0; i < count; i++) to[start + i] = margin_softmax::stochasticallyRounded(from[start + i], random[i]);
+  }
+}
+
+}  // namespace
