@@ -39,7 +39,9 @@ Optimizer readOptimizer(Napi::Object request) {
 const Collectives& groupOf(Napi::Value value) {
   const napi_type_tag tag = {collectivesTag[0], collectivesTag[1]};
   if (!value.IsExternal() || !value.As<Napi::External<Collectives>>().CheckTypeTag(&tag))
-    throw Napi::TypeError::New(value.Env(), "Expected the table of a process group");
+    throw Napi::TypeError::New(value.Env(),
+                               "Expected a process group of this version's own addon for group (npx margin-softmax "
+                               "build --distributed makes it)");
   return *value.As<Napi::External<Collectives>>().Data();
 }
 
