@@ -114,12 +114,17 @@ async function shardsOf(file: string): Promise<string[]> {
   return index ? index.shards.map((shard) => shard.file) : []
 }
 
-/** The index, or undefined for a file that is something else. */
-async function readIndex(file: string): Promise<{ head: object; shards: Shard[] } | undefined> {
+/** Whether a file is an index: a safetensors file begins with a number of 8 bytes. */
+export async function isIndex(file: string): Promise<boolean> {
   const handle = await open(file, 'r')
   const start = Buffer.alloc(9)
   await handle.read(start, 0, 9, 0).finally(() => handle.close())
-  if (start.toString('latin1') !== '{"format"') return undefined // a safetensors file begins with a number of 8 bytes
+  return start.toString('latin1') === '{"format"'
+}
+
+/** The index, or undefined for a file that is something else. */
+async function readIndex(file: string): Promise<{ head: object; shards: Shard[] } | undefined> {
+  if (!(await isIndex(file))) return undefined
   const { format, head, shards } = JSON.parse(await readFile(file, 'utf8'))
   if (format !== indexFormat) throw new Error(`its format is ${format}, not ${indexFormat}`)
   let next = 0
@@ -167,7 +172,7 @@ function settingsOf(saved: object): Omit<HeadFile, 'shards'> {
 }
 
 function inspectFile(file: string, shard?: ClassRun): Promise<HeadFile> {
-  return readSafetensors(file, async (shapes, metadata, entries) => {
+  return readSafetensors(file, async ({ entries, metadata }) => {
     if (metadata.format !== fileFormat)
       throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
     const { settings, iteration } = settingsOf(JSON.parse(metadata.head as string))
@@ -175,7 +180,8 @@ function inspectFile(file: string, shard?: ClassRun): Promise<HeadFile> {
       throw new Error('it is one shard of a head: load the index that names it')
     const { first, count } = shard ?? { first: 0, count: settings.classes }
     for (const [name, shape] of Object.entries(expectedShapes(settings, count)))
-      if (shapes.get(name)?.join() !== shape.join()) throw new Error(`it has no ${name} of shape [${shape}]`)
+      if (entries.get(name)?.shape.join() !== shape.join())
+        throw new Error(`it has no ${name} of shape [${shape}]`)
     for (const [name, { dtype }] of entries)
       if (dtype !== tensorType(settings, name))
         throw new Error(`its tensor ${name} is ${dtype}, not ${tensorType(settings, name)}`)

@@ -10,7 +10,7 @@ import { elementBytes } from './safetensors'
 /** What a head's class weights are stored in: 4 or 2 bytes each. */
 export type WeightStorage = 'float32' | 'bfloat16'
 
-const weightStorages: readonly WeightStorage[] = ['float32', 'bfloat16']
+export const weightStorages: readonly WeightStorage[] = ['float32', 'bfloat16']
 
 /** What a new head is. */
 export interface MarginHeadOptions extends ExecutionOptions {

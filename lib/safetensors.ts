@@ -82,21 +82,13 @@ export async function writeSafetensors(
  */
 export async function readSafetensors<T>(
   path: string,
-  place: (
-    shapes: Map<string, number[]>,
-    metadata: Record<string, string>,
-    entries: Map<string, SafetensorsEntry>
-  ) => Promise<{ tensors: Record<string, StreamedTensor>; result: T }>
+  place: (header: SafetensorsHeader) => Promise<{ tensors: Record<string, StreamedTensor>; result: T }>
 ): Promise<T> {
   let file: FileHandle | undefined
   try {
     file = await open(path, 'r')
     const header = await readHeader(file, ['F32', 'BF16'])
-    const { tensors, result } = await place(
-      new Map([...header.entries].map(([name, { shape }]) => [name, shape])),
-      header.metadata,
-      header.entries
-    )
+    const { tensors, result } = await place(header)
     for (const [name, tensor] of Object.entries(tensors)) {
       const { dtype, data_offsets: offsets } = header.entries.get(name) as SafetensorsEntry
       const bytesEach = elementBytes[dtype] as number

@@ -2,7 +2,7 @@
 import { open } from 'node:fs/promises'
 import path from 'node:path'
 import type { Command } from 'commander'
-import { fileFormat, type HeadFile, indexFormat, openHead, readHead } from '../head-file'
+import { fileFormat, type HeadFile, indexFormat, isIndex, openHead, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
 import { elementsOf, readHeader } from '../safetensors'
 import { explain } from './options'
@@ -41,7 +41,7 @@ export function addInspect(all: Command): void {
 }
 
 async function inspect(file: string): Promise<Contents> {
-  const sharded = await isIndex(file)
+  const sharded = await isIndex(file).catch(() => false) // what cannot be read: readContents says so
   const contents = sharded ? await readShards(file) : await readContents(file)
   if (![fileFormat, indexFormat].includes(contents.format) || contents.metadata.shard) return contents
   const opened = await openHead(file)
@@ -50,15 +50,6 @@ async function inspect(file: string): Promise<Contents> {
 }
 
 /** Whether it is the index of a sharded head, which is JSON; other files begin with the length of their header. */
-async function isIndex(file: string): Promise<boolean> {
-  const handle = await open(file).catch(() => undefined)
-  const start = Buffer.alloc(9)
-  const nothing = () => {} // a folder: readContents says so
-  await handle?.read(start, 0, 9, 0).catch(nothing)
-  await handle?.close()
-  return start.toString('latin1') === '{"format"'
-}
-
 async function readShards(file: string): Promise<Contents> {
   const { shards } = await openHead(file)
   const parts = await Promise.all(

@@ -269,7 +269,7 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
         for (int64_t k = 0; k < lists.count; k++) computed += lists.lengths[k];
         const int64_t panel = from / lanes_, panels = panelsOf(chunk);
         const Upcoming next[] = {slice(upcomingWeights(tile), panel, panels),
-                                 slice(upcomingTile(tile, chunk), panel, panels)};
+                                 slice(keptLogits(tile + 1, chunk), panel, panels)};
         kernels_.combineRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true, next, 2);
       }
     }
@@ -353,7 +353,7 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
           computed += length;
         }
         const Upcoming next[] = {storedWeights(firstClass + j0, lists.count),
-                                 slice(upcomingTile(tile, chunk), j0 / most, divideUp(classes, most))};
+                                 slice(keptLogits(tile + 1, chunk), j0 / most, divideUp(classes, most))};
         kernels_.combineRows(lists, inputBlocks_, plan_.rows, dim, classGradient + j0 * paddedDim_, paddedDim_, nullptr,
                              !empty, next, 2);
       }

@@ -69,8 +69,9 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
       if (weight && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
       float* partial = partialInput_ + (classSlot * paddedRows_ + first) * dim;
       if (input && bfloat16_)
-        bfloat16_->inputGradient(thread, classes, chunk, partial, tile > firstTile,
-                                 chunk + 1 < lastChunk ? keptTile(tile, chunk + 1) : keptTile(tile + 1, firstChunk));
+        bfloat16_->inputGradient(
+            thread, classes, chunk, partial, tile > firstTile,
+            chunk + 1 < lastChunk ? keptLogits(tile, chunk + 1) : keptLogits(tile + 1, firstChunk));
       else if (input)
         kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels, partial,
                                tile > firstTile);

@@ -96,9 +96,8 @@ void Bfloat16Products::weightGradient(int thread, int64_t classes, int64_t chunk
 }
 
 void Bfloat16Products::inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate,
-                                     const float* next) const {
-  const Upcoming logits{next, next ? static_cast<long>(plan_.tileClasses * plan_.chunkRows / 16) : 0};
-  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate, logits);
+                                     Upcoming next) const {
+  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate, next);
 }
 
 }  // namespace margin_softmax::cpu

@@ -32,7 +32,7 @@ class Bfloat16Products {
   void packGradient(int thread, int64_t classes, int64_t chunk, const float* gradient) const;
   void weightGradient(int thread, int64_t classes, int64_t chunk, float* out, int64_t outStride, bool accumulate,
                       Upcoming next) const;
-  void inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate, const float* next) const;
+  void inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate, Upcoming next) const;
 
  private:
   int64_t panels(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }

@@ -241,8 +241,8 @@ Upcoming Step::upcomingWeights(int64_t tile) const {
   return tile + 2 > plan_.classTiles ? Upcoming{} : storedWeights((tile + 1) * plan_.tileClasses, plan_.tileClasses);
 }
 
-Upcoming Step::upcomingTile(int64_t tile, int64_t chunk) const {
-  const float* kept = keptTile(tile + 1, chunk);
+Upcoming Step::keptLogits(int64_t tile, int64_t chunk) const {
+  const float* kept = keptTile(tile, chunk);
   return {kept, kept ? static_cast<long>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
 }
 

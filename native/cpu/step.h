@@ -93,9 +93,10 @@ class Step {
   void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const;
   // Where so many classes' weights lie in one piece: these; else none.
   Upcoming storedWeights(int64_t first, int64_t count) const;
-  // Those of the tile after this one, and its logits where they are kept; none after the last.
+  // Those of the tile after this one; none after the last.
   Upcoming upcomingWeights(int64_t tile) const;
-  Upcoming upcomingTile(int64_t tile, int64_t chunk) const;
+  // A tile's logits where they are kept; else none.
+  Upcoming keptLogits(int64_t tile, int64_t chunk) const;
   bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
   bool copiesWeights() const { return problem_.sample || problem_.bfloat16Weight; }
   float* weightRow(int64_t j, int thread) const;
