@@ -10,12 +10,12 @@ import path from 'node:path'
 import { Command } from 'commander'
 import { arcface, cosface, type Margin, marginLossSync, normface } from '../lib/index'
 import { machine } from './machine'
-import { readStage, stagesOf, train } from './stages'
+import { median } from './measure'
+import { readStage, stagesOf } from './stage-files'
+import { train } from './stages'
 
 const margins: Record<string, () => Margin> = { arcface, cosface, normface: () => normface({ scale: 64 }) }
 const usual = 1e-7
-
-const median = (values: number[]) => values.sort((a, b) => a - b)[values.length >> 1] as number
 
 function relativeError(actual: Float32Array, expected: Float32Array): number {
   let error = 0

@@ -2,15 +2,14 @@
 // A small network and a head learn together, as in practice: identities are points of a low-dimensional space, grouped in
 // families, and each view of one is 784 numbers made from its point, blurred by noise of heavy tails. The first
 // time that the accuracy over the last steps reaches a stage, and at the end, the head and one batch of embeddings go to
-// a folder: head-NAME.safetensors and batch-NAME.safetensors, as those of `examples/glyphs.ts --snapshots`.
+// a folder (stage-files.ts).
 
-import { mkdirSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import * as tf from '@tensorflow/tfjs'
 import { createBackbone } from '../lib/demo/backbone'
-import { type Margin, MarginHead, sgd } from '../lib/index'
-import { readSafetensors, type StreamedTensor, writeSafetensors } from '../lib/safetensors'
+import { type Margin, MarginHead } from '../lib/index'
 import { adapter } from '../lib/tfjs'
+import { optimizer as headOptimizer, saveStage } from './stage-files'
 
 export interface Setup {
   rows: number
@@ -26,8 +25,6 @@ export interface Setup {
 
 const pixels = 784
 const latent = 48
-const momentum = 0.9
-const weightDecay = 5e-4
 const familySize = 8
 const warmupSteps = 200
 
@@ -93,7 +90,7 @@ export async function train(setup: Setup, folder: string, log: (text: string) =>
     sampleRate,
     device: 'cpu',
     marginWarmupSteps: warmupSteps,
-    optimizer: sgd({ learningRate: 0.1, momentum, weightDecay }),
+    optimizer: headOptimizer,
   })
   const backbone = createBackbone(dim, 1)
   const data = views(classes)
@@ -105,13 +102,7 @@ export async function train(setup: Setup, folder: string, log: (text: string) =>
     const embeddings = tf.tidy(() =>
       backbone.embed(tf.tensor2d(images, [rows, pixels])).dataSync<'float32'>()
     )
-    mkdirSync(folder, { recursive: true })
-    await head.save(headFile(folder, name))
-    const tensors = {
-      embeddings: tensorOf(embeddings, [rows, dim]),
-      labels: tensorOf(Float32Array.from(labels), [rows]),
-    }
-    await writeSafetensors(batchFile(folder, name), tensors, {})
+    await saveStage(folder, name, head, embeddings, labels)
   }
   let next = 0
   for (let step = 1; step <= setup.steps; step++) {
@@ -140,59 +131,4 @@ export async function train(setup: Setup, folder: string, log: (text: string) =>
   await keep('end')
   head.dispose()
   backbone.dispose()
-}
-
-const headFile = (folder: string, name: string) => path.join(folder, `head-${name}.safetensors`)
-const batchFile = (folder: string, name: string) => path.join(folder, `batch-${name}.safetensors`)
-
-function tensorOf(values: Float32Array, shape: number[]): StreamedTensor {
-  return {
-    shape,
-    transfer: (offset, part) => part.set(values.subarray(offset, offset + part.length)),
-  }
-}
-
-/** The names of a folder's stages. */
-export function stagesOf(folder: string): string[] {
-  return readdirSync(folder)
-    .map((file) => /^head-(.*)\.safetensors$/.exec(file)?.[1])
-    .filter((name) => name !== undefined)
-    .sort()
-}
-
-/** A stage's head, with another setting of `negligible` and SGD with momentum, and up to `rows` rows of its batch. */
-export async function readStage(folder: string, name: string, negligible: number, rows: number) {
-  const loaded = await MarginHead.load(headFile(folder, name), { device: 'cpu' })
-  const weight = loaded.weights()
-  const { classes, dim, margin } = loaded
-  loaded.dispose()
-  const optimizer = sgd({ momentum, weightDecay })
-  const head = await MarginHead.create({
-    classes,
-    dim,
-    margin,
-    weights: weight,
-    negligible,
-    device: 'cpu',
-    optimizer,
-  })
-  const { embeddings, labels } = await readSafetensors(batchFile(folder, name), async (shapes) => {
-    const result = { embeddings: new Float32Array(0), labels: new Float32Array(0) }
-    const tensors: Record<string, StreamedTensor> = {}
-    for (const key of ['embeddings', 'labels'] as const) {
-      const shape = shapes.get(key)
-      if (!shape) throw new Error(`no ${key}`)
-      const values = new Float32Array(shape.reduce((product, length) => product * length, 1))
-      result[key] = values
-      tensors[key] = { shape, transfer: (offset, part) => values.set(part, offset) }
-    }
-    return { tensors, result }
-  })
-  const batch = {
-    input: embeddings.slice(0, rows * dim),
-    weight,
-    labels: Int32Array.from(labels.subarray(0, rows)),
-    dim,
-  }
-  return { head, batch }
 }

@@ -1,8 +1,7 @@
 /** One training on glyphs: a tfjs network and a native MarginHead with so many of its classes in each step, then the tests. */
-import { mkdirSync } from 'node:fs'
-import path from 'node:path'
 import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs'
+import { saveStage } from '../bench/stage-files'
 import { seededRandom, shuffled } from '../lib/cli/random'
 import { type Progress, setLearningRate } from '../lib/demo/experiment'
 import * as metrics from '../lib/demo/metrics'
@@ -18,7 +17,6 @@ import {
   verification,
   type WeightStorage,
 } from '../lib/index'
-import { writeSafetensors } from '../lib/safetensors'
 import { adapter } from '../lib/tfjs'
 import type { Glyphs } from './glyph-images'
 import { createNetwork, type Network, patchesOf } from './glyph-network'
@@ -147,7 +145,7 @@ async function trainSteps(
     const rows = order.subarray(0, 512)
     const patches = patchesOf(glyphs, rows, shift, seededRandom(seed))
     const labels = Int32Array.from(rows, (row) => glyphs.labels[row])
-    return saveSnapshot(snapshots as string, name, network, head, patches, labels)
+    return saveStage(snapshots as string, name, head, embed(network, patches), labels)
   }
   const start = performance.now()
 
@@ -203,31 +201,6 @@ async function trainSteps(
   if (snapshots) await snapshot('end')
   optimizer.dispose()
   return { accuracy, headSeconds }
-}
-
-/** `head-NAME.safetensors`, and `batch-NAME.safetensors` with embeddings and labels of 512 training glyphs. */
-async function saveSnapshot(
-  folder: string,
-  name: string,
-  network: Network,
-  head: MarginHead,
-  patches: Float32Array,
-  labels: Int32Array
-): Promise<void> {
-  mkdirSync(folder, { recursive: true })
-  await head.save(path.join(folder, `head-${name}.safetensors`))
-  const tensor = (values: Float32Array, shape: number[]) => ({
-    shape,
-    transfer: (offset: number, part: Float32Array) => part.set(values.subarray(offset, offset + part.length)),
-  })
-  await writeSafetensors(
-    path.join(folder, `batch-${name}.safetensors`),
-    {
-      embeddings: tensor(embed(network, patches), [labels.length, head.dim]),
-      labels: tensor(Float32Array.from(labels), [labels.length]), // the file's writer knows floats only
-    },
-    {}
-  )
 }
 
 function patchTensor(patches: Float32Array): tf.Tensor2D {

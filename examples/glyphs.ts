@@ -8,12 +8,13 @@
  */
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { Command, CommanderError, Option } from 'commander'
 import { cleanUp, listen } from '../lib/cli/interrupt'
-import { integerFrom, numberFrom } from '../lib/cli/options'
+import { integerFrom, numberAbove } from '../lib/cli/options'
 import { counted, duration, exitCodes, percent, printTable } from '../lib/cli/terminal'
 import { mean } from '../lib/demo/metrics'
 import { ProgressBars } from '../lib/demo/progress'
+import { weightStorages } from '../lib/head-settings'
 import { adamW, arcface, cosface, sgd, type WeightStorage } from '../lib/index'
 import { draw, installed, kanji, typefaces } from './glyph-images'
 import { falseAcceptRate, type GlyphData, type GlyphOutcome, train } from './glyph-training'
@@ -51,7 +52,7 @@ const program = new Command('glyphs')
   .option('--quick', '600 characters, fewer typefaces: under a minute', false)
   .addOption(
     new Option('--rates <numbers...>', 'sample rates to compare')
-      .argParser(list(rate))
+      .argParser(list(numberAbove(0, 1)))
       .default([1, 0.3, 0.1], '1 0.3 0.1')
   )
   .option('--correct', 'samples with sampleCorrection', false)
@@ -68,7 +69,7 @@ const program = new Command('glyphs')
   )
   .addOption(
     new Option('--weight-storage <type>', "of the head's class weights")
-      .choices(['float32', 'bfloat16'])
+      .choices(weightStorages)
       .default('float32')
   )
   .option('--snapshots <folder>', 'keeps heads and embeddings at 50, 90 and 99 % training accuracy')
@@ -164,12 +165,6 @@ function table(outcomes: GlyphOutcome[], { rates, seeds }: Options): string[][] 
     ]
   })
   return [titles, ...rows]
-}
-
-function rate(text: string): number {
-  const value = numberFrom(0, 1)(text)
-  if (value === 0) throw new InvalidArgumentError('Expected a number above 0.')
-  return value
 }
 
 /** commander hands over one value at a time, with the default before the first. */

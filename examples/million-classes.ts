@@ -11,6 +11,7 @@ import { Command, Option } from 'commander'
 import { seededRandom } from '../lib/cli/random'
 import { Progress } from '../lib/cli/terminal'
 import { processGroup } from '../lib/distributed'
+import { weightStorages } from '../lib/head-settings'
 import { arcface, MarginHead, type Precision, sgd, type WeightStorage } from '../lib/index'
 
 interface Given {
@@ -117,9 +118,7 @@ const program = new Command('million-classes')
   .option('--sample-rate <share>', 'share of the classes that take part in a step', '1')
   .option('--momentum <number>', 'of the optimizer; 0 keeps no state', '0.9')
   .addOption(
-    new Option('--weight-storage <type>', 'of the class weights')
-      .choices(['float32', 'bfloat16'])
-      .default('float32')
+    new Option('--weight-storage <type>', 'of the class weights').choices(weightStorages).default('float32')
   )
   .addOption(
     new Option('--precision <type>', 'of the products').choices(['float32', 'bfloat16']).default('float32')

@@ -4,6 +4,7 @@ import { execFileSync } from 'node:child_process'
 import { Worker } from 'node:worker_threads'
 import { type Combination, type NumberArray, type ProcessGroup, processGroup } from '../lib/distributed'
 import { limitMemory } from './mpirun'
+import { ranksOf } from './ranks'
 import { integer, normals, pick, random, sameBits } from './support'
 
 const sleep = (milliseconds: number) => new Promise((resolve) => setTimeout(resolve, milliseconds))
@@ -51,8 +52,6 @@ function joinedArrays(arrays: NumberArray[]): NumberArray {
   }
   return all
 }
-
-const ranksOf = (group: ProcessGroup) => Array.from({ length: group.size }, (_, rank) => rank)
 
 // Lengths around 0, around the number of ranks, around what goes in one exchange (16 KiB), and into several stretches.
 const lengths = [0, 1, 2, 3, 5, 2047, 4096, 4097, 30_011]

@@ -8,30 +8,14 @@ import {
   type DeviceName,
   MarginHead,
   normface,
-  sgd,
   softmaxMargin,
   sphereface,
 } from '../lib/index'
+import { batchOf, joined, type Options, precise, ranksOf, sameStep, training } from './ranks'
 import { makeBatch, relativeError, sameBits, within } from './support'
 
-type Options = Parameters<typeof MarginHead.create>[0]
-
-const precise = 1e-6
 const folder = process.env.LD_LIBRARY_PATH // of the library
 
-/** The rows of rank `rank` in a step: another number on each. */
-function batchOf(step: number, rank: number, { classes, dim }: Options) {
-  const rows = [5, 1, 9, 17][(rank + step) % 4] as number
-  const batch = makeBatch(100 * step + rank, { rows, dim, classes })
-  if (rows > 6) batch.labels[2] = -1
-  return batch
-}
-
-const training: Options = {
-  classes: 37,
-  dim: 24,
-  optimizer: sgd({ learningRate: 0.3, momentum: 0.9, weightDecay: 0.01 }),
-}
 const gpuOf = (group: ProcessGroup): DeviceName => `cuda:${group.rank}`
 
 /** A head of the group's on a GPU for each rank, over NCCL or through the host. */
@@ -48,9 +32,8 @@ async function compare(group: ProcessGroup, options: Options, what: string, labe
   const head = await make(group, 'nccl', options)
   const host = await make(group, 'mpi', options)
   const whole = await MarginHead.create({ ...options, device: gpuOf(group) })
-  const ranks = Array.from({ length: group.size }, (_, rank) => rank)
   for (let step = 0; step < 3; step++) {
-    const batches = ranks.map((rank) => batchOf(step, rank, options))
+    const batches = ranksOf(group).map((rank) => batchOf(step, rank, options.classes, options.dim))
     if (label !== undefined) for (const { labels } of batches) labels.fill(label)
     const { input, labels } = batches[group.rank] as (typeof batches)[0]
     const at = `${what}, step ${step}`
@@ -63,20 +46,8 @@ async function compare(group: ProcessGroup, options: Options, what: string, labe
     const evaluated = await head.evaluate(input, labels)
     assert.strictEqual(evaluated.loss, (await host.evaluate(input, labels)).loss, at)
     if (step > 0) continue // later steps begin from weights that differ by rounding
-    const expected = whole.stepSync(
-      Float32Array.from(batches.flatMap((batch) => [...batch.input])),
-      Int32Array.from(batches.flatMap((batch) => [...batch.labels]))
-    )
-    const before = batches.slice(0, group.rank).reduce((rows, batch) => rows + batch.labels.length, 0)
-    const mine = (array: Float32Array, width: number) =>
-      array.subarray(before * width, (before + labels.length) * width)
-    within(relativeError([actual.loss], [expected.loss]), precise, `${at}: loss`)
-    within(relativeError(actual.losses, mine(expected.losses, 1)), precise, `${at}: losses`)
-    const all = expected.gradInput as Float32Array
-    const wanted = mine(all, options.dim)
-    // A rank may hold a single row whose gradient nearly vanishes beside the batch's.
-    const scale = Math.max(1, Math.hypot(...all) / (Math.hypot(...wanted) || 1))
-    within(relativeError(actual.gradInput as Float32Array, wanted) / scale, precise, `${at}: gradInput`)
+    const all = joined(batches)
+    sameStep(actual, whole.stepSync(all.input, all.labels), batches, group.rank, at)
     const { first, count } = head.shard
     const own = whole.weights().subarray(first * options.dim, (first + count) * options.dim)
     within(relativeError(head.weights(), own), precise, `${at}: weights`)
@@ -126,14 +97,14 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
 
   async topK(group) {
     const [head, host] = [await make(group, 'nccl'), await make(group, 'mpi')]
-    const { input } = batchOf(0, group.rank, training)
+    const { input } = batchOf(0, group.rank, training.classes, training.dim)
     assert.deepStrictEqual(await head.topK(input, 3), await host.topK(input, 3))
   },
 
   // Not finite embeddings are a refused step on every rank, after which the head goes on.
   async notFinite(group) {
     const head = await make(group, 'nccl')
-    const { input, labels } = batchOf(0, group.rank, training)
+    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
     const bad = group.rank === 1 ? input.map(() => Number.NaN) : input
     const before = head.weights()
     await assert.rejects(head.step(bad, labels), /not finite/)
@@ -169,7 +140,7 @@ async function avoid(group: ProcessGroup, name: string): Promise<void> {
   process.env.MARGIN_SOFTMAX_NCCL = 'off'
   const host = await MarginHead.create(settings)
   delete process.env.MARGIN_SOFTMAX_NCCL
-  const { input, labels } = batchOf(0, group.rank, training)
+  const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
   const [actual, expected] = [await head.step(input, labels), await host.step(input, labels)]
   sameBits(actual.gradInput as Float32Array, expected.gradInput as Float32Array, 'gradInput')
   sameBits(head.weights(), host.weights(), 'weights')

@@ -5,30 +5,11 @@ import { type ProcessGroup, processGroup } from '../lib/distributed'
 import { adamW, arcface, cosface, MarginHead, normface, sgd, softmaxMargin } from '../lib/index'
 import { marginCases } from './margins'
 import { limitMemory } from './mpirun'
-import { makeBatch, normals, random, relativeError, sameBits, within } from './support'
-
-type Options = Parameters<typeof MarginHead.create>[0]
-type Batch = { input: Float32Array; labels: Int32Array }
+import { type Batch, batchOf, joined, type Options, precise, ranksOf, sameStep, training } from './ranks'
+import { normals, random, relativeError, sameBits, within } from './support'
 
 const scenario = process.argv[2] ?? ''
 const folder = process.env.MARGIN_SOFTMAX_TEST_FOLDER as string
-const precise = 1e-6
-const ranksOf = (group: ProcessGroup) => Array.from({ length: group.size }, (_, rank) => rank)
-
-/** The rows of rank `rank` in a step: another number on each, on one of them perhaps none of its own classes. */
-function batchOf(seed: number, rank: number, classes: number, dim: number): Batch {
-  const rows = [5, 1, 9, 17][(rank + seed) % 4] as number
-  const batch = makeBatch(100 * seed + rank, { rows, dim, classes })
-  if (rows > 6) batch.labels[2] = -1
-  return batch
-}
-
-function joined(batches: Batch[]): Batch {
-  return {
-    input: Float32Array.from(batches.flatMap(({ input }) => [...input])),
-    labels: Int32Array.from(batches.flatMap(({ labels }) => [...labels])),
-  }
-}
 
 /**
  * Three steps of a sharded head and of a whole one, compared, each from the whole one's state: weights that differ by
@@ -44,8 +25,6 @@ async function compare(group: ProcessGroup, options: Options, what: string): Pro
   for (let step = 0; step < 3; step++) {
     const batches = ranksOf(group).map((rank) => batchOf(step, rank, classes, dim))
     const mine = batches[group.rank] as Batch
-    const before = batches.slice(0, group.rank).reduce((rows, { labels }) => rows + labels.length, 0)
-    const rows = mine.labels.length
     if (step > 0) {
       const file = `${folder}/compared-${group.rank}`
       await whole.save(file)
@@ -56,20 +35,7 @@ async function compare(group: ProcessGroup, options: Options, what: string): Pro
     const all = joined(batches)
     const expected = whole.stepSync(all.input, all.labels)
     const at = `${what}, step ${step}`
-    within(relativeError([actual.loss], [expected.loss]), precise, `${at}: loss`)
-    within(
-      relativeError(actual.losses, expected.losses.subarray(before, before + rows)),
-      precise,
-      `${at}: losses`
-    )
-    const gradInput = (expected.gradInput as Float32Array).subarray(before * dim, (before + rows) * dim)
-    // A rank may hold a single row whose gradient nearly vanishes beside the batch's.
-    const scale = Math.hypot(...(expected.gradInput as Float32Array)) / (Math.hypot(...gradInput) || 1)
-    within(
-      relativeError(actual.gradInput as Float32Array, gradInput) / Math.max(1, scale),
-      precise,
-      `${at}: gradInput`
-    )
+    sameStep(actual, expected, batches, group.rank, at)
     if (options.weightStorage === 'bfloat16') sameRounding(head.weights(), own(whole.weights()), at)
     else within(relativeError(head.weights(), own(whole.weights())), precise, `${at}: weights`)
     const { leftOut, ...stats } = expected.stats
@@ -103,12 +69,6 @@ function sameRounding(actual: Float32Array, expected: Float32Array, what: string
 }
 
 const storages = ['float32', 'bfloat16'] as const
-
-const training = {
-  classes: 37,
-  dim: 24,
-  optimizer: sgd({ learningRate: 0.3, momentum: 0.9, weightDecay: 0.01 }),
-}
 
 const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
   async equal(group) {
