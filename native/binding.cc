@@ -63,7 +63,7 @@ Napi::Value nccl(const Napi::CallbackInfo& info) {
 // Runs the fused multiply-adds that machinePeak times, and returns how many operations that were.
 Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   const int threads = info[0].As<Napi::Number>().Int32Value();
-  const long rounds = static_cast<long>(info[1].As<Napi::Number>().Int64Value());
+  const int64_t rounds = static_cast<int64_t>(info[1].As<Napi::Number>().Int64Value());
   const cpu::Kernels* kernels = cpu::findKernels(nullptr);
   {
     const cpu::Turn turn;

@@ -9,11 +9,12 @@ namespace margin_softmax {
 class Layout {
  public:
   explicit Layout(void* base) : base_(static_cast<char*>(base)) {}
-  // Aligned to 256 bytes: a cache line and a GPU's widest transaction alike.
+  // Aligned to 256 bytes: a cache line and a GPU's widest transaction alike. Null for no elements, so that an array
+  // that is not wanted has no address.
   template <class T>
   T* take(int64_t count, int64_t alignment = 256) {
     offset_ = (offset_ + alignment - 1) / alignment * alignment;
-    T* at = base_ ? reinterpret_cast<T*>(base_ + offset_) : nullptr;
+    T* at = base_ && count > 0 ? reinterpret_cast<T*>(base_ + offset_) : nullptr;
     offset_ += (count * static_cast<int64_t>(sizeof(T)) + 255) / 256 * 256;
     return at;
   }

@@ -209,7 +209,7 @@ HOST_DEVICE constexpr auto iterationParameter(int) -> decltype(M::iteration) {
   return M::iteration;
 }
 template <class M>
-HOST_DEVICE constexpr int iterationParameter(long) {
+HOST_DEVICE constexpr int iterationParameter(int64_t) {
   return -1;
 }
 

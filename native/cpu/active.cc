@@ -30,7 +30,7 @@ void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64
 // A part of so many of what is upcoming.
 Upcoming slice(Upcoming next, int64_t part, int64_t parts) {
   const int64_t from = next.lines * part / parts, to = next.lines * (part + 1) / parts;
-  return {static_cast<const char*>(next.from) + from * 64, static_cast<long>(to - from)};
+  return {static_cast<const char*>(next.from) + from * 64, static_cast<int64_t>(to - from)};
 }
 
 }  // namespace
@@ -64,8 +64,8 @@ void Step::weighPanel(int64_t panel, int thread) {
   parts_.weighRows(kernels_, panel, states_, rowMaximum_, rowFactor_);
   float* probabilities = scratchOf(thread).tile;
   const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows, dim = plan_.dim;
-  float ones[128];
-  std::fill_n(ones, 128, 1.0f);
+  float ones[Plan::maxTileClasses];
+  std::fill_n(ones, Plan::maxTileClasses, 1.0f);
   const int64_t classes = parts_.closeClasses(), atOnce = plan_.tileClasses;
   for (int64_t from = 0; from < classes && !cancelled(); from += atOnce) {
     const int64_t count = std::min(atOnce, classes - from);
@@ -142,7 +142,7 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
   if (kept) {
     for (int64_t from = 0; from < count; from += lanes_) {
       const int64_t here = std::min<int64_t>(lanes_, count - from), padded = roundUp(here, 16);
-      int64_t offsets[64];
+      int64_t offsets[maxLanes];
       for (int64_t k = 0; k < here; k++) offsets[k] = rows[from + k] / lanes_ * panelFloats + rows[from + k] % lanes_;
       float* out = scratch.tile + from / lanes_ * panelFloats;
       for (int64_t j = 0; j < classes; j++, out += lanes_) {
@@ -168,7 +168,7 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
       kernels_.logits(weights.weight, dim, classes, scratch.query, 1, classScale_ + firstClass, nullptr, out,
                       plan_.tileClasses);
       if (!problem_.filters()) continue;
-      float limits[64] = {};
+      float limits[maxLanes] = {};
       for (int64_t k = 0; k < here; k++) limits[k] = rowLimit_[first + rows[from + k]];
       kernels_.leaveOutAbove(out, plan_.tileClasses, classes, 1, limits, leftOut);
     }
@@ -184,7 +184,7 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
 
 CombinationLists Step::listsOf(int thread, int64_t stride) const {
   float* lists = scratchOf(thread).lists;
-  return {0, static_cast<long>(stride), reinterpret_cast<int32_t*>(lists + 2 * listTerms),
+  return {0, static_cast<int64_t>(stride), reinterpret_cast<int32_t*>(lists + 2 * listTerms),
           reinterpret_cast<CombinationTerm*>(lists)};
 }
 
@@ -228,8 +228,8 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
   float* partial = partialInput_ + (wanted ? classSlot * paddedRows_ * dim : 0);
   if (wanted) std::memset(partial + firstRow * dim, 0, (lastRow - firstRow) * dim * sizeof(float));
   double* leftOfRows = leftOfRows_ + classSlot * paddedRows_;
-  int32_t rows[512];  // a chunk's, at most
-  float left[512], leftOfClasses[128 * 16];
+  int32_t rows[Plan::maxChunkRows];
+  float left[Plan::maxChunkRows], leftOfClasses[Plan::maxTileClasses * 16];
   int64_t computed = 0;
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
     const int64_t classes = plan_.tileSize(tile);
@@ -316,8 +316,8 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const bool whole = plan_.rowSlots == 1;
   const ThreadScratch scratch = scratchOf(thread);
-  int32_t rows[512], places[512];
-  float factors[512];
+  int32_t rows[Plan::maxChunkRows], places[Plan::maxChunkRows];
+  float factors[Plan::maxChunkRows];
   int64_t computed = 0;
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
     const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
@@ -342,13 +342,13 @@ void Step::activeWeight(int64_t slot, int thread, float limit) {
         factors[k] = static_cast<float>(state.gradient * state.scale * state.inverseNorm);
         places[k] = static_cast<int32_t>(first) + rows[k];
       }
-      CombinationLists lists = listsOf(thread, 512);  // of rows, for each class of a few
-      const int64_t most = listTerms / 512;
+      CombinationLists lists = listsOf(thread, Plan::maxChunkRows);  // of rows, for each class of a few
+      const int64_t most = listTerms / Plan::maxChunkRows;
       for (int64_t j0 = 0; j0 < classes; j0 += most) {
         lists.count = std::min(most, classes - j0);
         for (int64_t l = 0; l < lists.count; l++) {
-          const long length = kernels_.listRows(scratch.tile + (j0 + l) * lanes_, plan_.tileClasses, count, factors,
-                                                places, lists.terms + l * 512);
+          const int64_t length = kernels_.listRows(scratch.tile + (j0 + l) * lanes_, plan_.tileClasses, count, factors,
+                                                   places, lists.terms + l * Plan::maxChunkRows);
           lists.lengths[l] = static_cast<int32_t>(length);
           computed += length;
         }

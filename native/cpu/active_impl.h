@@ -8,30 +8,31 @@ namespace {
 
 using margin_softmax::cpu::CombinationLists;
 using margin_softmax::cpu::CombinationTerm;
+using margin_softmax::cpu::maxLanes;
 using margin_softmax::cpu::Upcoming;
 
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
 constexpr int panelLanes = blockVectors * lanes;
-static_assert(64 % panelLanes == 0, "row chunks are multiples of 64 rows");
+static_assert(maxLanes % panelLanes == 0, "chunks of rows are multiples of maxLanes");
 
 // Both work as `probabilities` without smoothing, in place on the first `count` lanes (rounded up to whole vectors) of
 // a tile. u = cost·P; what is below the limit becomes 0. NaN stays.
 //
 // For gradInput: left[lane] = Σ u of those. With it goes the account for gradWeight, where u·scale[j] counts:
 // leftOfClasses[j][16 lanes] += what is below weightLimit.
-static void activeInputs(const float* tile, float* out, long tileStride, long classes, long count, const float* maxima,
-                         const float* factors, const float* scale, const float* costs, float limit, float* left,
-                         float weightLimit, float* leftOfClasses) {
+static void activeInputs(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
+                         const float* maxima, const float* factors, const float* scale, const float* costs, float limit,
+                         float* left, float weightLimit, float* leftOfClasses) {
   const Vector least = broadcast(limit), leastWeight = broadcast(weightLimit), zero = {};
-  for (long k = 0; k < count; k += lanes) {
+  for (int64_t k = 0; k < count; k += lanes) {
     const Vector most = load(maxima + k), factor = load(factors + k), cost = load(costs + k);
     Vector lost = {};
-    const long at = k / panelLanes * tileStride * panelLanes + k % panelLanes;
+    const int64_t at = k / panelLanes * tileStride * panelLanes + k % panelLanes;
     const float* column = tile + at;
     float* to = out + at;
     float* lostHere = leftOfClasses + k % 16;
-    for (long j = 0; j < classes; j++, column += panelLanes, to += panelLanes, lostHere += 16) {
+    for (int64_t j = 0; j < classes; j++, column += panelLanes, to += panelLanes, lostHere += 16) {
       const Vector s = broadcast(scale[j]), p = exponential<false>(load(column) - most) * factor;
       const Vector u = p * cost, w = u * s;
       lost += u < least ? u : zero;
@@ -43,15 +44,16 @@ static void activeInputs(const float* tile, float* out, long tileStride, long cl
 }
 
 // For gradWeight, where u·scale[j] counts.
-static void activeWeights(const float* tile, float* out, long tileStride, long classes, long count, const float* maxima,
-                          const float* factors, const float* scale, const float* costs, float limit) {
+static void activeWeights(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
+                          const float* maxima, const float* factors, const float* scale, const float* costs,
+                          float limit) {
   const Vector least = broadcast(limit), zero = {};
-  for (long k = 0; k < count; k += lanes) {
+  for (int64_t k = 0; k < count; k += lanes) {
     const Vector most = load(maxima + k), factor = load(factors + k), cost = load(costs + k);
-    const long at = k / panelLanes * tileStride * panelLanes + k % panelLanes;
+    const int64_t at = k / panelLanes * tileStride * panelLanes + k % panelLanes;
     const float* column = tile + at;
     float* to = out + at;
-    for (long j = 0; j < classes; j++, column += panelLanes, to += panelLanes) {
+    for (int64_t j = 0; j < classes; j++, column += panelLanes, to += panelLanes) {
       const Vector s = broadcast(scale[j]), p = exponential<false>(load(column) - most) * factor;
       store(to, p * cost * s < least ? zero : p * s);
     }
@@ -59,28 +61,28 @@ static void activeWeights(const float* tile, float* out, long tileStride, long c
 }
 
 // The first `count` lanes of a panel's class.
-INLINE uint64_t presentLanes(const float* lane, long count) {
+INLINE uint64_t presentLanes(const float* lane, int64_t count) {
   uint64_t present = 0;
-  for (long k = 0; k < count; k += lanes) present |= (uint64_t)notZero(load(lane + k)) << k;
+  for (int64_t k = 0; k < count; k += lanes) present |= (uint64_t)notZero(load(lane + k)) << k;
   return count < 64 ? present & (((uint64_t)1 << count) - 1) : present;
 }
 
-static void listClasses(const float* panel, long classes, const CombinationLists& lists) {
-  for (long l = 0; l < lists.count; l++) lists.lengths[l] = 0;
-  for (long j = 0; j < classes; j++, panel += panelLanes)
+static void listClasses(const float* panel, int64_t classes, const CombinationLists& lists) {
+  for (int64_t l = 0; l < lists.count; l++) lists.lengths[l] = 0;
+  for (int64_t j = 0; j < classes; j++, panel += panelLanes)
     for (uint64_t present = presentLanes(panel, lists.count); present; present &= present - 1) {
-      const long l = __builtin_ctzll(present);
+      const int64_t l = __builtin_ctzll(present);
       lists.terms[l * lists.stride + lists.lengths[l]++] = {panel[l], (int32_t)j};
     }
 }
 
-static long listRows(const float* tile, long tileStride, long count, const float* factors, const int32_t* places,
-                     CombinationTerm* terms) {
+static int64_t listRows(const float* tile, int64_t tileStride, int64_t count, const float* factors,
+                        const int32_t* places, CombinationTerm* terms) {
   const CombinationTerm* const begin = terms;
-  for (long from = 0; from < count; from += panelLanes, tile += tileStride * panelLanes) {
-    const long here = count - from < panelLanes ? count - from : panelLanes;
+  for (int64_t from = 0; from < count; from += panelLanes, tile += tileStride * panelLanes) {
+    const int64_t here = count - from < panelLanes ? count - from : panelLanes;
     for (uint64_t present = presentLanes(tile, here); present; present &= present - 1) {
-      const long l = __builtin_ctzll(present);
+      const int64_t l = __builtin_ctzll(present);
       *terms++ = {tile[l] * factors[from + l], places[from + l]};
     }
   }
@@ -91,11 +93,11 @@ using margin_softmax::cpu::columnBlock;
 constexpr int sumVectors = columnBlock / lanes < 8 ? columnBlock / lanes : 8;
 
 template <int Vectors>
-INLINE void combineColumns(float* out, bool keep, const float* rows, long stride, const CombinationTerm* terms,
-                           long count) {
+INLINE void combineColumns(float* out, bool keep, const float* rows, int64_t stride, const CombinationTerm* terms,
+                           int64_t count) {
   Vector sum[Vectors];
   UNROLL for (int v = 0; v < Vectors; v++) sum[v] = (Vector){};
-  for (long k = 0; k < count; k++) {
+  for (int64_t k = 0; k < count; k++) {
     const Vector a = broadcast(terms[k].coefficient);
     const float* row = rows + terms[k].row * stride;
     asm("" : "+r"(row));  // one address: GCC would keep one for each vector, more than it has registers
@@ -108,31 +110,31 @@ INLINE void combineColumns(float* out, bool keep, const float* rows, long stride
 }
 
 // The part of what is upcoming that falls to one of so many turns.
-INLINE void fetchTurn(const Upcoming* next, int count, long turn, long turns) {
+INLINE void fetchTurn(const Upcoming* next, int count, int64_t turn, int64_t turns) {
   for (int i = 0; i < count; i++)
-    for (long line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
+    for (int64_t line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
       __builtin_prefetch(static_cast<const char*>(next[i].from) + line * 64, 0, 2);
 }
 
-static void combineRows(const CombinationLists& lists, const float* blocks, long rows, long n, float* out,
-                        long outStride, const int32_t* outRows, bool keep, const Upcoming* next, int nextCount) {
-  long turn = 0;
-  const long turns = (n + columnBlock - 1) / columnBlock * lists.count;
-  for (long first = 0; first < n; first += columnBlock, blocks += rows * columnBlock) {
-    const long width = n - first < columnBlock ? n - first : columnBlock;
-    for (long l = 0; l < lists.count; l++) {
+static void combineRows(const CombinationLists& lists, const float* blocks, int64_t rows, int64_t n, float* out,
+                        int64_t outStride, const int32_t* outRows, bool keep, const Upcoming* next, int nextCount) {
+  int64_t turn = 0;
+  const int64_t turns = (n + columnBlock - 1) / columnBlock * lists.count;
+  for (int64_t first = 0; first < n; first += columnBlock, blocks += rows * columnBlock) {
+    const int64_t width = n - first < columnBlock ? n - first : columnBlock;
+    for (int64_t l = 0; l < lists.count; l++) {
       fetchTurn(next, nextCount, turn++, turns);
-      const long length = lists.lengths[l];
+      const int64_t length = lists.lengths[l];
       if (keep && length == 0) continue;
       const CombinationTerm* terms = lists.terms + l * lists.stride;
       float* to = out + (outRows ? outRows[l] : l) * outStride + first;
-      long d = 0;
+      int64_t d = 0;
       for (; d + sumVectors * lanes <= width; d += sumVectors * lanes)
         combineColumns<sumVectors>(to + d, keep, blocks + d, width, terms, length);
       for (; d + lanes <= width; d += lanes) combineColumns<1>(to + d, keep, blocks + d, width, terms, length);
       for (; d < width; d++) {
         float sum = 0;
-        for (long k = 0; k < length; k++) sum = fused(terms[k].coefficient, blocks[terms[k].row * width + d], sum);
+        for (int64_t k = 0; k < length; k++) sum = fused(terms[k].coefficient, blocks[terms[k].row * width + d], sum);
         to[d] = keep ? to[d] + sum : sum;
       }
     }

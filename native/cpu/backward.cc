@@ -11,7 +11,7 @@ constexpr int64_t streamedBytes = int64_t{16} << 20;
 
 // How far to go along a class's own weights to make its gradient orthogonal to them, as a multiple of those weights.
 // False where single precision might overflow or underflow on the way (weights of 1e10 and beyond) or met a NaN.
-bool projection(const Kernels& kernels, const float* weight, const float* gradient, float inverseNorm, long dim,
+bool projection(const Kernels& kernels, const float* weight, const float* gradient, float inverseNorm, int64_t dim,
                 float& factor) {
   factor = -(kernels.dot(weight, gradient, dim) * inverseNorm) * inverseNorm;
   return inverseNorm > 1e-10f && factor < 1e30f && factor > -1e30f;

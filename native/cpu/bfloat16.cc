@@ -27,6 +27,7 @@ Bfloat16Products::Bfloat16Products(const Kernels& kernels, const Plan& plan, int
       dimPanels_(divideUp(plan.dim, pairLanes_)) {}
 
 void Bfloat16Products::layOut(Layout& layout, int threads, bool weight, bool input) {
+  wantsWeight_ = weight;
   query_ = layout.take<uint16_t>(parts_ * paddedRows_ * dimPairs_ * 2);
   value_ = layout.take<uint16_t>(weight ? parts_ * dimPanels_ * paddedRows_ * pairLanes_ : 0);
   PackedTile& t = tile_;
@@ -63,7 +64,7 @@ void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count,
     uint16_t* out = query_ + panel * parts_ * queryPart + lane * 2;
     for (int64_t d = 0; d < dimPairs_ * 2; d++)
       put(out + d / 2 * pairLanes_ * 2 + d % 2, factor == 0 || d >= dim ? 0 : x[d] * factor, queryPart, parts_);
-    if (!value_) continue;
+    if (!wantsWeight_) continue;
     const float valueFactor = i < count ? static_cast<float>(valueFactors[i]) : 0;
     for (int64_t d = 0; d < dimPanels_ * pairLanes_; d++)
       put(value_ + d / pairLanes_ * parts_ * valuePart + row / 2 * pairLanes_ * 2 + d % pairLanes_ * 2 + row % 2,

@@ -42,6 +42,7 @@ class Bfloat16Products {
   const Plan& plan_;
   const int lanes_, pairLanes_, parts_;  // L, P; 2 where operands have corrections
   const int64_t paddedRows_, dimPairs_, dimPanels_;
+  bool wantsWeight_ = false;                      // whether gradWeight's operands are packed
   PackedTile tile_{};                             // the first thread's
   int64_t threadStride_ = 0;                      // from one thread's operands to the next's
   uint16_t *query_ = nullptr, *value_ = nullptr;  // bfloat16_kernels.h

@@ -107,17 +107,17 @@ class FlushDenormals {
 // Where a product's operands lie, in words of 16 bits: as Operands of kernels_impl.h, a step being a pair.
 struct PairOperands {
   const uint16_t* rows;
-  long rowStride, stepStride, rowOuterStride, rowPart;
+  int64_t rowStride, stepStride, rowOuterStride, rowPart;
   const uint16_t* vectors;
-  long vectorOuterStride, vectorPart;
-  long outerSteps, steps;
+  int64_t vectorOuterStride, vectorPart;
+  int64_t outerSteps, steps;
   int terms;
 };
 
 // Fetches what is upcoming, a line at a time, so that it lasts for about so many steps.
 class Fetcher {
  public:
-  INLINE_MEMBER Fetcher(Upcoming next, long steps)
+  INLINE_MEMBER Fetcher(Upcoming next, int64_t steps)
       : interval(next.lines ? steps / next.lines + 1 : steps + 1), at_((const char*)next.from), left_(next.lines) {}
   INLINE_MEMBER void fetch() {
     if (left_ <= 0) return;
@@ -126,31 +126,31 @@ class Fetcher {
     left_--;
   }
 
-  const long interval;  // steps from one line to the next
+  const int64_t interval;  // steps from one line to the next
 
  private:
   const char* at_;
-  long left_;
+  int64_t left_;
 };
 
 template <int Rows, bool Accumulate, bool Scaled>
-static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float* out, long outStride,
+static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float* out, int64_t outStride,
                                                     const float* rowScale, const float* bias, Fetcher& fetcher) {
   Vector sum[Rows][pairVectors];
   UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < pairVectors; v++) sum[r][v] = (Vector){};
   UNROLL for (int r = 0; r < Rows; r++) {
     UNROLL for (int v = 0; v < pairVectors; v++) __builtin_prefetch(out + r * outStride + v * lanes, 1, 3);
   }
-  const long rowStride = o.rowStride, stepStride = o.stepStride, steps = o.steps;
+  const int64_t rowStride = o.rowStride, stepStride = o.stepStride, steps = o.steps;
   for (int term = 0; term < o.terms; term++) {
     const uint16_t* termRows = o.rows + (term == 2 ? o.rowPart : 0);
     const uint16_t* termVectors = o.vectors + (term == 1 ? o.vectorPart : 0);
-    for (long outer = 0; outer < o.outerSteps; outer++) {
+    for (int64_t outer = 0; outer < o.outerSteps; outer++) {
       const uint16_t* rows = termRows + outer * o.rowOuterStride;
       const uint16_t* vectors = termVectors + outer * o.vectorOuterStride;
-      for (long k = 0; k < steps;) {
+      for (int64_t k = 0; k < steps;) {
         fetcher.fetch();
-        for (const long end = k + fetcher.interval < steps ? k + fetcher.interval : steps; k < end; k++) {
+        for (const int64_t end = k + fetcher.interval < steps ? k + fetcher.interval : steps; k < end; k++) {
           Pairs b[pairVectors];
           UNROLL for (int v = 0; v < pairVectors; v++) b[v] = pairs(loadBits(vectors + v * lanes * 2));
           UNROLL for (int r = 0; r < Rows; r++) {
@@ -175,7 +175,7 @@ static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float
 }
 
 template <int Rows, bool Accumulate, bool Scaled>
-static void multiplyPairsRest(long rest, const PairOperands& o, float* out, long outStride, const float* rowScale,
+static void multiplyPairsRest(int64_t rest, const PairOperands& o, float* out, int64_t outStride, const float* rowScale,
                               const float* bias, Fetcher& fetcher) {
   if constexpr (Rows > 0) {
     if (rest == Rows) multiplyPairs<Rows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, fetcher);
@@ -185,9 +185,9 @@ static void multiplyPairsRest(long rest, const PairOperands& o, float* out, long
 
 // All rows of a product.
 template <bool Accumulate, bool Scaled>
-INLINE void multiplyAllPairs(long rows, PairOperands o, float* out, long outStride, const float* rowScale,
+INLINE void multiplyAllPairs(int64_t rows, PairOperands o, float* out, int64_t outStride, const float* rowScale,
                              const float* bias, Fetcher& fetcher) {
-  long r = 0;
+  int64_t r = 0;
   for (; r + pairRows <= rows; r += pairRows) {
     multiplyPairs<pairRows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, fetcher);
     o.rows += pairRows * o.rowStride;
@@ -201,35 +201,35 @@ INLINE void multiplyAllPairs(long rows, PairOperands o, float* out, long outStri
 
 constexpr int terms(const PackedTile& packed) { return packed.parts == 2 ? 3 : 1; }
 
-static void pairLogits(const PackedTile& packed, long dim, long classes, const uint16_t* query, long panels,
+static void pairLogits(const PackedTile& packed, int64_t dim, int64_t classes, const uint16_t* query, int64_t panels,
                        const float* scale, const float* bias, float* tile, Upcoming next) {
   const FlushDenormals flush;
   Fetcher fetcher(next, panels * (panelLanes / pairLanes) * (classes / pairRows) * ((dim + 1) / 2));
-  const long dimPairs = (dim + 1) / 2, queryPart = dimPairs * pairLanes * 2;
-  for (long p = 0; p < panels * (panelLanes / pairLanes); p++) {
+  const int64_t dimPairs = (dim + 1) / 2, queryPart = dimPairs * pairLanes * 2;
+  for (int64_t p = 0; p < panels * (panelLanes / pairLanes); p++) {
     const PairOperands o{
         packed.rows, packed.dimStride, 2, 0,        packed.rowsPart, query + p * packed.parts * queryPart,
         0,           queryPart,        1, dimPairs, terms(packed)};
-    const long lane = p * pairLanes;
+    const int64_t lane = p * pairLanes;
     float* out = tile + lane / panelLanes * packed.tileStride * panelLanes + lane % panelLanes;
     multiplyAllPairs<false, true>(classes, o, out, panelLanes, scale, bias, fetcher);
   }
 }
 
-static void pairWeightGradient(const PackedTile& packed, long classes, long panels, const uint16_t* value,
-                               long valueRows, long dimPanels, float* out, long outStride, bool accumulate,
+static void pairWeightGradient(const PackedTile& packed, int64_t classes, int64_t panels, const uint16_t* value,
+                               int64_t valueRows, int64_t dimPanels, float* out, int64_t outStride, bool accumulate,
                                Upcoming next) {
   const FlushDenormals flush;
   Fetcher fetcher(next, dimPanels * (classes / pairRows) * panels * (panelLanes / 2));
-  const long valuePart = valueRows * pairLanes;
-  for (long d = 0; d < dimPanels; d++) {
+  const int64_t valuePart = valueRows * pairLanes;
+  for (int64_t d = 0; d < dimPanels; d++) {
     const PairOperands o{packed.across,
                          panelLanes,
                          2,
                          packed.room * panelLanes,
                          packed.acrossPart,
                          value + d * packed.parts * valuePart,
-                         (long)panelLanes * pairLanes,
+                         (int64_t)panelLanes * pairLanes,
                          valuePart,
                          panels,
                          panelLanes / 2,
@@ -240,15 +240,15 @@ static void pairWeightGradient(const PackedTile& packed, long classes, long pane
   }
 }
 
-static void pairInputGradient(const PackedTile& packed, long dim, long classes, long panels, float* out,
+static void pairInputGradient(const PackedTile& packed, int64_t dim, int64_t classes, int64_t panels, float* out,
                               bool accumulate, Upcoming next) {
-  const long stepsRoom = packed.room / 2, steps = (classes + 1) / 2;
+  const int64_t stepsRoom = packed.room / 2, steps = (classes + 1) / 2;
   const FlushDenormals flush;
   Fetcher fetcher(next, panels * (panelLanes / pairLanes) * (dim / pairRows) * steps);
-  for (long p = 0; p < panels * (panelLanes / pairLanes); p++) {
-    const long lane = p * pairLanes;
+  for (int64_t p = 0; p < panels * (panelLanes / pairLanes); p++) {
+    const int64_t lane = p * pairLanes;
     float* panelOut = out + lane / panelLanes * dim * panelLanes + lane % panelLanes;
-    for (long d = 0; d < dim; d += 16) {
+    for (int64_t d = 0; d < dim; d += 16) {
       const PairOperands o{packed.columns + d * packed.room,
                            2,
                            32,
@@ -260,7 +260,7 @@ static void pairInputGradient(const PackedTile& packed, long dim, long classes, 
                            1,
                            steps,
                            terms(packed)};
-      const long rows = dim - d < 16 ? dim - d : 16;
+      const int64_t rows = dim - d < 16 ? dim - d : 16;
       float* rowsOut = panelOut + d * panelLanes;
       if (accumulate) multiplyAllPairs<true, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, fetcher);
       else multiplyAllPairs<false, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, fetcher);
@@ -269,10 +269,10 @@ static void pairInputGradient(const PackedTile& packed, long dim, long classes, 
 }
 
 // Up to a vector of floats; zeros beyond `count`.
-INLINE Vector loadFew(const float* from, long count) {
+INLINE Vector loadFew(const float* from, int64_t count) {
   if (count >= lanes) return load(from);
   float few[lanes] = {};
-  for (long i = 0; i < count; i++) few[i] = from[i];
+  for (int64_t i = 0; i < count; i++) few[i] = from[i];
   return load(few);
 }
 
@@ -284,14 +284,14 @@ INLINE void forParts(Vector first, Vector second, int parts, const Body& body) {
   if (parts == 2) body(rounded(first - (Vector)(lower(a) << 16)), rounded(second - (Vector)(lower(b) << 16)), 1);
 }
 
-static void packWeights(const float* weight, long dim, long classes, const PackedTile& packed) {
-  for (long j = 0; j < classes; j += 2) {
+static void packWeights(const float* weight, int64_t dim, int64_t classes, const PackedTile& packed) {
+  for (int64_t j = 0; j < classes; j += 2) {
     const float* w = weight + j * dim;
     const bool both = j + 1 < classes;
     uint16_t* rows = packed.rows ? packed.rows + j * packed.dimStride : nullptr;
     uint16_t* columns = packed.columns ? packed.columns + j * 16 : nullptr;
-    for (long d = 0; d < packed.dimStride; d += lanes) {
-      const long count = dim - d;
+    for (int64_t d = 0; d < packed.dimStride; d += lanes) {
+      const int64_t count = dim - d;
       forParts(loadFew(w + d, count), both ? loadFew(w + dim + d, count) : (Vector){}, packed.parts,
                [&](Rounded a, Rounded b, int part) __attribute__((always_inline)) {
                  if (rows) {
@@ -306,14 +306,14 @@ static void packWeights(const float* weight, long dim, long classes, const Packe
   }
 }
 
-static void packGradient(const float* gradient, long classes, long panels, const PackedTile& packed) {
-  for (long p = 0; p < panels; p++) {
-    for (long j = 0; j < classes; j += 2) {
+static void packGradient(const float* gradient, int64_t classes, int64_t panels, const PackedTile& packed) {
+  for (int64_t p = 0; p < panels; p++) {
+    for (int64_t j = 0; j < classes; j += 2) {
       const float* g = gradient + (p * packed.tileStride + j) * panelLanes;
       const bool both = j + 1 < classes;
       uint16_t* across = packed.across ? packed.across + (p * packed.room + j) * panelLanes : nullptr;
       for (int v = 0; v < panelLanes; v += lanes) {
-        const long panel = (p * panelLanes + v) / pairLanes;
+        const int64_t panel = (p * panelLanes + v) / pairLanes;
         uint16_t* along = packed.along ? packed.along + (panel * packed.room + j) * pairLanes : nullptr;
         forParts(load(g + v), both ? load(g + panelLanes + v) : (Vector){}, packed.parts,
                  [&](Rounded a, Rounded b, int part) __attribute__((always_inline)) {

@@ -23,10 +23,10 @@ namespace margin_softmax::cpu {
 //   along    [part][panel of P rows][pairs of classes][P][2]  the gradient in pairs of classes, times columns
 struct PackedTile {
   uint16_t *rows, *columns, *across, *along;
-  long rowsPart, columnsPart, acrossPart, alongPart;  // in words of 16 bits
-  long dimStride;                                     // of rows and columns: D to the next multiple of 16
-  long tileStride;                                    // of the tile of floats, in classes
-  long room;                                          // classes of the packed operands: tileStride, made even
+  int64_t rowsPart, columnsPart, acrossPart, alongPart;  // in words of 16 bits
+  int64_t dimStride;                                     // of rows and columns: D to the next multiple of 16
+  int64_t tileStride;                                    // of the tile of floats, in classes
+  int64_t room;                                          // classes of the packed operands: tileStride, made even
   int parts;
 };
 
@@ -35,17 +35,18 @@ struct Bfloat16Kernels {
   int lanes;    // P; divides L
 
   // weight [classes][dim] → rows and columns, whichever is not null
-  void (*packWeights)(const float* weight, long dim, long classes, const PackedTile& packed);
+  void (*packWeights)(const float* weight, int64_t dim, int64_t classes, const PackedTile& packed);
   // gradient [panel][tileStride][L] → across and along, whichever is not null
-  void (*packGradient)(const float* gradient, long classes, long panels, const PackedTile& packed);
+  void (*packGradient)(const float* gradient, int64_t classes, int64_t panels, const PackedTile& packed);
 
   // As their namesakes in Kernels, of packed operands.
-  void (*logits)(const PackedTile& packed, long dim, long classes, const uint16_t* query, long panels,
+  void (*logits)(const PackedTile& packed, int64_t dim, int64_t classes, const uint16_t* query, int64_t panels,
                  const float* scale, const float* bias, float* tile, Upcoming next);
-  void (*weightGradient)(const PackedTile& packed, long classes, long panels, const uint16_t* value, long valueRows,
-                         long dimPanels, float* out, long outStride, bool accumulate, Upcoming next);
-  void (*inputGradient)(const PackedTile& packed, long dim, long classes, long panels, float* out, bool accumulate,
-                        Upcoming next);
+  void (*weightGradient)(const PackedTile& packed, int64_t classes, int64_t panels, const uint16_t* value,
+                         int64_t valueRows, int64_t dimPanels, float* out, int64_t outStride, bool accumulate,
+                         Upcoming next);
+  void (*inputGradient)(const PackedTile& packed, int64_t dim, int64_t classes, int64_t panels, float* out,
+                        bool accumulate, Upcoming next);
 };
 
 }  // namespace margin_softmax::cpu

@@ -13,7 +13,7 @@ Status loss(Problem& problem);
 Status topK(TopKProblem& problem);
 
 // 1/‖row‖ in single precision; where squares could leave its range, by way of double precision.
-inline float inverseNorm(const Kernels& kernels, const float* row, long n) {
+inline float inverseNorm(const Kernels& kernels, const float* row, int64_t n) {
   const float squares = kernels.dot(row, row, n);
   if (squares > 1e-24f && squares < 1e30f) return 1.0f / std::sqrt(squares);
   return static_cast<float>(margin_softmax::inverseNorm(kernels.dotDouble(row, row, n)));

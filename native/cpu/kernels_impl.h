@@ -23,10 +23,10 @@ using margin_softmax::cpu::Kernels;
 // k·panelLanes. The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
 struct Operands {
   const float* rows;
-  long rowStride, stepStride, rowOuterStride;
+  int64_t rowStride, stepStride, rowOuterStride;
   const float* vectors;
-  long vectorOuterStride;
-  long outerSteps, steps;
+  int64_t vectorOuterStride;
+  int64_t outerSteps, steps;
 };
 
 enum class Form {
@@ -36,16 +36,16 @@ enum class Form {
 };
 
 template <int Rows, bool Accumulate, Form form>
-static __attribute__((noinline)) void multiply(const Operands& o, float* out, long outStride, const float* rowScale,
+static __attribute__((noinline)) void multiply(const Operands& o, float* out, int64_t outStride, const float* rowScale,
                                                const float* bias) {
   Vector sum[Rows][blockVectors];
   UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] = (Vector){};
   constexpr bool scaled = form == Form::scaled;
-  const long rowStride = form == Form::neighbours ? 1 : o.rowStride, stepStride = o.stepStride, steps = o.steps;
-  for (long outer = 0; outer < o.outerSteps; outer++) {
+  const int64_t rowStride = form == Form::neighbours ? 1 : o.rowStride, stepStride = o.stepStride, steps = o.steps;
+  for (int64_t outer = 0; outer < o.outerSteps; outer++) {
     const float* rows = o.rows + outer * o.rowOuterStride;
     const float* vectors = o.vectors + outer * o.vectorOuterStride;
-    for (long k = 0; k < steps; k++) {
+    for (int64_t k = 0; k < steps; k++) {
       Vector b[blockVectors];
       UNROLL for (int v = 0; v < blockVectors; v++) b[v] = load(vectors + v * lanes);
       UNROLL for (int r = 0; r < Rows; r++) {
@@ -74,7 +74,7 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, lo
 
 // The last rows of a product: as many as are left, below Rows.
 template <int Rows, bool Accumulate, Form form>
-static void multiplyRest(long rest, const Operands& o, float* out, long outStride, const float* rowScale,
+static void multiplyRest(int64_t rest, const Operands& o, float* out, int64_t outStride, const float* rowScale,
                          const float* bias) {
   if constexpr (Rows > 0) {
     if (rest == Rows) multiply<Rows, Accumulate, form>(o, out, outStride, rowScale, bias);
@@ -84,8 +84,9 @@ static void multiplyRest(long rest, const Operands& o, float* out, long outStrid
 
 // All rows of a product, `blockStride` floats of A apart.
 template <bool Accumulate, Form form>
-INLINE void multiplyAll(long rows, Operands o, float* out, long outStride, const float* rowScale, const float* bias) {
-  long r = 0;
+INLINE void multiplyAll(int64_t rows, Operands o, float* out, int64_t outStride, const float* rowScale,
+                        const float* bias) {
+  int64_t r = 0;
   for (; r + blockRows <= rows; r += blockRows) {
     multiply<blockRows, Accumulate, form>(o, out, outStride, rowScale, bias);
     o.rows += blockRows * o.rowStride;
@@ -96,24 +97,24 @@ INLINE void multiplyAll(long rows, Operands o, float* out, long outStride, const
   if (r < rows) multiplyRest<blockRows - 1, Accumulate, form>(rows - r, o, out, outStride, rowScale, bias);
 }
 
-static void logits(const float* weight, long dim, long classes, const float* query, long panels, const float* scale,
-                   const float* bias, float* tile, long tileStride) {
-  for (long p = 0; p < panels; p++) {
+static void logits(const float* weight, int64_t dim, int64_t classes, const float* query, int64_t panels,
+                   const float* scale, const float* bias, float* tile, int64_t tileStride) {
+  for (int64_t p = 0; p < panels; p++) {
     const Operands o{weight, dim, 1, 0, query + p * dim * panelLanes, 0, 1, dim};
     multiplyAll<false, Form::scaled>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias);
   }
 }
 
-static void weightGradient(const float* gradient, long tileStride, long classes, long panels, const float* value,
-                           long valueRows, long dimPanels, float* out, bool accumulate) {
-  const long outStride = dimPanels * panelLanes;
-  for (long d = 0; d < dimPanels; d++) {
+static void weightGradient(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
+                           const float* value, int64_t valueRows, int64_t dimPanels, float* out, bool accumulate) {
+  const int64_t outStride = dimPanels * panelLanes;
+  for (int64_t d = 0; d < dimPanels; d++) {
     const Operands o{gradient,
                      panelLanes,
                      1,
                      tileStride * panelLanes,
                      value + d * valueRows * panelLanes,
-                     (long)panelLanes * panelLanes,
+                     (int64_t)panelLanes * panelLanes,
                      panels,
                      panelLanes};
     if (accumulate) multiplyAll<true, Form::plain>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
@@ -121,9 +122,9 @@ static void weightGradient(const float* gradient, long tileStride, long classes,
   }
 }
 
-static void inputGradient(const float* weight, long dim, long classes, const float* gradient, long tileStride,
-                          long panels, float* out, bool accumulate) {
-  for (long p = 0; p < panels; p++) {
+static void inputGradient(const float* weight, int64_t dim, int64_t classes, const float* gradient, int64_t tileStride,
+                          int64_t panels, float* out, bool accumulate) {
+  for (int64_t p = 0; p < panels; p++) {
     const Operands o{weight, 1, dim, 0, gradient + p * tileStride * panelLanes, 0, 1, classes};
     float* panelOut = out + p * dim * panelLanes;
     if (accumulate) multiplyAll<true, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr);
@@ -134,14 +135,14 @@ static void inputGradient(const float* weight, long dim, long classes, const flo
 // Visits every vector column of a tile: body(first element of the column's lanes, index of its lanes in a [panel][L]
 // array).
 template <class Body>
-INLINE void forColumns(const float* tile, long tileStride, long panels, const Body& body) {
-  for (long p = 0; p < panels; p++)
+INLINE void forColumns(const float* tile, int64_t tileStride, int64_t panels, const Body& body) {
+  for (int64_t p = 0; p < panels; p++)
     for (int v = 0; v < panelLanes; v += lanes) body(tile + p * tileStride * panelLanes + v, p * panelLanes + v);
 }
 
-INLINE Vector columnMaximum(const float* column, long classes) {
+INLINE Vector columnMaximum(const float* column, int64_t classes) {
   Vector even = load(column), odd = even;
-  long j = 1;
+  int64_t j = 1;
   for (; j + 2 <= classes; j += 2) {
     even = maximum(even, load(column + j * panelLanes));
     odd = maximum(odd, load(column + (j + 1) * panelLanes));
@@ -150,15 +151,15 @@ INLINE Vector columnMaximum(const float* column, long classes) {
   return maximum(even, odd);
 }
 
-static void logSumExp(const float* tile, long tileStride, long classes, long panels, float* maxima, float* sums,
-                      float* masses, long massStride) {
+static void logSumExp(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* maxima,
+                      float* sums, float* masses, int64_t massStride) {
   // What a class below e^-87.33 of the maximum, whose exponential counts as 0, may hold at the most.
   const Vector unseen = broadcast((float)classes * 1.3e-38f);
-  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+  forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     const Vector before = load(maxima + at);
     const Vector now = maximum(columnMaximum(column, classes), before);
     Vector even = {}, odd = {};
-    long j = 0;
+    int64_t j = 0;
     for (; j + 2 <= classes; j += 2) {
       even += exponential<false>(load(column + j * panelLanes) - now);
       odd += exponential<false>(load(column + (j + 1) * panelLanes) - now);
@@ -173,41 +174,41 @@ static void logSumExp(const float* tile, long tileStride, long classes, long pan
   });
 }
 
-static void tileSum(const float* tile, long tileStride, long classes, long panels, float* out) {
-  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+static void tileSum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out) {
+  forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     Vector sum = {};
-    for (long j = 0; j < classes; j++) sum += load(column + j * panelLanes);
+    for (int64_t j = 0; j < classes; j++) sum += load(column + j * panelLanes);
     store(out + at, sum);
   });
 }
 
-static void tileMaximum(const float* tile, long tileStride, long classes, long panels, float* out) {
-  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+static void tileMaximum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out) {
+  forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     store(out + at, columnMaximum(column, classes));
   });
 }
 
-static void leaveOutAbove(float* tile, long tileStride, long classes, long panels, const float* limit,
+static void leaveOutAbove(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
                           float replacement) {
   const Vector replaced = broadcast(replacement);
-  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+  forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     const Vector most = load(limit + at);
     float* out = const_cast<float*>(column);
-    for (long j = 0; j < classes; j++) {
+    for (int64_t j = 0; j < classes; j++) {
       const Vector z = load(column + j * panelLanes);
       store(out + j * panelLanes, z > most ? replaced : z);
     }
   });
 }
 
-static void scoreKeys(const float* tile, long tileStride, long classes, long panels, int32_t steps,
+static void scoreKeys(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, int32_t steps,
                       const int32_t* rowLabels, const int32_t* classLabels, int32_t sameOffset, int32_t* keys) {
   const Vector one = broadcast(1.0f), factor = broadcast((float)steps);
   const VectorInt none = {};
-  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+  forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     const VectorInt labels = (VectorInt)load((const float*)(rowLabels + at));
     float* out = (float*)keys + (column - tile);
-    for (long j = 0; j < classes; j++) {
+    for (int64_t j = 0; j < classes; j++) {
       const Vector cosine = -maximum(-maximum(load(column + j * panelLanes), -one), -one);
       const Vector scaled = cosine * factor;
       VectorInt score = __builtin_convertvector(scaled, VectorInt);  // towards 0; what is left is exact
@@ -219,31 +220,30 @@ static void scoreKeys(const float* tile, long tileStride, long classes, long pan
   });
 }
 
-static void probabilities(const float* tile, long tileStride, long classes, long panels, const float* maxima,
+static void probabilities(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maxima,
                           const float* factors, float smoothing, const float* scale, float* gradient) {
-  const long toGradient = gradient - tile;
   const Vector less = broadcast(smoothing);
-  forColumns(tile, tileStride, panels, [&](const float* column, long at) __attribute__((always_inline)) {
+  forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     const Vector most = load(maxima + at), factor = load(factors + at);
-    float* out = const_cast<float*>(column) + toGradient;
-    for (long j = 0; j < classes; j++) {
+    float* out = gradient + (column - tile);
+    for (int64_t j = 0; j < classes; j++) {
       const Vector p = exponential<false>(load(column + j * panelLanes) - most);
       store(out + j * panelLanes, (p * factor - less) * broadcast(scale[j]));
     }
   });
 }
 
-static double dotDouble(const float* a, const float* b, long n) {
+static double dotDouble(const float* a, const float* b, int64_t n) {
   double sum[8] = {};
-  long i = 0;
+  int64_t i = 0;
   for (; i + 8 <= n; i += 8) UNROLL for (int l = 0; l < 8; l++) sum[l] += (double)a[i + l] * b[i + l];
   for (; i < n; i++) sum[i & 7] += (double)a[i] * b[i];
   return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
-static void addScaled(float* out, const float* a, float factor, const float* b, long n, bool stream) {
+static void addScaled(float* out, const float* a, float factor, const float* b, int64_t n, bool stream) {
   const Vector f = broadcast(factor);
-  long i = 0;
+  int64_t i = 0;
   if (stream) {
     // Past the caches goes what is aligned: rows of an array that is not are begun with what comes before.
     for (; i < n && (uintptr_t)(out + i) % VECTOR_BYTES != 0; i++) out[i] = fused(factor, b[i], a[i]);
@@ -253,23 +253,24 @@ static void addScaled(float* out, const float* a, float factor, const float* b, 
   for (; i < n; i++) out[i] = fused(factor, b[i], a[i]);
 }
 
-static void scaled(float* out, const float* a, float factor, long n) {
-  long i = 0;
+static void scaled(float* out, const float* a, float factor, int64_t n) {
+  int64_t i = 0;
   for (; i + lanes <= n; i += lanes) store(out + i, load(a + i) * broadcast(factor));
   for (; i < n; i++) out[i] = a[i] * factor;
 }
 
-static void accumulate(float* sum, const float* term, long n) {
-  long i = 0;
+static void accumulate(float* sum, const float* term, int64_t n) {
+  int64_t i = 0;
   for (; i + lanes <= n; i += lanes) store(sum + i, load(sum + i) + load(term + i));
   for (; i < n; i++) sum[i] += term[i];
 }
 
-static void combine(float* out, bool keep, double alpha, const float* a, double beta, const float* b, long n) {
+static void combine(float* out, bool keep, double alpha, const float* a, double beta, const float* b, int64_t n) {
   if (keep)
-    for (long i = 0; i < n; i++) out[i] = (float)fused(beta, (double)b[i], fused(alpha, (double)a[i], (double)out[i]));
+    for (int64_t i = 0; i < n; i++)
+      out[i] = (float)fused(beta, (double)b[i], fused(alpha, (double)a[i], (double)out[i]));
   else
-    for (long i = 0; i < n; i++) out[i] = (float)fused(beta, (double)b[i], alpha * a[i]);
+    for (int64_t i = 0; i < n; i++) out[i] = (float)fused(beta, (double)b[i], alpha * a[i]);
 }
 
 // The updates are written per element; the compiler vectorises them, and each element's arithmetic is its own,
@@ -278,26 +279,27 @@ struct Fused {
   INLINE_MEMBER float operator()(float a, float b, float c) const { return fused(a, b, c); }
 };
 
-static void sgd(float* weight, float* momentum, const float* gradient, long n, const SgdStep& given) {
+static void sgd(float* weight, float* momentum, const float* gradient, int64_t n, const SgdStep& given) {
   const SgdStep step = given;  // a copy that no store through a float* can change
   if (momentum)
-    for (long i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], momentum[i], step, Fused{});
+    for (int64_t i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], momentum[i], step, Fused{});
   else
-    for (long i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], step, Fused{});
+    for (int64_t i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], step, Fused{});
 }
 
-static void adamW(float* weight, float* first, float* second, const float* gradient, long n, const AdamWStep& given) {
+static void adamW(float* weight, float* first, float* second, const float* gradient, int64_t n,
+                  const AdamWStep& given) {
   const AdamWStep step = given;
-  for (long i = 0; i < n; i++) weight[i] = adamWElement(weight[i], gradient[i], first[i], second[i], step, Fused{});
+  for (int64_t i = 0; i < n; i++) weight[i] = adamWElement(weight[i], gradient[i], first[i], second[i], step, Fused{});
 }
 
-static float multiplyAdds(long rounds) {
+static float multiplyAdds(int64_t rounds) {
   Vector sum[12];
   UNROLL for (int r = 0; r < 12; r++) sum[r] = broadcast((float)r);
   float factor = -0.999f, term = 0.5f;
   asm volatile("" : "+m"(factor), "+m"(term));  // the compiler may not know them, or it would fold chains away
   const Vector a = broadcast(factor), b = broadcast(term);
-  for (long k = 0; k < rounds; k++) UNROLL for (int r = 0; r < 12; r++) sum[r] = sum[r] * a + b;
+  for (int64_t k = 0; k < rounds; k++) UNROLL for (int r = 0; r < 12; r++) sum[r] = sum[r] * a + b;
   Vector total = {};
   UNROLL for (int r = 0; r < 12; r++) total += sum[r];
   return total[0];

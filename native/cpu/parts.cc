@@ -14,7 +14,7 @@ bool counts(const RowState& state) { return state.label != ignoredLabel && state
 }  // namespace
 
 bool Parts::fit() const {
-  const int64_t bytes = plan_.classTiles * roundUp(plan_.rows, 64) * 4;
+  const int64_t bytes = plan_.classTiles * roundUp(plan_.rows, maxLanes) * 4;
   return plan_.dim >= leastDim && plan_.classTiles > 1 &&
          bytes <= std::max<int64_t>(16 << 20, plan_.classes * plan_.dim * 4 / 32);
 }
@@ -67,8 +67,8 @@ float Parts::limitOf(int order) {
 void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
                       const float* factors) {
   const int64_t first = panel * lanes_;
-  float scaled[64];
-  const float zeros[64] = {};
+  float scaled[maxLanes];
+  const float zeros[maxLanes] = {};
   for (int64_t l = 0; l < lanes_; l++) {
     const RowState& state = states[first + l];
     const bool counted = first + l < plan_.rows && counts(state);

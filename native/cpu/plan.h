@@ -23,6 +23,8 @@ struct Plan {
   // Classes of a tile: multiples of every block height, in float32 and in bfloat16. As many × 512 rows of logits and ×
   // 512 weights stay in a core's level-2 cache; a very long row gets fewer.
   static constexpr int64_t floatClasses = 126, bfloat16Classes = 128;
+  // Arrays on the stack are as long as these: a tile's classes, a chunk's rows.
+  static constexpr int64_t maxTileClasses = std::max(floatClasses, bfloat16Classes), maxChunkRows = 512;
 
   Plan(int64_t b, int64_t d, int64_t c, int64_t most = floatClasses) : rows(b), dim(d), classes(c) {
     tileClasses = std::min(classes, std::clamp<int64_t>(most * 4096 / std::max<int64_t>(dim, 1), 8, most));
@@ -31,7 +33,7 @@ struct Plan {
     const int64_t partialWeights = classes * (dim + 32) * 4;
     const int64_t affordable = std::max<int64_t>(1, (fixedBytes / 4) / std::max<int64_t>(partialWeights, 1));
     const int64_t mostRowSlots = std::min({wantedRowSlots, affordable, divideUp(rows, 64)});
-    chunkRows = std::min<int64_t>(512, roundUp(divideUp(rows, mostRowSlots), 64));
+    chunkRows = std::min(maxChunkRows, roundUp(divideUp(rows, mostRowSlots), 64));
     rowChunks = divideUp(rows, chunkRows);
     rowSlots = std::min(mostRowSlots, rowChunks);
     // A slot is worth its partial sums from about 2^27 multiply-adds on: fewer slots for less work, but enough to
@@ -44,7 +46,7 @@ struct Plan {
 
   // Rows of one pass over the classes: a longer batch is cut into several, so that the workspace stays bounded.
   static int64_t rowsAtOnce(int64_t dim) {
-    return std::max<int64_t>(512, fixedBytes / (6 * 4 * (dim + 16)) / 512 * 512);
+    return std::max(maxChunkRows, fixedBytes / (6 * 4 * (dim + 16)) / maxChunkRows * maxChunkRows);
   }
 
   // Where a class slot begins. Long slots shrink from 3/2 of the average to 1/2, so that threads end close to one

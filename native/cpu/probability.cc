@@ -22,7 +22,7 @@ constexpr int64_t streamBytes = 16 << 20;  // an output that large leaves the ca
 RowSums sumsOf(const ProbabilityKernels& kernels, const float* z, int64_t n, Shares shares, bool weighted) {
   RowSums sums;
   for (int64_t i = 0; i < n; i += blockSize) {
-    const long length = static_cast<long>(std::min<int64_t>(blockSize, n - i));
+    const int64_t length = static_cast<int64_t>(std::min<int64_t>(blockSize, n - i));
     sums.raise(kernels.maximum(z + i, length));
     BlockSums block;
     kernels.exponentialSums(z + i, length, static_cast<float>(sums.shift()), weighted ? &shares : nullptr, block);
@@ -52,7 +52,7 @@ class Pieces {
       const int64_t end = std::min(count(), (item + 1) * grain);
       for (int64_t piece = item * grain; piece < end; piece++) {
         const int64_t first = piece % chunks_ * chunkSize;
-        body(piece, piece / chunks_, first, static_cast<long>(std::min(chunkSize, classes_ - first)));
+        body(piece, piece / chunks_, first, static_cast<int64_t>(std::min(chunkSize, classes_ - first)));
       }
     });
   }
@@ -62,12 +62,13 @@ class Pieces {
   template <class Sums, class Finish, class Write>
   void overRows(const Sums& sums, const Finish& finish, const Write& write) const {
     if (chunks_ <= 1) {
-      forEach(
-          [&](int64_t, int64_t row, int64_t first, long n) { write(finish(row, sums(row, first, n)), row, first, n); });
+      forEach([&](int64_t, int64_t row, int64_t first, int64_t n) {
+        write(finish(row, sums(row, first, n)), row, first, n);
+      });
       return;
     }
     std::vector<RowSums> partial(static_cast<size_t>(count()));
-    forEach([&](int64_t piece, int64_t row, int64_t first, long n) { partial[piece] = sums(row, first, n); });
+    forEach([&](int64_t piece, int64_t row, int64_t first, int64_t n) { partial[piece] = sums(row, first, n); });
     using Finished = decltype(finish(0, RowSums{}));
     std::vector<Finished> finished;
     finished.reserve(static_cast<size_t>(rows_));
@@ -75,7 +76,7 @@ class Pieces {
       for (int64_t chunk = 1; chunk < chunks_; chunk++) partial[row * chunks_].merge(partial[row * chunks_ + chunk]);
       finished.push_back(finish(row, partial[row * chunks_]));
     }
-    forEach([&](int64_t, int64_t row, int64_t first, long n) { write(finished[row], row, first, n); });
+    forEach([&](int64_t, int64_t row, int64_t first, int64_t n) { write(finished[row], row, first, n); });
   }
 
  private:
@@ -99,12 +100,12 @@ template <class Body>
 void reduceRows(const Pieces& pieces, int64_t classes, float* out, const Body& body) {
   if (pieces.perRow() == 1) {
     pieces.forEach(
-        [&](int64_t, int64_t row, int64_t, long n) { out[row] = static_cast<float>(body(row * classes, n)); });
+        [&](int64_t, int64_t row, int64_t, int64_t n) { out[row] = static_cast<float>(body(row * classes, n)); });
     return;
   }
   std::vector<double> partial(static_cast<size_t>(pieces.count()));
   pieces.forEach(
-      [&](int64_t piece, int64_t row, int64_t first, long n) { partial[piece] = body(row * classes + first, n); });
+      [&](int64_t piece, int64_t row, int64_t first, int64_t n) { partial[piece] = body(row * classes + first, n); });
   for (int64_t row = 0; row < pieces.rows(); row++) {
     double sum = 0;
     for (int64_t chunk = 0; chunk < pieces.perRow(); chunk++) sum += partial[row * pieces.perRow() + chunk];
@@ -122,7 +123,7 @@ Status run(const MeasureProblem& problem) {
   const Pieces pieces(problem.rows, classes, problem.execution.threads);
   const bool stream = streams(p, out, problem.rows * classes);
 
-  const auto sums = [&](int64_t row, int64_t first, long n) {
+  const auto sums = [&](int64_t row, int64_t first, int64_t n) {
     return sumsOf(*kernels, p + row * classes + first, n, {}, false);
   };
   struct Normalizer {
@@ -130,19 +131,19 @@ Status run(const MeasureProblem& problem) {
   };
   switch (problem.measure) {
     case Measure::informationContent:
-      pieces.forEach([&](int64_t, int64_t row, int64_t first, long n) {
+      pieces.forEach([&](int64_t, int64_t row, int64_t first, int64_t n) {
         const int64_t at = row * classes + first;
         kernels->informationContent(p + at, n, out + at, stream);
       });
       break;
     case Measure::entropy:
-      reduceRows(pieces, classes, out, [&](int64_t at, long n) { return kernels->entropy(p + at, n); });
+      reduceRows(pieces, classes, out, [&](int64_t at, int64_t n) { return kernels->entropy(p + at, n); });
       break;
     case Measure::klDivergence:
-      reduceRows(pieces, classes, out, [&](int64_t at, long n) { return kernels->klDivergence(p + at, q + at, n); });
+      reduceRows(pieces, classes, out, [&](int64_t at, int64_t n) { return kernels->klDivergence(p + at, q + at, n); });
       break;
     case Measure::crossEntropy:
-      reduceRows(pieces, classes, out, [&](int64_t at, long n) { return kernels->crossEntropy(p + at, q + at, n); });
+      reduceRows(pieces, classes, out, [&](int64_t at, int64_t n) { return kernels->crossEntropy(p + at, q + at, n); });
       break;
     case Measure::softmax:
       pieces.overRows(
@@ -150,7 +151,7 @@ Status run(const MeasureProblem& problem) {
           [](int64_t, const RowSums& row) {
             return Normalizer{static_cast<float>(row.shift()), static_cast<float>(1 / row.total())};
           },
-          [&](const Normalizer& by, int64_t row, int64_t first, long n) {
+          [&](const Normalizer& by, int64_t row, int64_t first, int64_t n) {
             const int64_t at = row * classes + first;
             kernels->softmax(p + at, n, by.shift, by.value, out + at, stream);
           });
@@ -161,7 +162,7 @@ Status run(const MeasureProblem& problem) {
           [](int64_t, const RowSums& row) {
             return Normalizer{static_cast<float>(row.shift()), static_cast<float>(std::log1p(row.totalLessOne()))};
           },
-          [&](const Normalizer& by, int64_t row, int64_t first, long n) {
+          [&](const Normalizer& by, int64_t row, int64_t first, int64_t n) {
             const int64_t at = row * classes + first;
             kernels->logSoftmax(p + at, n, by.shift, by.value, out + at, stream);
           });
@@ -187,9 +188,10 @@ class CrossEntropy {
     const CrossEntropyProblem& p = problem_;
     divisor_ = divisorOf(p);
     const Pieces pieces(p.rows, p.classes, p.execution.threads);
-    pieces.overRows([this](int64_t row, int64_t first, long n) { return sums(row, first, n); },
-                    [this](int64_t row, const RowSums& s) { return finish(row, s); },
-                    [this](const LogitGradient& by, int64_t row, int64_t first, long n) { write(by, row, first, n); });
+    pieces.overRows(
+        [this](int64_t row, int64_t first, int64_t n) { return sums(row, first, n); },
+        [this](int64_t row, const RowSums& s) { return finish(row, s); },
+        [this](const LogitGradient& by, int64_t row, int64_t first, int64_t n) { write(by, row, first, n); });
     double sum = 0;
     const bool none = p.reduction == Reduction::none;
     for (int64_t row = 0; row < p.rows; row++)
@@ -209,7 +211,7 @@ class CrossEntropy {
     return shares;
   }
 
-  RowSums sums(int64_t row, int64_t first, long n) const {
+  RowSums sums(int64_t row, int64_t first, int64_t n) const {
     if (ignored(row)) return {};
     return sumsOf(kernels_, problem_.logits + row * problem_.classes + first, n, sharesOf(row, first, 1), weighted_);
   }
@@ -229,7 +231,7 @@ class CrossEntropy {
     return gradient;
   }
 
-  void write(const LogitGradient& by, int64_t row, int64_t first, long n) const {
+  void write(const LogitGradient& by, int64_t row, int64_t first, int64_t n) const {
     if (!problem_.gradLogits) return;
     const int64_t at = row * problem_.classes + first;
     float* out = problem_.gradLogits + at;

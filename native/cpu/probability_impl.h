@@ -18,16 +18,16 @@ constexpr int vectorsOf16 = 64 / VECTOR_BYTES;
 constexpr float infinity = __builtin_inff();
 
 struct Whole {
-  long first;
+  int64_t first;
   INLINE_MEMBER Vector operator()(const float* from) const { return load(from + first); }
   INLINE_MEMBER Vector kept(Vector x, float) const { return x; }
 };
 
 struct Part {
-  long first, count;
+  int64_t first, count;
   INLINE_MEMBER Vector operator()(const float* from) const {
     float buffer[lanes] = {};
-    for (long l = 0; l < count; l++) buffer[l] = from[first + l];
+    for (int64_t l = 0; l < count; l++) buffer[l] = from[first + l];
     return load(buffer);
   }
   // Lanes beyond the count become `otherwise`.
@@ -38,18 +38,18 @@ struct Part {
   }
 };
 
-INLINE void storePart(float* to, Vector value, long count) {
+INLINE void storePart(float* to, Vector value, int64_t count) {
   float buffer[lanes];
   store(buffer, value);
-  for (long l = 0; l < count; l++) to[l] = buffer[l];
+  for (int64_t l = 0; l < count; l++) to[l] = buffer[l];
 }
 
 // out[i] = body of element i
 template <class Body>
-INLINE void map(float* out, long n, bool stream, const Body& body) {
-  long i = 0;
+INLINE void map(float* out, int64_t n, bool stream, const Body& body) {
+  int64_t i = 0;
   if (stream) {
-    const long misaligned = (long)((uintptr_t)out % VECTOR_BYTES / 4);
+    const int64_t misaligned = (int64_t)((uintptr_t)out % VECTOR_BYTES / 4);
     i = misaligned ? lanes - misaligned : 0;
     if (i > n) i = n;
     if (i) storePart(out, body(Part{0, i}), i);
@@ -61,8 +61,8 @@ INLINE void map(float* out, long n, bool stream, const Body& body) {
 
 // Calls body(at, v) for n elements in runs of 16, v being the vector's place among the 16 virtual lanes.
 template <class Body>
-INLINE void forVectors(long n, const Body& body) {
-  long i = 0;
+INLINE void forVectors(int64_t n, const Body& body) {
+  int64_t i = 0;
   for (; i + 16 <= n; i += 16) UNROLL for (int v = 0; v < vectorsOf16; v++) body(Whole{i + v * lanes}, v);
   for (int v = 0; i < n; v++, i += lanes) body(Part{i, n - i < lanes ? n - i : lanes}, v);
 }
@@ -75,10 +75,10 @@ INLINE float sumOf16(const Vector (&sum)[vectorsOf16]) {
   return lane[0];
 }
 
-static float maximumOf(const float* z, long n) {
+static float maximumOf(const float* z, int64_t n) {
   Vector most[4];
   UNROLL for (int k = 0; k < 4; k++) most[k] = broadcast(-infinity);
-  long i = 0;
+  int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes)
     UNROLL for (int k = 0; k < 4; k++) most[k] = maximum(load(z + i + k * lanes), most[k]);
   for (; i + lanes <= n; i += lanes) most[0] = maximum(load(z + i), most[0]);
@@ -115,7 +115,7 @@ INLINE void withShare(const Shares& s, const Body& body) {
   else body(Share<false, false>(s));
 }
 
-static void exponentialSums(const float* z, long n, float shift, const Shares* shares, BlockSums& out) {
+static void exponentialSums(const float* z, int64_t n, float shift, const Shares* shares, BlockSums& out) {
   const Vector most = broadcast(shift);
   Vector ones[vectorsOf16] = {}, rest[vectorsOf16] = {}, share[vectorsOf16] = {}, deficit[vectorsOf16] = {};
   const auto exponentials = [&](const auto& at, int v, Vector d) __attribute__((always_inline)) {
@@ -142,18 +142,19 @@ static void exponentialSums(const float* z, long n, float shift, const Shares* s
   out.deficit = sumOf16(deficit);
 }
 
-static void softmax(const float* z, long n, float shift, float factor, float* out, bool stream) {
+static void softmax(const float* z, int64_t n, float shift, float factor, float* out, bool stream) {
   const Vector most = broadcast(shift), times = broadcast(factor);
   map(out, n, stream,
       [&](const auto& at) __attribute__((always_inline)) { return exponential<true>(at(z) - most) * times; });
 }
 
-static void logSoftmax(const float* z, long n, float shift, float logSum, float* out, bool stream) {
+static void logSoftmax(const float* z, int64_t n, float shift, float logSum, float* out, bool stream) {
   const Vector most = broadcast(shift), less = broadcast(logSum);
   map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) { return (at(z) - most) - less; });
 }
 
-static void gradient(const float* z, long n, float shift, float factor, const Shares& shares, float* out, bool stream) {
+static void gradient(const float* z, int64_t n, float shift, float factor, const Shares& shares, float* out,
+                     bool stream) {
   const Vector most = broadcast(shift), times = broadcast(factor);
   withShare(shares, [&](const auto& shareOf) __attribute__((always_inline)) {
     map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) {
@@ -162,15 +163,15 @@ static void gradient(const float* z, long n, float shift, float factor, const Sh
   });
 }
 
-static void informationContent(const float* p, long n, float* out, bool stream) {
+static void informationContent(const float* p, int64_t n, float* out, bool stream) {
   map(out, n, stream,
       [&](const auto& at) __attribute__((always_inline)) { return broadcast(0.0f) - logarithm<float>(at(p)); });
 }
 
 // −Σ p log q. Where p = 0 the term is q − q: 0, but NaN where q is.
-static double crossEntropy(const float* p, const float* q, long n) {
+static double crossEntropy(const float* p, const float* q, int64_t n) {
   double total = 0;
-  for (long i = 0; i < n; i += blockSize) {
+  for (int64_t i = 0; i < n; i += blockSize) {
     Vector sum[vectorsOf16] = {};
     forVectors(n - i < blockSize ? n - i : blockSize, [&](const auto& at, int v) __attribute__((always_inline)) {
       const Vector a = at(p + i), b = at(q + i);
@@ -181,10 +182,10 @@ static double crossEntropy(const float* p, const float* q, long n) {
   return 0 - total;
 }
 
-static double entropy(const float* p, long n) { return crossEntropy(p, p, n); }
+static double entropy(const float* p, int64_t n) { return crossEntropy(p, p, n); }
 
 // Σ p log(p/q) in double precision throughout: where q is near p the terms cancel almost wholly.
-static double klDivergence(const float* p, const float* q, long n) {
+static double klDivergence(const float* p, const float* q, int64_t n) {
   typedef float Half __attribute__((vector_size(VECTOR_BYTES / 2), may_alias, aligned(4)));
   constexpr int step = lanes / 2;
   VectorDouble sum[vectorsOf16] = {};
@@ -195,11 +196,11 @@ static double klDivergence(const float* p, const float* q, long n) {
     const VectorDouble nan = VectorDouble{} + __builtin_nan("");
     sum[v] += a == 0.0 ? b - b : a * (b < 0.0 ? nan : logRatio);
   };
-  long i = 0;
+  int64_t i = 0;
   for (; i + 8 <= n; i += 8) UNROLL for (int v = 0; v < vectorsOf16; v++) term(p + i + v * step, q + i + v * step, v);
   if (i < n) {
     float a[8] = {}, b[8] = {};
-    for (long l = 0; i + l < n; l++) a[l] = p[i + l], b[l] = q[i + l];
+    for (int64_t l = 0; i + l < n; l++) a[l] = p[i + l], b[l] = q[i + l];
     UNROLL for (int v = 0; v < vectorsOf16; v++) term(a + v * step, b + v * step, v);
   }
   double lane[8];

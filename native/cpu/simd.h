@@ -153,11 +153,11 @@ INLINE double fused(double a, double b, double c) { return a * b + c; }
 
 // Sum of a[i]·b[i] over 64 virtual lanes whatever the vector width: enough chains to keep the multipliers busy, and the
 // same bits on every instruction set with FMA. What is left goes 16 lanes, then one, at a time.
-INLINE float dot(const float* a, const float* b, long n) {
+INLINE float dot(const float* a, const float* b, int64_t n) {
   constexpr int vectors = 256 / VECTOR_BYTES, few = 64 / VECTOR_BYTES;
   Vector sum[vectors];
   UNROLL for (int v = 0; v < vectors; v++) sum[v] = (Vector){};
-  long i = 0;
+  int64_t i = 0;
   for (; i + 64 <= n; i += 64) {
     UNROLL for (int v = 0; v < vectors; v++) sum[v] += load(a + i + v * lanes) * load(b + i + v * lanes);
   }

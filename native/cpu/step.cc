@@ -14,7 +14,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
             problem.execution.precision == Precision::bfloat16 ? Plan::bfloat16Classes : Plan::floatClasses),
       lanes_(kernels.lanes),
       firstRow_(firstRow),
-      paddedRows_(roundUp(rows, 64)),
+      paddedRows_(roundUp(rows, maxLanes)),
       dimPanels_(divideUp(problem.dim, kernels.lanes)),
       paddedDim_(dimPanels_ * kernels.lanes),
       normalized_(isNormalized(problem.margin)),
@@ -233,8 +233,8 @@ void Step::scaleClasses(int64_t tile, const float* weights) {
 Upcoming Step::storedWeights(int64_t first, int64_t count) const {
   if (problem_.sample) return {};
   const int64_t at = first * plan_.dim, floats = count * plan_.dim;
-  if (problem_.bfloat16Weight) return {problem_.bfloat16Weight + at, static_cast<long>(floats / 32)};
-  return {problem_.weight + at, static_cast<long>(floats / 16)};
+  if (problem_.bfloat16Weight) return {problem_.bfloat16Weight + at, static_cast<int64_t>(floats / 32)};
+  return {problem_.weight + at, static_cast<int64_t>(floats / 16)};
 }
 
 Upcoming Step::upcomingWeights(int64_t tile) const {
@@ -243,7 +243,7 @@ Upcoming Step::upcomingWeights(int64_t tile) const {
 
 Upcoming Step::keptLogits(int64_t tile, int64_t chunk) const {
   const float* kept = keptTile(tile, chunk);
-  return {kept, kept ? static_cast<long>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
+  return {kept, kept ? static_cast<int64_t>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
 }
 
 void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const {
@@ -283,7 +283,7 @@ void Step::forward(int64_t slot, int thread) {
       float* logits = kept ? kept : scratch.tile;
       computeTile(tile, weights, chunk, thread, logits);
       if (smoothing) {
-        float tileSums[512];  // of the chunk's rows, 512 at most
+        float tileSums[Plan::maxChunkRows];
         kernels_.tileSum(logits, plan_.tileClasses, classes, panels, tileSums);
         for (int64_t i = 0; i < panels * lanes_; i++) logitSums[first + i] += tileSums[i];
       }

@@ -7,20 +7,21 @@
 
 namespace {
 
-static void widen(const uint16_t* from, float* to, long n) {
-  for (long i = 0; i < n; i++) to[i] = margin_softmax::widened(from[i]);
+static void widen(const uint16_t* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; i++) to[i] = margin_softmax::widened(from[i]);
 }
 
 // Element i takes its 16 random bits from number first + i/4 of the key, the lowest for i % 4 = 0.
-static void roundStochastically(const float* from, uint16_t* to, long n, uint64_t key, uint64_t first) {
-  constexpr long atOnce = 256;
+static void roundStochastically(const float* from, uint16_t* to, int64_t n, uint64_t key, uint64_t first) {
+  constexpr int64_t atOnce = 256;
   uint64_t numbers[atOnce / 4];
   uint16_t random[atOnce];
-  for (long start = 0; start < n; start += atOnce) {
-    const long count = n - start < atOnce ? n - start : atOnce;
-    for (long k = 0; k < (count + 3) / 4; k++) numbers[k] = margin_softmax::randomBits(key, first + start / 4 + k);
+  for (int64_t start = 0; start < n; start += atOnce) {
+    const int64_t count = n - start < atOnce ? n - start : atOnce;
+    for (int64_t k = 0; k < (count + 3) / 4; k++) numbers[k] = margin_softmax::randomBits(key, first + start / 4 + k);
     __builtin_memcpy(random, numbers, sizeof random);  // every processor that we know has the lowest bits first
-    for (long i = 0; i < count; i++) to[start + i] = margin_softmax::stochasticallyRounded(from[start + i], random[i]);
+    for (int64_t i = 0; i < count; i++)
+      to[start + i] = margin_softmax::stochasticallyRounded(from[start + i], random[i]);
   }
 }
 

@@ -31,7 +31,7 @@ class TopK {
         plan_(rows, problem.dim, problem.classes),
         lanes_(kernels.lanes),
         firstRow_(firstRow),
-        paddedRows_(roundUp(rows, 64)),
+        paddedRows_(roundUp(rows, maxLanes)),
         // As many class slots as the lists leave room for.
         classSlots_(std::clamp<int64_t>(fixedBytes / 2 / (paddedRows_ * problem.k * 8), 1, plan_.classSlots)) {}
 
@@ -88,7 +88,7 @@ class TopK {
     const int64_t classSlot = slot / plan_.rowChunks, chunk = slot % plan_.rowChunks;
     const int64_t first = chunk * plan_.chunkRows, rows = plan_.chunkSize(chunk), panels = divideUp(rows, lanes_);
     float* tile = tiles_ + thread * roundUp(tileFloats_, 16);
-    float best[512];  // of a tile, per row of the chunk
+    float best[Plan::maxChunkRows];  // of a tile, per row of the chunk
     Candidate* lists = lists_ + (classSlot * paddedRows_ + first) * problem_.k;
     std::fill(lists, lists + rows * problem_.k, none);
     for (int64_t t = plan_.classTiles * classSlot / classSlots_; t < plan_.classTiles * (classSlot + 1) / classSlots_;
