@@ -1,6 +1,6 @@
 import { oneOf } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { instructionSets, type NativeDevice, native } from './native'
+import { instructionSets, type NativeDevice, native, succeeded } from './native'
 
 /** `'auto'` (the best there is), the CPU, the first usable GPU, or the GPU of that index. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
@@ -19,7 +19,7 @@ export function ncclLibrary(): string {
 
 /** The version of NCCL, or why this process would not use it. */
 export function ncclState(): { version?: string; reason?: string } {
-  const { version, reason } = native().nccl(ncclLibrary())
+  const { version, reason } = succeeded(native().nccl(ncclLibrary()))
   return reason ? { reason } : { version }
 }
 
@@ -52,7 +52,7 @@ let listed: NativeDevice[] | undefined
 
 /** The GPUs as they were when first asked for: which there are and which are usable changes no more. */
 const gpus = () => {
-  listed ??= native().cudaDevices()
+  listed ??= succeeded(native().cudaDevices())
   return listed
 }
 
@@ -61,7 +61,7 @@ const gpus = () => {
  * runs a small step on it and compares with the CPU, which takes as long as the driver takes to open the GPU.
  */
 export function devices(): Device[] {
-  listed = native().cudaDevices()
+  listed = succeeded(native().cudaDevices())
   return [
     {
       device: 'cpu',

@@ -2,7 +2,7 @@ import os from 'node:os'
 import { integerFrom, oneOf } from './check'
 import { cpu, type DeviceName, deviceIndex, type Precision, precisionIndex } from './devices'
 import { wrongValue } from './errors'
-import { instructionSets, native } from './native'
+import { instructionSets, native, succeeded } from './native'
 
 /** How a computation is to run. */
 export interface ExecutionOptions {
@@ -94,7 +94,7 @@ export function machinePeak({ threads = defaultThreads() }: { threads?: number }
   let best = 0
   for (let i = 0; i < 9; i++) {
     const start = process.hrtime.bigint()
-    const operations = native().multiplyAdds(threads, 2e6)
+    const operations = succeeded(native().multiplyAdds(threads, 2e6))
     best = Math.max(best, operations / Number(process.hrtime.bigint() - start))
   }
   return best

@@ -1,6 +1,6 @@
 import { boolean, integerFrom, number, numberFrom, oneOf, options, positiveNumber } from './check'
 import { wrongType, wrongValue } from './errors'
-import { native } from './native'
+import { native, succeeded } from './native'
 
 /**
  * A margin: what a loss does to the target's cosine before the softmax. A plain, serialisable value; make one with the
@@ -193,7 +193,7 @@ export function encodeMargin(value: unknown): {
   marginParameters: Float64Array
 } {
   const margin = checkMargin(value)
-  nativeMargins ??= native().margins()
+  nativeMargins ??= succeeded(native().margins())
   const marginKind = nativeMargins.findIndex(({ name }) => name === margin.name)
   const values = margin as unknown as Record<string, number | boolean | string>
   const marginParameters = Float64Array.from(nativeMargins[marginKind].parameters, (parameter) =>

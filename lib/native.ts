@@ -106,6 +106,7 @@ export function native(): Native {
   try {
     addon = (given ? require(path.resolve(given)) : load(root)) as Native
   } catch (cause) {
+    refuseForMemory(cause)
     throw new MarginSoftmaxError(
       'ERR_NATIVE_MISSING',
       `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, Node.js ${process.version}.\n` +
@@ -117,6 +118,12 @@ export function native(): Native {
   return addon
 }
 
+/** Hands on that there was no memory to load a binary: that one is not missing. */
+function refuseForMemory(cause: unknown): void {
+  const { code, message } = cause as NodeJS.ErrnoException
+  if (code === 'ERR_OUT_OF_MEMORY') throw new MarginSoftmaxError(code, message, { cause })
+}
+
 /** The addon of the process group, compiled by scripts/build-distributed.cjs; `MARGIN_SOFTMAX_MPI_BINARY` names another. */
 export function nativeGroup(): NativeGroup {
   const root = path.join(__dirname, '..')
@@ -126,6 +133,7 @@ export function nativeGroup(): NativeGroup {
   try {
     return require(file)
   } catch (cause) {
+    refuseForMemory(cause)
     throw new MarginSoftmaxError(
       'ERR_NATIVE_MISSING',
       `The addon of margin-softmax/distributed does not load: ${(cause as Error).message.split('\n')[0]}\n` +
@@ -152,24 +160,22 @@ export function binaryFile(): { file: string; chosen: string } {
   }
 }
 
-/** Throws what a native call reports as failed; otherwise hands its result on. */
-export function succeeded<Result extends Partial<Pick<NativeResult, 'failure' | 'message' | 'row'>>>(
-  result: Result,
-  name = 'the computation'
-): Result {
-  if (result.failure === undefined) return result
-  if (result.failure === 'ERR_NOT_FINITE')
+/** Throws what a native call reports as failed; otherwise hands its result on. Every native call may run out of memory. */
+export function succeeded<Result>(result: Result, name = 'the computation'): Result {
+  const { failure, message, row } = result as Partial<Pick<NativeResult, 'failure' | 'message' | 'row'>>
+  if (failure === undefined) return result
+  if (failure === 'ERR_NOT_FINITE')
     throw new MarginSoftmaxError(
-      result.failure,
-      `Expected finite numbers for ${name} but received a loss that is not finite in row ${result.row}`
+      failure,
+      `Expected finite numbers for ${name} but received a loss that is not finite in row ${row}`
     )
-  if (result.failure === 'ERR_TOO_MANY_ROWS') throw new RangeError(result.message)
-  throw new MarginSoftmaxError(result.failure, result.message ?? '')
+  if (failure === 'ERR_TOO_MANY_ROWS') throw new RangeError(message)
+  throw new MarginSoftmaxError(failure, message ?? '')
 }
 
 /** The instruction sets that this machine can run, best first; the last one is always `portable`. */
 export function instructionSets(): string[] {
-  return native().instructionSets()
+  return succeeded(native().instructionSets())
 }
 
 /** The names of the margins in native/margin.h, in their order there. */

@@ -16,9 +16,9 @@ Napi::Value margins(const Napi::CallbackInfo& info) {
     Napi::Object entry = Napi::Object::New(env);
     Napi::Array parameters = Napi::Array::New(env);
     for (int i = 0; i < M::count; i++) parameters.Set(i, M::parameters[i].name);
-    entry["name"] = M::name;
-    entry["normalized"] = M::normalized;
-    entry["parameters"] = parameters;
+    set(entry, "name", M::name);
+    entry.Set("normalized", M::normalized);
+    entry.Set("parameters", parameters);
     list.Set(position, entry);
   });
   return list;
@@ -38,15 +38,15 @@ Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
   for (size_t i = 0; i < states.size(); i++) {
     const DeviceState& state = states[i];
     Napi::Object entry = Napi::Object::New(env);
-    entry["index"] = state.index;
-    entry["name"] = state.name;
-    entry["usable"] = state.usable;
-    entry["reason"] = state.reason;
-    entry["computeCapability"] = state.computeCapability;
-    entry["memoryBytes"] = static_cast<double>(state.memoryBytes);
-    entry["freeBytes"] = static_cast<double>(state.freeBytes);
-    entry["driverVersion"] = state.driverVersion;
-    entry["tensorCores"] = state.has(Precision::bfloat16);
+    set(entry, "index", state.index);
+    set(entry, "name", state.name.c_str());
+    entry.Set("usable", state.usable);
+    set(entry, "reason", state.reason.c_str());
+    set(entry, "computeCapability", state.computeCapability);
+    set(entry, "memoryBytes", static_cast<double>(state.memoryBytes));
+    set(entry, "freeBytes", static_cast<double>(state.freeBytes));
+    set(entry, "driverVersion", state.driverVersion);
+    entry.Set("tensorCores", state.has(Precision::bfloat16));
     list.Set(static_cast<uint32_t>(i), entry);
   }
   return list;
@@ -55,8 +55,8 @@ Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
 Napi::Value nccl(const Napi::CallbackInfo& info) {
   const NcclState state = ncclState(info[0].As<Napi::String>().Utf8Value());
   Napi::Object result = Napi::Object::New(info.Env());
-  result["version"] = state.version ? ncclVersionName(state.version) : "";
-  result["reason"] = state.reason;
+  set(result, "version", state.version ? ncclVersionName(state.version).c_str() : "");
+  set(result, "reason", state.reason.c_str());
   return result;
 }
 
@@ -73,20 +73,13 @@ Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
 }
 
 // An array that is going to be filled: see block.h.
-void preferHugePages(const Napi::CallbackInfo& info) {
+Napi::Value preferHugePages(const Napi::CallbackInfo& info) {
   const Span<float> array = elements<float>(info[0], "array");
   margin_softmax::preferHugePages(array.data, static_cast<int64_t>(array.length * sizeof(float)));
+  return info.Env().Undefined();
 }
 
 }  // namespace
-
-const int32_t* Job::labels(Napi::Value value, int64_t rows, int64_t classes) {
-  const Span<int32_t> given = elements<int32_t>(value, "labels", static_cast<size_t>(rows));
-  labels_.assign(given.data, given.data + given.length);
-  for (const int32_t label : labels_)
-    if (label < -1 || label >= classes) throw Napi::RangeError::New(value.Env(), "Expected labels below classes");
-  return labels_.data();
-}
 
 int readDevice(Napi::Object request) {
   const int device = request.Get("device").As<Napi::Number>().Int32Value();
@@ -128,18 +121,26 @@ Execution readExecution(Napi::Object request, Job& job, std::string& instruction
   return execution;
 }
 
-static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+static void exportAll(Napi::Env env, Napi::Object exports) {
   openEnvironment(env);
-  exports["margins"] = Napi::Function::New(env, margins);
-  exports["instructionSets"] = Napi::Function::New(env, instructionSets);
-  exports["cudaDevices"] = Napi::Function::New(env, cudaDevices);
-  exports["nccl"] = Napi::Function::New(env, nccl);
-  exports["multiplyAdds"] = Napi::Function::New(env, multiplyAdds);
-  exports["preferHugePages"] = Napi::Function::New(env, preferHugePages);
-  exportLoss(env, exports);
-  exportHead(env, exports);
-  exportProbability(env, exports);
-  exportVerification(env, exports);
+  addFunction<margins>(exports, "margins");
+  addFunction<instructionSets>(exports, "instructionSets");
+  addFunction<cudaDevices>(exports, "cudaDevices");
+  addFunction<nccl>(exports, "nccl");
+  addFunction<multiplyAdds>(exports, "multiplyAdds");
+  addFunction<preferHugePages>(exports, "preferHugePages");
+  exportLoss(exports);
+  exportHead(exports);
+  exportProbability(exports);
+  exportVerification(exports);
+}
+
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
+  try {
+    exportAll(env, exports);
+  } catch (const std::bad_alloc&) {
+    throwOutOfMemory(env);
+  }
   return exports;
 }
 

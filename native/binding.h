@@ -3,14 +3,16 @@
 #pragma once
 #include <napi.h>
 
+#include <atomic>
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "block.h"
 #include "problem.h"
+#include "queue.h"
 #include "status.h"
 
 namespace margin_softmax::binding {
@@ -41,8 +43,9 @@ constexpr napi_typedarray_type arrayType<uint8_t>() {
   return napi_uint8_array;
 }
 
-// The elements of a typed array, also of a view over a SharedArrayBuffer. Undefined gives an empty span unless `length`
-// demands elements; another type or another length throws.
+// The elements of a typed array as Node-API itself sees them, also of a view over a SharedArrayBuffer: no property that
+// JavaScript can redefine is asked. Undefined gives an empty span unless `length` demands elements; another type or
+// another length throws. The address holds until JavaScript runs again, which reading a property may bring about.
 template <class T>
 Span<T> elements(Napi::Value value, const char* name) {
   if (value.IsUndefined() || value.IsNull()) return {};
@@ -66,15 +69,37 @@ Span<T> elements(Napi::Value value, const char* name, size_t length) {
   return span;
 }
 
+class Environment;
+
 // A piece of work between the call that asked for it and the result that JavaScript gets. Run at once on the JavaScript
 // thread, or later on the queue's; what it reads and writes stays alive and in place until it is destroyed.
-class Job {
+//
+// It is born with all that its way takes: its links in the queue and in the environment, and room for its status. So
+// from the moment it is queued until its promise settles nothing is allocated here, and nothing can fail for want of
+// memory but the work itself.
+class Job : public Task {
  public:
   virtual ~Job() = default;
-  virtual Status run() = 0;                          // on any thread, without Node-API
-  virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after a run that went well
+  virtual Status work() = 0;                         // on any thread, without Node-API
+  virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after work that went well
   // Has asynchronous work run later, on the thread that it belongs to; false if the system gives no thread.
-  virtual bool post(std::function<void()> work);
+  virtual bool post() { return enqueue(device, *this); }
+  // Takes it back before it has begun; false where that is too late.
+  virtual bool withdraw() { return margin_softmax::withdraw(device, *this); }
+  // Tells whoever waits for this work in other processes that it was not prepared.
+  virtual Status refuse(const Status& reason) { return reason; }
+
+  // Calls read(), which fills the job in from a request. Where memory runs out on the way, the job is not prepared.
+  template <class Read>
+  void prepare(const Read& read) {
+    try {
+      read();
+    } catch (const std::bad_alloc&) {
+      prepared = Status::outOfMemory("the call", 0);
+    }
+  }
+  // The work, or why there is none. Never throws.
+  Status outcome() noexcept;
 
   // The elements of an array to be read. Synchronous work reads them in place. Asynchronous work must survive that the
   // caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer is shared: that can do
@@ -88,13 +113,20 @@ class Job {
   T* output(Napi::Value value, const char* name, size_t length) {
     if (value.IsUndefined()) return nullptr;
     T* data = elements<T>(value, name, length).data;
-    if (asynchronous) references_.push_back(Napi::Persistent(value.As<Napi::Object>()));
+    useInPlace(value, data, length * sizeof(T));
     return data;
   }
 
-  // Labels are indices into the weights, the one input that memory safety depends on: always copied, and checked in the
-  // copy, so that not even another thread that writes to a shared array can change them afterwards.
-  const int32_t* labels(Napi::Value value, int64_t rows, int64_t classes);
+  // Indices are the one input that memory safety depends on: always copied, and checked in the copy, so that not even
+  // another thread that writes to a shared array can change them afterwards. Each is from `least` to below `end`.
+  const int32_t* indices(Napi::Value value, const char* name, int64_t count, int32_t least, int64_t end);
+  const int32_t* labels(Napi::Value value, int64_t rows, int64_t classes) {
+    return indices(value, "labels", rows, ignoredLabel, classes);
+  }
+
+  // Throws where an array that is used in place is not where it was when its address was taken: a property that was
+  // read after it ran JavaScript which detached or resized its buffer.
+  void checkPlaces(Napi::Env env) const;
 
   Status prepared;  // how reading the request went, apart from mistakes in it
   bool asynchronous = false;
@@ -103,24 +135,63 @@ class Job {
   std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
 
  private:
+  friend class Environment;
+  struct Place {
+    napi_value value;
+    const void* data;
+    size_t bytes;
+  };
   const void* keep(Napi::Value value, const void* data, size_t bytes);
-  std::vector<int32_t> labels_;
+  const void* copyOf(const void* data, size_t bytes);
+  void useInPlace(Napi::Value value, const void* data, size_t bytes);
+
   std::vector<Block> copies_;
   std::vector<Napi::ObjectReference> references_;
+  std::vector<Place> places_;
+
+  Job *before_ = nullptr, *after_ = nullptr;  // among the environment's jobs
+  Job* nextFinished_ = nullptr;
+  Environment* environment_ = nullptr;
+  napi_deferred deferred_ = nullptr;
+  Status status_;
 };
 
 // Once per JavaScript environment, when the addon is loaded there: what asynchronous jobs need.
 void openEnvironment(Napi::Env env);
 
+// {failure, message, row}
+Napi::Object failureOf(Napi::Env env, const Status& status);
+
 // Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work returns a promise of
 // it.
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
 
-// Common parts of a request object.
+// Throws an Error with code ERR_OUT_OF_MEMORY where the addon can't be loaded for want of memory.
+[[noreturn]] void throwOutOfMemory(Napi::Env env);
+
+// result[name] = value, without memory of ours.
+void set(Napi::Object result, const char* name, double value);
+void set(Napi::Object result, const char* name, const char* value);
+
+// exports[name] = function, which returns a failure where memory runs out in it before there is a job.
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& info) {
+  try {
+    return function(info);
+  } catch (const std::bad_alloc&) {
+    return failureOf(info.Env(), Status::outOfMemory("the call", 0));
+  }
+}
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+void addFunction(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<guarded<function>>(exports.Env(), name));
+}
+
+// Parts of a request object. lib/ hands in objects without a prototype that have every name, so that reading one runs
+// no JavaScript.
 Margin readMargin(Napi::Object request);
 int readDevice(Napi::Object request);
 Precision readPrecision(Napi::Object request);
-Napi::Object failureOf(Napi::Env env, const Status& status);
 Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet);
 
 void readBatch(Napi::Object request, Job& job, Problem& problem);
@@ -128,9 +199,9 @@ void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string&
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics);
 
 // Each binding_<room>.cc adds its functions to the addon's exports.
-void exportLoss(Napi::Env env, Napi::Object exports);
-void exportHead(Napi::Env env, Napi::Object exports);
-void exportProbability(Napi::Env env, Napi::Object exports);
-void exportVerification(Napi::Env env, Napi::Object exports);
+void exportLoss(Napi::Object exports);
+void exportHead(Napi::Object exports);
+void exportProbability(Napi::Object exports);
+void exportVerification(Napi::Object exports);
 
 }  // namespace margin_softmax::binding

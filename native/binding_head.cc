@@ -8,14 +8,18 @@
 namespace margin_softmax::binding {
 namespace {
 
-using Handle = std::shared_ptr<Head>;
+// What JavaScript holds of a head.
+struct Handle {
+  std::shared_ptr<Head> head;
+  int64_t bytes;  // that the garbage collector was told of
+};
 
 constexpr napi_type_tag headTag = {0x6d617267696e2d73ull, 0x6f66746d61782d68ull};
 
-const Handle& headOf(Napi::Value value) {
+const std::shared_ptr<Head>& headOf(Napi::Value value) {
   if (!value.IsExternal() || !value.As<Napi::External<Handle>>().CheckTypeTag(&headTag))
     throw Napi::TypeError::New(value.Env(), "Expected a native head");
-  return *value.As<Napi::External<Handle>>().Data();
+  return value.As<Napi::External<Handle>>().Data()->head;
 }
 
 Optimizer readOptimizer(Napi::Object request) {
@@ -47,34 +51,27 @@ const Collectives& groupOf(Napi::Value value) {
 
 // Work of a head. That of a sharded one runs on its group's thread, in the order of the group's other work.
 struct HeadJob : Job {
-  Handle head;
-  void belongTo(const Handle& owner) {
-    head = owner;
-    device = owner->settings().device;
-    grouped = owner->sharding() != nullptr;
+  std::shared_ptr<Head> head;
+  void belongTo(Napi::Value value) {
+    head = headOf(value);
+    device = head->settings().device;
+    grouped = head->sharding() != nullptr;
   }
-  virtual Status work() = 0;
-  Status run() override { return prepared ? work() : head->sharding()->refuse(prepared); }
-  bool post(std::function<void()> work) override {
-    if (!head->sharding()) return Job::post(std::move(work));
+  Status refuse(const Status& reason) override { return grouped ? head->sharding()->refuse(reason) : reason; }
+  bool post() override {
+    if (!grouped) return Job::post();
     const Collectives& group = head->sharding()->group();
-    auto* posted = new std::function<void()>(std::move(work));
-    const auto run = [](void* argument) {
-      const std::unique_ptr<std::function<void()>> owned(static_cast<std::function<void()>*>(argument));
-      (*owned)();
-    };
-    if (group.post(group.context, run, posted)) return true;
-    // The group has ended: run elsewhere, the work hears that from it.
-    const std::unique_ptr<std::function<void()>> owned(posted);
-    return Job::post(std::move(*owned));
+    // Where the group has ended it runs elsewhere, and hears that from the group.
+    return group.post(group.context, this) || Job::post();
   }
+  bool withdraw() override { return !grouped && Job::withdraw(); }
 };
 
 struct CreateJob : Job {
-  Handle head;
+  std::shared_ptr<Head> head;
   bool random = false;
   int threads = 1;
-  Status run() override {
+  Status work() override {
     if (Status status = head->allocate(); !status) return status;
     return random ? head->initialize(threads) : Status{};
   }
@@ -82,60 +79,76 @@ struct CreateJob : Job {
     Napi::Env env = result.Env();
     // What the garbage collector should know of: a GPU's memory is none of the process's.
     const int64_t bytes = head->settings().device == cpuDevice ? head->bytes() : 0;
-    auto handle = Napi::External<Handle>::New(env, new Handle(head), [bytes](Napi::Env finalizing, Handle* owned) {
-      Napi::MemoryManagement::AdjustExternalMemory(finalizing, -bytes);
-      delete owned;
-    });
-    handle.TypeTag(&headTag);
+    auto handle = std::make_unique<Handle>(Handle{head, bytes});
+    napi_value external;
+    const auto finalize = [](napi_env finalizing, void* data, void*) {
+      const std::unique_ptr<Handle> owned(static_cast<Handle*>(data));
+      int64_t now;
+      napi_adjust_external_memory(finalizing, -owned->bytes, &now);
+    };
+    if (napi_create_external(env, handle.get(), finalize, nullptr, &external) != napi_ok) throw Napi::Error::New(env);
+    handle.release();
+    if (napi_type_tag_object(env, external, &headTag) != napi_ok) throw Napi::Error::New(env);
     Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
-    result["head"] = handle;
-    result["firstClass"] = static_cast<double>(head->settings().firstClass);
-    result["ownClasses"] = static_cast<double>(head->settings().classes);
+    result.Set("head", external);
+    set(result, "firstClass", static_cast<double>(head->settings().firstClass));
+    set(result, "ownClasses", static_cast<double>(head->settings().classes));
   }
 };
 
-Napi::Value create(const Napi::CallbackInfo& info) {
-  Napi::Object request = info[0].As<Napi::Object>();
+HeadSettings readSettings(Napi::Object request) {
+  const auto text = [&](const char* name) { return request.Get(name).As<Napi::String>().Utf8Value(); };
+  const auto number = [&](const char* name) { return request.Get(name).As<Napi::Number>().DoubleValue(); };
+  const auto integer = [&](const char* name) { return request.Get(name).As<Napi::Number>().Int64Value(); };
   HeadSettings settings;
-  settings.classes = request.Get("classes").As<Napi::Number>().Int64Value();
-  settings.dim = request.Get("dim").As<Napi::Number>().Int64Value();
+  settings.classes = integer("classes");
+  settings.dim = integer("dim");
   if (settings.classes < 1 || settings.dim < 1 || settings.classes > INT32_MAX || settings.dim > INT32_MAX)
-    throw Napi::RangeError::New(info.Env(), "Expected sizes for classes and dim");
+    throw Napi::RangeError::New(request.Env(), "Expected sizes for classes and dim");
   settings.margin = readMargin(request);
   settings.optimizer = readOptimizer(request.Get("optimizer").As<Napi::Object>());
   settings.bias = request.Get("bias").ToBoolean();
-  settings.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
+  settings.labelSmoothing = number("labelSmoothing");
   settings.device = readDevice(request);
   settings.precision = readPrecision(request);
-  settings.bfloat16Weights = request.Get("weightStorage").As<Napi::String>().Utf8Value() == "bfloat16";
+  settings.bfloat16Weights = text("weightStorage") == "bfloat16";
   if (settings.bfloat16Weights && settings.device != cpuDevice)
-    throw Napi::RangeError::New(info.Env(), "Expected the CPU for weights stored in bfloat16");
-  settings.warmupSteps = request.Get("marginWarmupSteps").As<Napi::Number>().Int64Value();
-  settings.sampleRate = request.Get("sampleRate").As<Napi::Number>().DoubleValue();
+    throw Napi::RangeError::New(request.Env(), "Expected the CPU for weights stored in bfloat16");
+  settings.warmupSteps = integer("marginWarmupSteps");
+  settings.sampleRate = number("sampleRate");
   settings.sampleCorrection = request.Get("sampleCorrection").ToBoolean();
-  settings.interclassFilter = request.Get("interclassFilter").As<Napi::Number>().DoubleValue();
-  settings.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
-  settings.seed = static_cast<uint64_t>(request.Get("seed").As<Napi::Number>().Int64Value());
+  settings.interclassFilter = number("interclassFilter");
+  settings.negligible = number("negligible");
+  settings.seed = static_cast<uint64_t>(integer("seed"));
   if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))
-    throw Napi::RangeError::New(info.Env(), "Expected a share of the classes for sampleRate");
+    throw Napi::RangeError::New(request.Env(), "Expected a share of the classes for sampleRate");
+  return settings;
+}
+
+Napi::Value create(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<CreateJob>();
   job->asynchronous = true;
-  job->device = settings.device;
-  const int64_t classes = settings.classes;
-  if (!request.Get("group").IsUndefined()) {
-    const Collectives& group = groupOf(request.Get("group"));
-    const Share share = shareOf(classes, group.rank, group.size);
-    if (share.count == 0) throw Napi::RangeError::New(info.Env(), "Expected a class for every rank");
-    settings.firstClass = share.from;
-    settings.classes = share.count;
-    job->head = std::make_shared<Head>(settings);
-    job->head->shard(group, classes, request.Get("name").As<Napi::String>().Utf8Value());
-  } else {
-    job->head = std::make_shared<Head>(settings);
-  }
-  job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
-  job->random = request.Get("random").ToBoolean();
-  job->threads = request.Get("threads").As<Napi::Number>().Int32Value();
+  job->prepare([&] {
+    Napi::Object request = info[0].As<Napi::Object>();
+    HeadSettings settings = readSettings(request);
+    job->device = settings.device;
+    const int64_t classes = settings.classes;
+    const Napi::Value table = request.Get("group");
+    if (!table.IsUndefined()) {
+      const Collectives& group = groupOf(table);
+      const Share share = shareOf(classes, group.rank, group.size);
+      if (share.count == 0) throw Napi::RangeError::New(info.Env(), "Expected a class for every rank");
+      settings.firstClass = share.from;
+      settings.classes = share.count;
+      job->head = std::make_shared<Head>(settings);
+      job->head->shard(group, classes, request.Get("name").As<Napi::String>().Utf8Value());
+    } else {
+      job->head = std::make_shared<Head>(settings);
+    }
+    job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
+    job->random = request.Get("random").ToBoolean();
+    job->threads = request.Get("threads").As<Napi::Number>().Int32Value();
+  });
   return perform(info.Env(), std::move(job));
 }
 
@@ -144,8 +157,8 @@ struct ConnectJob : HeadJob {
   Status work() override { return head->connect(library); }
   void fill(Napi::Object result) const override {
     const ExchangeChoice& choice = head->sharding()->exchange();
-    result["exchange"] = choice.exchange ? "nccl" : "mpi";
-    result["reason"] = choice.reason;
+    set(result, "exchange", choice.exchange ? "nccl" : "mpi");
+    set(result, "reason", choice.reason.c_str());
   }
 };
 
@@ -153,9 +166,11 @@ struct ConnectJob : HeadJob {
 Napi::Value connect(const Napi::CallbackInfo& info) {
   auto job = std::make_unique<ConnectJob>();
   job->asynchronous = true;
-  job->belongTo(headOf(info[0]));
-  if (!job->grouped) throw Napi::TypeError::New(info.Env(), "Expected a sharded head");
-  job->library = info[1].As<Napi::String>().Utf8Value();
+  job->prepare([&] {
+    job->belongTo(info[0]);
+    if (!job->grouped) throw Napi::TypeError::New(info.Env(), "Expected a sharded head");
+    job->library = info[1].As<Napi::String>().Utf8Value();
+  });
   return perform(info.Env(), std::move(job));
 }
 
@@ -173,24 +188,26 @@ struct StepJob : HeadJob {
   }
   void fill(Napi::Object result) const override {
     fillLoss(result, problem, statistics);
-    result["iteration"] = static_cast<double>(iteration);
+    set(result, "iteration", static_cast<double>(iteration));
   }
 };
 
 Napi::Value step(const Napi::CallbackInfo& info) {
-  Napi::Object request = info[1].As<Napi::Object>();
   auto job = std::make_unique<StepJob>();
-  job->asynchronous = request.Get("asynchronous").ToBoolean();
-  job->belongTo(headOf(info[0]));
-  Problem& problem = job->problem;
-  problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
-  problem.dim = job->head->settings().dim;
-  problem.classes = job->head->allClasses();
-  readBatch(request, *job, problem);
-  problem.statistics = &job->statistics;
-  problem.execution = readExecution(request, *job, job->instructionSet);
-  job->train = request.Get("train").ToBoolean();
-  job->learningRate = request.Get("learningRate").As<Napi::Number>().DoubleValue();
+  job->prepare([&] {
+    Napi::Object request = info[1].As<Napi::Object>();
+    job->asynchronous = request.Get("asynchronous").ToBoolean();
+    job->belongTo(info[0]);
+    Problem& problem = job->problem;
+    problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
+    problem.dim = job->head->settings().dim;
+    problem.classes = job->head->allClasses();
+    readBatch(request, *job, problem);
+    problem.statistics = &job->statistics;
+    problem.execution = readExecution(request, *job, job->instructionSet);
+    job->train = request.Get("train").ToBoolean();
+    job->learningRate = request.Get("learningRate").As<Napi::Number>().DoubleValue();
+  });
   return perform(info.Env(), std::move(job));
 }
 
@@ -202,14 +219,16 @@ struct HeadTopKJob : HeadJob {
 };
 
 Napi::Value topK(const Napi::CallbackInfo& info) {
-  Napi::Object request = info[1].As<Napi::Object>();
   auto job = std::make_unique<HeadTopKJob>();
-  job->asynchronous = request.Get("asynchronous").ToBoolean();
-  job->belongTo(headOf(info[0]));
-  readTopK(request, *job, job->problem, job->instructionSet);
-  const HeadSettings& settings = job->head->settings();
-  if (job->problem.dim != settings.dim || job->problem.classes != job->head->allClasses())
-    throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
+  job->prepare([&] {
+    Napi::Object request = info[1].As<Napi::Object>();
+    job->asynchronous = request.Get("asynchronous").ToBoolean();
+    job->belongTo(info[0]);
+    readTopK(request, *job, job->problem, job->instructionSet);
+    const HeadSettings& settings = job->head->settings();
+    if (job->problem.dim != settings.dim || job->problem.classes != job->head->allClasses())
+      throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
+  });
   return perform(info.Env(), std::move(job));
 }
 
@@ -218,11 +237,11 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
 Napi::Value copy(const Napi::CallbackInfo& info, bool read) {
   Napi::Env env = info.Env();
   Head& head = *headOf(info[0]);
-  const std::lock_guard<std::mutex> lock(head.mutex());
+  const Head::Use use(head);
   const std::string name = info[1].As<Napi::String>().Utf8Value();
   const int64_t length = head.length(name.c_str());
   Napi::Object result = Napi::Object::New(env);
-  result["length"] = static_cast<double>(length);
+  set(result, "length", static_cast<double>(length));
   if (length == 0 || info[3].IsUndefined()) return result;
   const int64_t offset = info[2].As<Napi::Number>().Int64Value();
   const Span<float> part = elements<float>(info[3], "part");
@@ -238,7 +257,10 @@ Napi::Value copy(const Napi::CallbackInfo& info, bool read) {
 Napi::Value readPart(const Napi::CallbackInfo& info) { return copy(info, true); }
 Napi::Value writePart(const Napi::CallbackInfo& info) { return copy(info, false); }
 
-void dispose(const Napi::CallbackInfo& info) { headOf(info[0])->dispose(); }
+Napi::Value dispose(const Napi::CallbackInfo& info) {
+  headOf(info[0])->dispose();
+  return info.Env().Undefined();
+}
 
 Napi::Value disposed(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), headOf(info[0])->disposed());
@@ -250,16 +272,16 @@ Napi::Value iteration(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-void exportHead(Napi::Env env, Napi::Object exports) {
-  exports["headCreate"] = Napi::Function::New(env, create);
-  exports["headConnect"] = Napi::Function::New(env, connect);
-  exports["headStep"] = Napi::Function::New(env, step);
-  exports["headTopK"] = Napi::Function::New(env, topK);
-  exports["headRead"] = Napi::Function::New(env, readPart);
-  exports["headWrite"] = Napi::Function::New(env, writePart);
-  exports["headDispose"] = Napi::Function::New(env, dispose);
-  exports["headDisposed"] = Napi::Function::New(env, disposed);
-  exports["headIteration"] = Napi::Function::New(env, iteration);
+void exportHead(Napi::Object exports) {
+  addFunction<create>(exports, "headCreate");
+  addFunction<connect>(exports, "headConnect");
+  addFunction<step>(exports, "headStep");
+  addFunction<topK>(exports, "headTopK");
+  addFunction<readPart>(exports, "headRead");
+  addFunction<writePart>(exports, "headWrite");
+  addFunction<dispose>(exports, "headDispose");
+  addFunction<disposed>(exports, "headDisposed");
+  addFunction<iteration>(exports, "headIteration");
 }
 
 }  // namespace margin_softmax::binding

@@ -2,21 +2,12 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
-#include <unordered_set>
 
 #include "binding.h"
-#include "queue.h"
+#include "collectives.h"
 
 namespace margin_softmax::binding {
 namespace {
-
-struct Pending {
-  Pending(Napi::Env env, std::unique_ptr<Job> work)
-      : job(std::move(work)), deferred(Napi::Promise::Deferred::New(env)) {}
-  std::unique_ptr<Job> job;
-  Napi::Promise::Deferred deferred;
-  Status status;
-};
 
 const char* failureName(Failure failure) {
   switch (failure) {
@@ -49,62 +40,97 @@ Napi::Object resultOf(Napi::Env env, const Job& job, const Status& status) {
   return result;
 }
 
+}  // namespace
+
 // The addon's state in one JavaScript environment (the main thread's, or a Worker's). Jobs in flight belong to it. When
-// the environment ends, maybe in the middle of a job, the jobs are told to stop and are waited for: they write into
-// memory that ends with it.
+// the environment ends, those that have not begun leave their queues, and those that run are told to stop and are
+// waited for: they write into memory that ends with it.
 class Environment {
  public:
-  explicit Environment(Napi::Env env) : env_(env) {
-    wake_ = Napi::ThreadSafeFunction::New(env, Napi::Function(), "margin-softmax", 0, 1, [](Napi::Env) {});
-    wake_.Unref(env);
-    napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->close(); }, this);
+  explicit Environment(napi_env env) : env_(env) {
+    napi_value name;
+    check(napi_create_string_utf8(env, "margin-softmax", NAPI_AUTO_LENGTH, &name));
+    check(napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, deliver, &wake_));
+    check(napi_unref_threadsafe_function(env, wake_));
+    check(napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->close(); }, this));
   }
 
-  Napi::Value start(std::unique_ptr<Job> job) {
-    auto* pending = new Pending(env_, std::move(job));
-    Napi::Promise promise = pending->deferred.Promise();
+  static Environment& of(napi_env env) {
+    void* environment = nullptr;
+    napi_get_instance_data(env, &environment);
+    return *static_cast<Environment*>(environment);
+  }
+
+  Napi::Value start(std::unique_ptr<Job> owned) {
+    napi_value promise;
+    check(napi_create_promise(env_, &owned->deferred_, &promise));
+    Job* const job = owned.release();
+    job->environment_ = this;
+    job->run = [](Task& task) {
+      Job& begun = static_cast<Job&>(task);
+      if (!begun.cancelled) begun.status_ = begun.outcome();
+      begun.environment_->finish(begun);
+    };
+    if (!all_) napi_ref_threadsafe_function(env_, wake_);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      all_.insert(pending);
+      job->after_ = all_;
+      if (all_) all_->before_ = job;
+      all_ = job;
       running_++;
     }
-    if (all_.size() == 1) wake_.Ref(env_);
-    if (!pending->job->post([this, pending] { work(pending); })) {
-      pending->status = {Failure::outOfMemory, "Expected a thread for asynchronous work but the system refused one"};
-      finish(pending);
+    if (!job->post()) {
+      job->status_ = {Failure::outOfMemory, "Expected a thread for asynchronous work but the system refused one"};
+      finish(*job);
     }
-    return promise;
+    return Napi::Value(env_, promise);
   }
 
  private:
-  void work(Pending* pending) {
-    if (!pending->job->cancelled) pending->status = pending->job->run();
-    finish(pending);
+  void check(napi_status status) const {
+    if (status != napi_ok) throw Napi::Error::New(env_);
   }
 
-  void finish(Pending* pending) {
+  void finish(Job& job) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    finished_.push_back(pending);
-    if (!closed_) {
-      wake_.NonBlockingCall(this, [](Napi::Env env, Napi::Function, Environment* self) {
-        if (env != nullptr) self->deliver(env);
-      });
-    }
+    job.nextFinished_ = nullptr;
+    (lastFinished_ ? lastFinished_->nextFinished_ : firstFinished_) = &job;
+    lastFinished_ = &job;
+    if (!closed_) napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
     if (--running_ == 0) idle_.notify_all();
   }
 
-  void deliver(Napi::Env env) {
-    std::vector<Pending*> ready;
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      ready.swap(finished_);
-      for (Pending* pending : ready) all_.erase(pending);
+  // On the JavaScript thread; without an environment where that ends, which close() knows.
+  static void deliver(napi_env env, napi_value, void* context, void*) {
+    if (env) static_cast<Environment*>(context)->deliverAll();
+  }
+
+  void deliverAll() {
+    for (;;) {
+      std::unique_ptr<Job> job;
+      {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (!firstFinished_) break;
+        job.reset(firstFinished_);
+        firstFinished_ = job->nextFinished_;
+        if (!firstFinished_) lastFinished_ = nullptr;
+        if (job->after_) job->after_->before_ = job->before_;
+        (job->before_ ? job->before_->after_ : all_) = job->after_;
+      }
+      const Napi::HandleScope scope(env_);
+      settle(*job);
     }
-    if (all_.empty()) wake_.Unref(env);
-    for (Pending* pending : ready) {
-      const Napi::HandleScope scope(env);
-      const std::unique_ptr<Pending> owner(pending);
-      pending->deferred.Resolve(resultOf(env, *pending->job, pending->status));
+    if (!all_) napi_unref_threadsafe_function(env_, wake_);
+  }
+
+  // Calls that fail say that JavaScript is ending: nobody waits for the promise any more.
+  void settle(const Job& job) {
+    try {
+      napi_resolve_deferred(env_, job.deferred_, resultOf(env_, job, job.status_));
+    } catch (const Napi::Error& error) {
+      napi_reject_deferred(env_, job.deferred_, error.Value());
+    } catch (const std::bad_alloc&) {
+      napi_resolve_deferred(env_, job.deferred_, failureOf(env_, Status::outOfMemory("the result", 0)));
     }
   }
 
@@ -112,59 +138,129 @@ class Environment {
     {
       std::unique_lock<std::mutex> lock(mutex_);
       closed_ = true;
-      for (Pending* pending : all_) pending->job->cancelled = true;
+      for (Job* job = all_; job; job = job->after_) {
+        job->cancelled = true;
+        if (job->withdraw()) running_--;
+      }
       idle_.wait(lock, [this] { return running_ == 0; });
     }
-    for (Pending* pending : all_) delete pending;
-    wake_.Release();
+    while (Job* job = all_) {
+      all_ = job->after_;
+      delete job;
+    }
+    napi_release_threadsafe_function(wake_, napi_tsfn_release);
     delete this;
   }
 
-  Napi::Env env_;
-  Napi::ThreadSafeFunction wake_;
+  const napi_env env_;
+  napi_threadsafe_function wake_ = nullptr;
   std::mutex mutex_;
   std::condition_variable idle_;
-  std::unordered_set<Pending*> all_;
-  std::vector<Pending*> finished_;
+  Job* all_ = nullptr;  // written on the JavaScript thread alone
+  Job *firstFinished_ = nullptr, *lastFinished_ = nullptr;
   int running_ = 0;
   bool closed_ = false;
 };
 
-}  // namespace
+void openEnvironment(Napi::Env env) {
+  auto environment = std::make_unique<Environment>(env);
+  napi_set_instance_data(env, environment.release(), nullptr, nullptr);
+}
 
-void openEnvironment(Napi::Env env) { env.SetInstanceData(new Environment*(new Environment(env))); }
+Status Job::outcome() noexcept {
+  try {
+    return prepared ? work() : refuse(prepared);
+  } catch (const std::bad_alloc&) {
+    return Status::outOfMemory("the computation", 0);
+  }
+}
 
-bool Job::post(std::function<void()> work) { return enqueue(device, std::move(work)); }
+const int32_t* Job::indices(Napi::Value value, const char* name, int64_t count, int32_t least, int64_t end) {
+  const Span<int32_t> given = elements<int32_t>(value, name, static_cast<size_t>(count));
+  const auto* copy = static_cast<const int32_t*>(copyOf(given.data, given.length * sizeof(int32_t)));
+  if (!copy) return nullptr;
+  for (int64_t i = 0; i < count; i++)
+    if (copy[i] < least || copy[i] >= end)
+      throw Napi::RangeError::New(value.Env(), std::string("Expected indices in range for ") + name);
+  return copy;
+}
 
 const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
-  if (!asynchronous || !data || bytes == 0) return data;
-  Napi::Object buffer = value.As<Napi::Object>().Get("buffer").As<Napi::Object>();
-  if (!buffer.IsArrayBuffer()) {  // a SharedArrayBuffer: the view keeps its memory in place
-    references_.push_back(Napi::Persistent(value.As<Napi::Object>()));
-    return data;
+  if (!data || bytes == 0) return data;
+  if (asynchronous) {
+    napi_value buffer;
+    bool detachable = true;  // not a SharedArrayBuffer
+    if (napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, nullptr, &buffer, nullptr) != napi_ok ||
+        napi_is_arraybuffer(value.Env(), buffer, &detachable) != napi_ok || detachable)
+      return copyOf(data, bytes);
   }
+  useInPlace(value, data, bytes);
+  return data;
+}
+
+const void* Job::copyOf(const void* data, size_t bytes) {
   Block copy = Block::uninitialized(static_cast<int64_t>(bytes));
   if (!copy.as<void>()) {
     prepared = Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes));
     return nullptr;
   }
-  std::memcpy(copy.as<void>(), data, bytes);
+  if (bytes) std::memcpy(copy.as<void>(), data, bytes);
   copies_.push_back(std::move(copy));
   return copies_.back().as<void>();
 }
 
+void Job::useInPlace(Napi::Value value, const void* data, size_t bytes) {
+  places_.push_back({value, data, bytes});
+  if (asynchronous) references_.push_back(Napi::Persistent(value.As<Napi::Object>()));
+}
+
+void Job::checkPlaces(Napi::Env env) const {
+  for (const Place& place : places_) {
+    void* data = nullptr;
+    size_t length = 0;
+    napi_typedarray_type type;
+    napi_value buffer;
+    size_t offset = 0;
+    if (napi_get_typedarray_info(env, place.value, &type, &length, &data, &buffer, &offset) != napi_ok ||
+        data != place.data || length * static_cast<size_t>(bytesOf(static_cast<Element>(type))) != place.bytes)
+      throw Napi::TypeError::New(env, "Expected arrays that stay attached and of their length during the call");
+  }
+}
+
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
-  if (!job->prepared && !job->grouped) return resultOf(env, *job, job->prepared);
-  if (job->asynchronous) return (*env.GetInstanceData<Environment*>())->start(std::move(job));
-  const Status status = job->run();
+  if (!job->prepared && !job->grouped) return failureOf(env, job->prepared);
+  job->checkPlaces(env);
+  if (job->asynchronous) return Environment::of(env).start(std::move(job));
+  const Status status = job->outcome();
   return resultOf(env, *job, status);
+}
+
+void throwOutOfMemory(Napi::Env env) {
+  const Status status = Status::outOfMemory("the native addon", 0);
+  Napi::Error error = Napi::Error::New(env, status.message.c_str());
+  set(error.Value(), "code", failureName(status.failure));
+  throw error;
+}
+
+// By Node-API's own calls: node-addon-api makes a std::string of each text that it sets. Those that fail leave the
+// property out, with an exception that is JavaScript's.
+void set(Napi::Object result, const char* name, double value) {
+  napi_value number;
+  if (napi_create_double(result.Env(), value, &number) == napi_ok)
+    napi_set_named_property(result.Env(), result, name, number);
+}
+
+void set(Napi::Object result, const char* name, const char* value) {
+  napi_value text;
+  if (napi_create_string_utf8(result.Env(), value, NAPI_AUTO_LENGTH, &text) == napi_ok)
+    napi_set_named_property(result.Env(), result, name, text);
 }
 
 Napi::Object failureOf(Napi::Env env, const Status& status) {
   Napi::Object result = Napi::Object::New(env);
-  result["failure"] = failureName(status.failure);
-  result["message"] = status.message;
-  result["row"] = static_cast<double>(status.row);
+  set(result, "failure", failureName(status.failure));
+  set(result, "message", status.message.c_str());
+  set(result, "row", static_cast<double>(status.row));
   return result;
 }
 

@@ -15,26 +15,26 @@ int64_t size(Napi::Object request, const char* name) {
 }  // namespace
 
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics) {
-  result["loss"] = problem.loss;
+  set(result, "loss", problem.loss);
   Napi::Object leftOut = Napi::Object::New(result.Env());
-  leftOut["share"] = problem.leftOut.share;
-  leftOut["gradInput"] = problem.leftOut.gradInput;
-  leftOut["gradWeight"] = problem.leftOut.gradWeight;
-  result["leftOut"] = leftOut;
+  set(leftOut, "share", problem.leftOut.share);
+  set(leftOut, "gradInput", problem.leftOut.gradInput);
+  set(leftOut, "gradWeight", problem.leftOut.gradWeight);
+  result.Set("leftOut", leftOut);
   if (!problem.statistics) return;
-  result["accuracy"] = statistics.accuracy;
-  result["targetCosine"] = statistics.targetCosine;
-  result["largestOtherCosine"] = statistics.largestOtherCosine;
-  result["gradientNorm"] = std::sqrt(statistics.gradientSquares);
-  result["gradInputNorm"] = std::sqrt(statistics.inputGradientSquares);
+  set(result, "accuracy", statistics.accuracy);
+  set(result, "targetCosine", statistics.targetCosine);
+  set(result, "largestOtherCosine", statistics.largestOtherCosine);
+  set(result, "gradientNorm", std::sqrt(statistics.gradientSquares));
+  set(result, "gradInputNorm", std::sqrt(statistics.inputGradientSquares));
 }
 
 void readBatch(Napi::Object request, Job& job, Problem& problem) {
   const size_t rows = static_cast<size_t>(problem.rows), dim = static_cast<size_t>(problem.dim);
   problem.input = job.input<float>(request.Get("input"), "input", rows * dim);
   problem.labels = job.labels(request.Get("labels"), problem.rows, problem.classes);
-  if (!request.Get("gradOutput").IsUndefined())
-    problem.gradOutput = job.input<float>(request.Get("gradOutput"), "gradOutput", rows);
+  const Napi::Value gradOutput = request.Get("gradOutput");
+  if (!gradOutput.IsUndefined()) problem.gradOutput = job.input<float>(gradOutput, "gradOutput", rows);
   problem.reduction = static_cast<Reduction>(request.Get("reduction").As<Napi::Number>().Int32Value());
   problem.gradScale = request.Get("gradScale").As<Napi::Number>().DoubleValue();
   problem.losses = job.output<float>(request.Get("losses"), "losses", rows);
@@ -48,51 +48,56 @@ struct LossJob : Job {
   Problem problem;
   Statistics statistics;
   std::string instructionSet;
-  Status run() override { return executorOf(problem.execution.device)->loss(problem); }
+  Status work() override { return executorOf(problem.execution.device)->loss(problem); }
   void fill(Napi::Object result) const override { fillLoss(result, problem, statistics); }
 };
 
 Napi::Value loss(const Napi::CallbackInfo& info) {
-  Napi::Object request = info[0].As<Napi::Object>();
   auto job = std::make_unique<LossJob>();
-  job->asynchronous = request.Get("asynchronous").ToBoolean();
-  Problem& problem = job->problem;
-  problem.rows = size(request, "rows");
-  problem.dim = size(request, "dim");
-  problem.classes = size(request, "classes");
-  const size_t classes = static_cast<size_t>(problem.classes), weights = classes * static_cast<size_t>(problem.dim);
-  // Only an update writes weights or bias, and there is none here.
-  problem.weight = const_cast<float*>(job->input<float>(request.Get("weight"), "weight", weights));
-  if (!request.Get("bias").IsUndefined())
-    problem.bias = const_cast<float*>(job->input<float>(request.Get("bias"), "bias", classes));
-  readBatch(request, *job, problem);
-  problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
-  problem.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
-  problem.gradWeight = job->output<float>(request.Get("gradWeight"), "gradWeight", weights);
-  problem.gradBias = job->output<float>(request.Get("gradBias"), "gradBias", classes);
-  if (problem.gradBias && !problem.bias) throw Napi::TypeError::New(info.Env(), "Expected a bias for gradBias");
-  problem.margin = readMargin(request);
-  problem.execution = readExecution(request, *job, job->instructionSet);
+  job->prepare([&] {
+    Napi::Object request = info[0].As<Napi::Object>();
+    job->asynchronous = request.Get("asynchronous").ToBoolean();
+    Problem& problem = job->problem;
+    problem.rows = size(request, "rows");
+    problem.dim = size(request, "dim");
+    problem.classes = size(request, "classes");
+    const size_t classes = static_cast<size_t>(problem.classes), weights = classes * static_cast<size_t>(problem.dim);
+    // Only an update writes weights or bias, and there is none here.
+    problem.weight = const_cast<float*>(job->input<float>(request.Get("weight"), "weight", weights));
+    const Napi::Value bias = request.Get("bias");
+    if (!bias.IsUndefined()) problem.bias = const_cast<float*>(job->input<float>(bias, "bias", classes));
+    readBatch(request, *job, problem);
+    problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
+    problem.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
+    problem.gradWeight = job->output<float>(request.Get("gradWeight"), "gradWeight", weights);
+    problem.gradBias = job->output<float>(request.Get("gradBias"), "gradBias", classes);
+    if (problem.gradBias && bias.IsUndefined()) throw Napi::TypeError::New(info.Env(), "Expected a bias for gradBias");
+    problem.margin = readMargin(request);
+    problem.execution = readExecution(request, *job, job->instructionSet);
+  });
   return perform(info.Env(), std::move(job));
 }
 
 struct TopKJob : Job {
   TopKProblem problem;
   std::string instructionSet;
-  Status run() override { return executorOf(problem.execution.device)->topK(problem); }
+  Status work() override { return executorOf(problem.execution.device)->topK(problem); }
   void fill(Napi::Object) const override {}
 };
 
 Napi::Value topK(const Napi::CallbackInfo& info) {
-  Napi::Object request = info[0].As<Napi::Object>();
   auto job = std::make_unique<TopKJob>();
-  job->asynchronous = request.Get("asynchronous").ToBoolean();
-  readTopK(request, *job, job->problem, job->instructionSet);
-  const size_t classes = static_cast<size_t>(job->problem.classes);
-  job->problem.weight =
-      job->input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job->problem.dim));
-  if (!request.Get("bias").IsUndefined()) job->problem.bias = job->input<float>(request.Get("bias"), "bias", classes);
-  job->problem.normalized = isNormalized(readMargin(request));
+  job->prepare([&] {
+    Napi::Object request = info[0].As<Napi::Object>();
+    job->asynchronous = request.Get("asynchronous").ToBoolean();
+    readTopK(request, *job, job->problem, job->instructionSet);
+    const size_t classes = static_cast<size_t>(job->problem.classes);
+    job->problem.weight =
+        job->input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job->problem.dim));
+    const Napi::Value bias = request.Get("bias");
+    if (!bias.IsUndefined()) job->problem.bias = job->input<float>(bias, "bias", classes);
+    job->problem.normalized = isNormalized(readMargin(request));
+  });
   return perform(info.Env(), std::move(job));
 }
 
@@ -112,9 +117,9 @@ void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string&
   problem.execution = readExecution(request, job, instructionSet);
 }
 
-void exportLoss(Napi::Env env, Napi::Object exports) {
-  exports["loss"] = Napi::Function::New(env, loss);
-  exports["topK"] = Napi::Function::New(env, topK);
+void exportLoss(Napi::Object exports) {
+  addFunction<loss>(exports, "loss");
+  addFunction<topK>(exports, "topK");
 }
 
 }  // namespace margin_softmax::binding

@@ -5,6 +5,8 @@
 #pragma once
 #include <cstdint>
 
+#include "task.h"
+
 namespace margin_softmax {
 
 // The element types, in the order that Node-API gives typed arrays (a clamped array has no arithmetic here).
@@ -59,15 +61,15 @@ struct CollectiveFailure {
 };
 
 // The type tag of the JavaScript value that holds a table. A new layout or meaning gets a new tag.
-constexpr uint64_t collectivesTag[2] = {0x6d617267696e2d73ull, 0x636f6c6c65637402ull};
+constexpr uint64_t collectivesTag[2] = {0x6d617267696e2d73ull, 0x636f6c6c65637403ull};
 
 struct Collectives {
   void* context;
   int32_t rank, size;
 
-  // Has `work(argument)` run on the group's one thread, after all that was posted before. Whatever every rank posts in
-  // the same order runs in the same order. False where the group has ended.
-  bool (*post)(void* context, void (*work)(void* argument), void* argument);
+  // Has the task run on the group's one thread, after all that was posted before. Whatever every rank posts in the same
+  // order runs in the same order. False where the group has ended.
+  bool (*post)(void* context, Task* task);
 
   // The collectives, to be called within posted work only. Every rank makes the same call with the same `purpose` (at
   // most 31 characters, for messages: "head 2"), or all of them fail. After a failure the group is of no more use:

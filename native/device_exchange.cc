@@ -80,7 +80,7 @@ struct Invitation {
 Status openTogether(const Words& words, const DeviceLink& link, int device, const std::string& library,
                     ExchangeChoice& choice) {
   Invitation invitation;
-  if (words.group.rank == 0) copyText(link.identify(library, invitation.id).message, invitation.report.message);
+  if (words.group.rank == 0) copyText(link.identify(library, invitation.id).message.c_str(), invitation.report.message);
   Status status = words.ofFirst(invitation);
   if (!status) return status;
   std::shared_ptr<DeviceExchange> exchange;
@@ -90,7 +90,7 @@ Status openTogether(const Words& words, const DeviceLink& link, int device, cons
     const auto start = Clock::now();
     status = link.open(device, library, words.group.rank, words.group.size, invitation.id, exchange);
     mine.milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();
-    copyText(status.message, mine.message);
+    copyText(status.message.c_str(), mine.message);
   }
   std::vector<Report> all;
   if (status = words.gather(mine, all); !status) return status;

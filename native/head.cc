@@ -24,7 +24,7 @@ Status Head::allocate() {
     status = take(weightState_[i], matrix);
     if (status && settings_.bias) status = take(biasState_[i], row);
   }
-  if (!status) letGo();
+  if (!status) release();
   return status;
 }
 
@@ -63,11 +63,17 @@ Status Head::initialize(int threads) {
 }
 
 void Head::dispose() {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  disposed_ = true;
   letGo();
 }
 
+// Whoever holds the mutex looks at disposed_ after it has let go of it, so one of the two gets here with it free.
 void Head::letGo() {
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (lock) release();
+}
+
+void Head::release() {
   disposed_ = true;
   for (Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
     memory->release();
@@ -85,7 +91,7 @@ Execution Head::here(Execution execution) const {
 }
 
 Status Head::run(Problem& problem, bool train, double learningRate) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Use use(*this);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.classes = settings_.classes;
   problem.dim = settings_.dim;
@@ -121,7 +127,7 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.update = nullptr;
   if (status && train) iteration_++;
   if ((status.failure == Failure::device || status.failure == Failure::distributed) && problem.updateBegun) {
-    letGo();
+    release();
     status.message += "; the head held part of an update and was disposed of";
   }
   return status;
@@ -155,7 +161,7 @@ Status Head::sample(Problem& problem) {
 }
 
 Status Head::topK(TopKProblem& problem) {
-  const std::lock_guard<std::mutex> lock(mutex_);
+  const Use use(*this);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.execution = here(problem.execution);
   problem.resident = true;

@@ -47,8 +47,23 @@ class Head {
   // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread
   // count and on every device.
   Status initialize(int threads);
-  // Gives the memory back once no work uses it; later work fails.
+  // Gives the memory back: at once, or where work uses it as soon as that ends. Later work fails. Waits for nothing.
   void dispose();
+
+  // The right to the arrays, for as long as it lives. Who lets go of it gives back what was disposed of meanwhile.
+  class Use {
+   public:
+    explicit Use(Head& head) : head_(head) { head_.mutex_.lock(); }
+    ~Use() {
+      head_.mutex_.unlock();
+      if (head_.disposed_) head_.letGo();
+    }
+    Use(const Use&) = delete;
+    Use& operator=(const Use&) = delete;
+
+   private:
+    Head& head_;
+  };
 
   // Fills in weights, margin and (for training) the update of `problem`, and runs it. A failure changes nothing; but
   // where a GPU fails in the middle of an update, the head is disposed of.
@@ -59,7 +74,7 @@ class Head {
   // name.
   int64_t length(const char* name);
   // Copies `count` elements of it from `offset` on, where they exist; weights stored in bfloat16 are rounded to nearest
-  // on their way in. Under mutex().
+  // on their way in. By who has the Use of the head.
   Status read(const char* name, int64_t offset, float* to, int64_t count);
   Status write(const char* name, int64_t offset, const float* from, int64_t count);
   int64_t bytes() const;
@@ -67,10 +82,10 @@ class Head {
   int64_t iteration() const { return iteration_; }
   void setIteration(int64_t iteration) { iteration_ = iteration; }
   const HeadSettings& settings() const { return settings_; }
-  std::mutex& mutex() { return mutex_; }
 
  private:
-  void letGo();  // dispose, under mutex()
+  void letGo();  // gives the memory back, unless somebody uses it: then that one does
+  void release();
   Margin marginNow() const;
   Execution here(Execution execution) const;
   Status sample(Problem& problem);
@@ -79,12 +94,12 @@ class Head {
   uint16_t* bfloat16Of(const char* name);
 
   HeadSettings settings_;
-  int64_t iteration_ = 0;  // updates made
+  std::atomic<int64_t> iteration_{0};  // updates made
   std::atomic<bool> disposed_{false};
   std::unique_ptr<Sharding> sharding_;
   ClassSample sample_;  // of the step that runs; kept for its memory
   Memory weight_, bias_, weightState_[2], biasState_[2];
-  std::mutex mutex_;  // held while anything reads or writes the arrays
+  std::mutex mutex_;  // of Use
 };
 
 }  // namespace margin_softmax

@@ -1,9 +1,9 @@
 #include "queue.h"
 
+#include <algorithm>
 #include <condition_variable>
-#include <deque>
-#include <map>
 #include <mutex>
+#include <new>
 #include <thread>
 
 namespace margin_softmax {
@@ -12,44 +12,57 @@ namespace {
 struct Queue {
   std::mutex mutex;
   std::condition_variable wake;
-  std::deque<std::function<void()>> jobs;
+  TaskList tasks;
   bool running = false;
 
   void work() {
     for (;;) {
-      std::function<void()> job;
+      Task* task;
       {
         std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [this] { return !jobs.empty(); });
-        job = std::move(jobs.front());
-        jobs.pop_front();
+        wake.wait(lock, [this] { return !tasks.empty(); });
+        task = tasks.pop();
       }
-      job();
+      task->run(*task);
     }
   }
 };
 
+// No machine has more GPUs; any beyond would share the last one's thread.
+constexpr int maxQueues = 65;
+
+// Takes no memory, and is never destroyed: its thread sleeps on it until the process ends.
+Queue& queueOf(int device) {
+  alignas(Queue) static unsigned char memory[maxQueues * sizeof(Queue)];
+  static Queue* const queues = [] {
+    for (int i = 0; i < maxQueues; i++) new (memory + i * sizeof(Queue)) Queue;
+    return std::launder(reinterpret_cast<Queue*>(memory));
+  }();
+  return queues[std::clamp(device + 1, 0, maxQueues - 1)];
+}
+
 }  // namespace
 
-bool enqueue(int device, std::function<void()> job) {
-  // Never destroyed: their threads sleep on them until the process ends.
-  static std::mutex* const mutex = new std::mutex;
-  static auto* const queues = new std::map<int, Queue>;
-  mutex->lock();
-  Queue* const queue = &(*queues)[device];
-  mutex->unlock();
-  std::lock_guard<std::mutex> lock(queue->mutex);
-  if (!queue->running) {
+bool enqueue(int device, Task& task) {
+  Queue& queue = queueOf(device);
+  const std::lock_guard<std::mutex> lock(queue.mutex);
+  if (!queue.running) {
     try {
-      std::thread(&Queue::work, queue).detach();
+      std::thread(&Queue::work, &queue).detach();
     } catch (...) {
       return false;
     }
-    queue->running = true;
+    queue.running = true;
   }
-  queue->jobs.push_back(std::move(job));
-  queue->wake.notify_one();
+  queue.tasks.push(task);
+  queue.wake.notify_one();
   return true;
+}
+
+bool withdraw(int device, const Task& task) {
+  Queue& queue = queueOf(device);
+  const std::lock_guard<std::mutex> lock(queue.mutex);
+  return queue.tasks.remove(task);
 }
 
 }  // namespace margin_softmax

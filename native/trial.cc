@@ -51,12 +51,12 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
 
 std::string tried(const DeviceState& device) {
   Outcome expected;
-  if (const Status status = compute(cpuDevice, Precision::float32, expected); !status) return status.message;
+  if (const Status status = compute(cpuDevice, Precision::float32, expected); !status) return status.message.c_str();
   for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bfloat16}) {
     if (!device.has(precision)) continue;
     Outcome outcome;
     if (const Status status = compute(device.index, precision, outcome); !status)
-      return "it failed its trial: " + status.message;
+      return std::string("it failed its trial: ") + status.message.c_str();
     const double allowed = precision == Precision::float32 ? 1e-4 : 2e-2;
     for (const double off :
          {difference(outcome.losses, expected.losses), difference(outcome.gradInput, expected.gradInput),

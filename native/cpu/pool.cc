@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -131,13 +132,42 @@ void Pool::run(int threads, int64_t items, Call call, const void* body) {
 }
 
 namespace {
-std::mutex& turnMutex() {
-  static std::mutex* mutex = new std::mutex;
-  return *mutex;
+
+struct TurnState {
+  std::mutex mutex;
+  std::condition_variable free;
+  bool held = false;
+};
+
+// Never destroyed: a thread may still wait for it while the process ends.
+TurnState& turnState() {
+  static TurnState* const state = new TurnState;
+  return *state;
 }
+
+constexpr std::chrono::milliseconds betweenLooks(20);  // at whether who waits was told to give up
+
 }  // namespace
 
-Turn::Turn() { turnMutex().lock(); }
-Turn::~Turn() { turnMutex().unlock(); }
+Turn::Turn(const std::atomic<bool>* cancelled) {
+  TurnState& state = turnState();
+  std::unique_lock<std::mutex> lock(state.mutex);
+  while (state.held && !(cancelled && *cancelled)) {
+    // By the system's clock: waits by the steady one need glibc 2.30.
+    if (cancelled) state.free.wait_until(lock, std::chrono::system_clock::now() + betweenLooks);
+    else state.free.wait(lock);
+  }
+  if (!state.held) state.held = held_ = true;
+}
+
+Turn::~Turn() {
+  if (!held_) return;
+  TurnState& state = turnState();
+  {
+    const std::lock_guard<std::mutex> lock(state.mutex);
+    state.held = false;
+  }
+  state.free.notify_all();  // one alone might be a waiter that gives up
+}
 
 }  // namespace margin_softmax::cpu

@@ -3,6 +3,7 @@
 // microseconds costs no wake-up latency. Which thread computes an item changes no bit, because an item owns what it
 // writes.
 #pragma once
+#include <atomic>
 #include <cstdint>
 
 namespace margin_softmax::cpu {
@@ -36,10 +37,15 @@ class Pool {
 // Holding a Turn gives the pool and the cached workspace to one job; jobs of other JavaScript threads wait for theirs.
 class Turn {
  public:
-  Turn();
+  // Waits; where `cancelled` is given, no longer than until it is set.
+  explicit Turn(const std::atomic<bool>* cancelled = nullptr);
   ~Turn();
+  explicit operator bool() const { return held_; }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
+
+ private:
+  bool held_ = false;
 };
 
 }  // namespace margin_softmax::cpu

@@ -49,7 +49,7 @@ Status Step::run() {
         problem_.statistics->inputGradientSquares += rowSquares_[p];
     }
   }
-  if (cancelled()) return {Failure::cancelled, "The work was abandoned", -1};
+  if (cancelled()) return Status::abandoned();
   return {};
 }
 

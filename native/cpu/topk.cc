@@ -43,7 +43,7 @@ class TopK {
     pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, thread); });
     pool.forEach(threads, classSlots_ * plan_.rowChunks, [&](int64_t slot, int thread) { search(slot, thread); });
     pool.forEach(threads, plan_.rows, [&](int64_t row, int) { merge(row); });
-    return problem_.execution.isCancelled() ? Status{Failure::cancelled, "The work was abandoned"} : Status{};
+    return problem_.execution.isCancelled() ? Status::abandoned() : Status{};
   }
 
  private:
@@ -150,7 +150,8 @@ Status topK(TopKProblem& problem) {
   // A pass's rows are fewer for long lists, so that the lists stay within the workspace.
   const int64_t byLists = std::max<int64_t>(64, fixedBytes / 4 / (problem.k * 8) / 64 * 64);
   const int64_t most = std::min(Plan::rowsAtOnce(problem.dim), byLists);
-  const Turn turn;
+  const Turn turn(problem.execution.cancelled);
+  if (!turn) return Status::abandoned();
   for (int64_t first = 0; first < problem.rows; first += most)
     if (Status status = TopK(problem, *kernels, first, std::min(most, problem.rows - first)).run(); !status)
       return status;

@@ -32,8 +32,6 @@ Status invertNorms(const VerificationProblem& problem, const Kernels& kernels, d
   return {Failure::notFinite, "an embedding is not finite", wrong};
 }
 
-Status abandoned() { return {Failure::cancelled, "The work was abandoned"}; }
-
 // All pairs i < j. Rows i are packed, a run of them at a time; rows j are read in place.
 class AllPairs {
  public:
@@ -62,7 +60,7 @@ class AllPairs {
       pool.forEach(threads, chunks * strips, [&](int64_t item, int thread) {
         score(first, count, item % chunks, first + item / chunks * stripRows(), thread);
       });
-      if (problem_.execution.isCancelled()) return abandoned();
+      if (problem_.execution.isCancelled()) return Status::abandoned();
     }
     for (int thread = 0; thread < threads; thread++)
       for (int64_t range = 0; range < ScoreCounts::ranges; range++) flush(thread, range);
@@ -155,7 +153,7 @@ class PairList {
       if (problem_.execution.isCancelled()) return;
       for (int64_t p = item * itemPairs; p < std::min(problem_.pairs, (item + 1) * itemPairs); p++) score(p);
     });
-    if (problem_.execution.isCancelled()) return abandoned();
+    if (problem_.execution.isCancelled()) return Status::abandoned();
     std::sort(begin(), end());
     measure();
     for (int64_t fold = 0; fold < problem_.folds && problem_.samePairs && problem_.differentPairs; fold++)
@@ -237,7 +235,8 @@ class PairList {
 Status verification(VerificationProblem& problem) {
   const Kernels* kernels = findKernels(problem.execution.instructionSet);
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
-  const Turn turn;
+  const Turn turn(problem.execution.cancelled);
+  if (!turn) return Status::abandoned();
   return problem.labels ? AllPairs(problem, *kernels).run() : PairList(problem, *kernels).run();
 }
 

@@ -187,7 +187,7 @@ std::vector<DeviceState> listDevices() {
       if (state.computeCapability < oldestCapability)
         state.reason = "its compute capability " + std::to_string(properties.major) + "." +
                        std::to_string(properties.minor) + " is below 7.5";
-      else if (!turn.status()) state.reason = turn.status().message;
+      else if (!turn.status()) state.reason = turn.status().message.c_str();
       else if (cudaMemGetInfo(&available, &total) == cudaSuccess) state.freeBytes = static_cast<int64_t>(available);
       state.usable = state.reason.empty();
     }

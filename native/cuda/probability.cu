@@ -25,7 +25,7 @@ Status measureIn(Device& device, const MeasureProblem& problem) {
   if (Status status = device.placeInWorkspace(layOut); !status) return status;
   const RowLaunch how(device, classes, keeps);
   for (int64_t first = 0; first < problem.rows; first += piece) {
-    if (problem.execution.isCancelled()) return {Failure::cancelled, "The work was abandoned"};
+    if (problem.execution.isCancelled()) return Status::abandoned();
     const int64_t rows = std::min(piece, problem.rows - first), width = perRow ? 1 : classes;
     device.upload(p, problem.p + first * classes, rows * classes * 4);
     if (problem.q) device.upload(q, problem.q + first * classes, rows * classes * 4);
@@ -58,7 +58,7 @@ Status crossEntropyIn(Device& device, CrossEntropyProblem& problem) {
   std::vector<double> given(piece), received(piece);
   double sum = 0;
   for (int64_t first = 0; first < problem.rows; first += piece) {
-    if (problem.execution.isCancelled()) return {Failure::cancelled, "The work was abandoned"};
+    if (problem.execution.isCancelled()) return Status::abandoned();
     const int64_t rows = std::min(piece, problem.rows - first), at = first * classes;
     for (int64_t i = 0; i < rows; i++) given[i] = upstreamOf(problem, divisor, first + i);
     device.upload(logits, problem.logits + at, rows * classes * 4);

@@ -220,7 +220,7 @@ class Step {
     if (problem_.gradWeight) device_.download(problem_.gradWeight, data_.gradWeight, classes * dim * 4);
     if (problem_.gradBias) device_.download(problem_.gradBias, data_.gradBias, classes * 4);
     if (Status status = device_.finish("compute the step"); !status) return status;
-    if (cancelled()) return {Failure::cancelled, "The work was abandoned"};
+    if (cancelled()) return Status::abandoned();
     if (problem_.update && totals.notFinite >= 0)
       return {Failure::notFinite, "the loss is not finite", totals.notFinite};
     if (problem_.statistics)

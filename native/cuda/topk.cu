@@ -65,7 +65,7 @@ class TopK {
     lists_.scores = scores_.scores;
     scores_.paddedDim = static_cast<int>(paddedDim_);
     for (int64_t c = 0; c < problem_.classes; c += chunk_) {
-      if (problem_.execution.isCancelled()) return {Failure::cancelled, "The work was abandoned"};
+      if (problem_.execution.isCancelled()) return Status::abandoned();
       const int64_t classes = std::min(chunk_, problem_.classes - c), tiles = divideUp(classes, tileSize);
       scores_.classes = lists_.classes = static_cast<int>(classes);
       scores_.stride = lists_.stride = static_cast<int>(tiles * tileSize);

@@ -13,23 +13,25 @@ constexpr napi_type_tag valuesTag = {0x6d617267696e2d73ull, 0x76616c7565730001ul
 
 // Work of the group: on its thread, in the order of the calls.
 struct GroupJob : Job {
-  GroupJob() { asynchronous = true; }
-  bool post(std::function<void()> work) override { return Group::instance().post(std::move(work)); }
+  GroupJob() { asynchronous = grouped = true; }
+  bool post() override { return Group::instance().post(*this); }
+  bool withdraw() override { return false; }
+  Status refuse(const Status& reason) override { return Group::instance().refuse("", reason); }
 };
 
 struct OpenJob : GroupJob {
   int launched = 1;
-  Status run() override { return Group::instance().open(launched); }
+  Status work() override { return Group::instance().open(launched); }
   void fill(Napi::Object result) const override {
     Napi::Env env = result.Env();
     Group& group = Group::instance();
-    result["rank"] = group.rank();
-    result["size"] = group.size();
-    result["library"] = group.library();
+    set(result, "rank", group.rank());
+    set(result, "size", group.size());
+    set(result, "library", group.library().c_str());
     auto table = Napi::External<Collectives>::New(env, group.table());
     const napi_type_tag tag = {collectivesTag[0], collectivesTag[1]};
     table.TypeTag(&tag);
-    result["table"] = table;
+    result.Set("table", table);
   }
 };
 
@@ -43,13 +45,11 @@ struct CollectiveJob : GroupJob {
   void* values = nullptr;  // [count]: the caller's where it is shared, else a copy
   Block copy;
   Napi::ObjectReference shared;
-  Status noCopy;  // where memory for the copy was refused
   std::shared_ptr<Block> result = std::make_shared<Block>();
   int64_t length = -1;  // elements of the result, where it is not in the caller's array already
 
-  Status run() override {
+  Status work() override {
     Group& group = Group::instance();
-    if (!noCopy) return group.refuse("", noCopy);
     if (operation == "barrier") return group.barrier();
     if (operation == "allReduce") return inPlace(group.allReduce("", values, count, element, combination));
     if (operation == "broadcast") return inPlace(group.broadcast("", values, count, root, element));
@@ -82,11 +82,15 @@ struct CollectiveJob : GroupJob {
   // JavaScript makes the array, or has it, and calls take(values, array).
   void fill(Napi::Object filled) const override {
     if (length < 0) return;
-    auto values = Napi::External<Block>::New(filled.Env(), new Block(std::move(*result)),
-                                             [](Napi::Env, Block* owned) { delete owned; });
-    values.TypeTag(&valuesTag);
-    filled["values"] = values;
-    filled["length"] = static_cast<double>(length);
+    auto values = std::make_unique<Block>(std::move(*result));
+    const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Block*>(data); };
+    napi_value external;
+    if (napi_create_external(filled.Env(), values.get(), finalize, nullptr, &external) != napi_ok)
+      throw Napi::Error::New(filled.Env());
+    values.release();
+    if (napi_type_tag_object(filled.Env(), external, &valuesTag) != napi_ok) throw Napi::Error::New(filled.Env());
+    filled.Set("values", external);
+    set(filled, "length", static_cast<double>(length));
   }
 };
 
@@ -115,32 +119,36 @@ void readArray(CollectiveJob& job, Napi::Value value, bool wanted) {
   }
   job.copy = Block::uninitialized(static_cast<int64_t>(bytes));
   job.values = job.copy.as<void>();
-  if (!job.values) job.noCopy = Status::outOfMemory("a copy of an array", static_cast<int64_t>(bytes));
+  if (!job.values) job.prepared = Status::outOfMemory("a copy of an array", static_cast<int64_t>(bytes));
   else if (wanted && bytes) std::memcpy(job.values, data, bytes);
 }
 
 Napi::Value collective(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  Napi::Object request = info[0].As<Napi::Object>();
   auto job = std::make_unique<CollectiveJob>();
   const Group& group = Group::instance();
-  job->operation = request.Get("operation").As<Napi::String>().Utf8Value();
-  if (job->operation == "barrier") return perform(env, std::move(job));
-  job->root = request.Get("root").As<Napi::Number>().Int32Value();
-  job->combination = static_cast<Combination>(request.Get("combination").As<Napi::Number>().Int32Value());
-  if (job->root < 0 || job->root >= group.size() || job->combination < Combination::sum ||
-      job->combination >= Combination::count)
-    throw Napi::RangeError::New(env, "Expected a root and a combination");
-  readArray(*job, request.Get("array"), job->operation != "broadcast" || job->root == group.rank());
-  const Span<double> counts = elements<double>(request.Get("counts"), "counts");
-  int64_t total = 0;
-  for (size_t i = 0; i < counts.length; i++) {
-    job->counts.push_back(static_cast<int64_t>(counts.data[i]));
-    if (job->counts.back() < 0 || job->counts.back() > job->count) throw Napi::RangeError::New(env, "Expected counts");
-    total += job->counts.back();
-  }
-  if (counts.length && (counts.length != static_cast<size_t>(group.size()) || total != job->count))
-    throw Napi::RangeError::New(env, "Expected counts of the array");
+  job->prepare([&] {
+    Napi::Object request = info[0].As<Napi::Object>();
+    job->operation = request.Get("operation").As<Napi::String>().Utf8Value();
+    if (job->operation == "barrier") return;
+    job->root = request.Get("root").As<Napi::Number>().Int32Value();
+    job->combination = static_cast<Combination>(request.Get("combination").As<Napi::Number>().Int32Value());
+    if (job->root < 0 || job->root >= group.size() || job->combination < Combination::sum ||
+        job->combination >= Combination::count)
+      throw Napi::RangeError::New(env, "Expected a root and a combination");
+    const Napi::Value array = request.Get("array"), given = request.Get("counts");
+    readArray(*job, array, job->operation != "broadcast" || job->root == group.rank());
+    const Span<double> counts = elements<double>(given, "counts");
+    int64_t total = 0;
+    for (size_t i = 0; i < counts.length; i++) {
+      job->counts.push_back(static_cast<int64_t>(counts.data[i]));
+      if (job->counts.back() < 0 || job->counts.back() > job->count)
+        throw Napi::RangeError::New(env, "Expected counts");
+      total += job->counts.back();
+    }
+    if (counts.length && (counts.length != static_cast<size_t>(group.size()) || total != job->count))
+      throw Napi::RangeError::New(env, "Expected counts of the array");
+  });
   return perform(env, std::move(job));
 }
 
@@ -174,12 +182,16 @@ Napi::Value bytesSent(const Napi::CallbackInfo& info) {
 }  // namespace
 
 static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
-  openEnvironment(env);
-  exports["open"] = Napi::Function::New(env, open);
-  exports["collective"] = Napi::Function::New(env, collective);
-  exports["take"] = Napi::Function::New(env, take);
-  exports["leave"] = Napi::Function::New(env, leave);
-  exports["bytesSent"] = Napi::Function::New(env, bytesSent);
+  try {
+    openEnvironment(env);
+  } catch (const std::bad_alloc&) {
+    throwOutOfMemory(env);
+  }
+  addFunction<open>(exports, "open");
+  addFunction<collective>(exports, "collective");
+  addFunction<take>(exports, "take");
+  addFunction<leave>(exports, "leave");
+  addFunction<bytesSent>(exports, "bytesSent");
   return exports;
 }
 

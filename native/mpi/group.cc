@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 
@@ -11,6 +12,17 @@ namespace {
 
 // How long a process that ends badly lets the others hear of it, before the launcher ends them.
 constexpr std::chrono::milliseconds farewellTime(3500);
+
+// Work of the group's own, once.
+struct OwnTask : Task {
+  explicit OwnTask(std::function<void()> work) : work(std::move(work)) {
+    run = [](Task& task) {
+      const std::unique_ptr<OwnTask> own(static_cast<OwnTask*>(&task));
+      own->work();
+    };
+  }
+  std::function<void()> work;
+};
 
 Status ending() { return {Failure::distributed, "Expected a group that goes on but this process is ending"}; }
 
@@ -21,7 +33,7 @@ Group& Group::instance() {
   return *group;
 }
 
-bool Group::post(std::function<void()> work) {
+bool Group::post(Task& task) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) return false;
   if (!running_) {
@@ -32,7 +44,7 @@ bool Group::post(std::function<void()> work) {
     }
     running_ = true;
   }
-  posted_.push_back(std::move(work));
+  posted_.push(task);
   wake_.notify_one();
   return true;
 }
@@ -42,18 +54,17 @@ void Group::work() {
   const std::chrono::milliseconds soonest(1), latest(200);
   std::chrono::milliseconds idle = soonest;
   for (;;) {
-    std::function<void()> work;
+    Task* task = nullptr;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       if (wake_.wait_for(lock, idle, [this] { return !posted_.empty(); })) {
-        work = std::move(posted_.front());
-        posted_.pop_front();
+        task = posted_.pop();
       } else if (ended_) {
         return;
       }
     }
-    if (work) {
-      work();
+    if (task) {
+      task->run(*task);
       idle = soonest;
     } else if (opened_) {
       transport_.progress();
@@ -122,7 +133,8 @@ Status Group::leave(int code, int launched) {
     late_ = true;
     registerEnd();
     lock.unlock();
-    post([this, launched] { static_cast<void>(open(launched)); });
+    auto opening = std::make_unique<OwnTask>([this, launched] { static_cast<void>(open(launched)); });
+    if (post(*opening)) opening.release();
     lock.lock();
   }
   if (!running_ || leaving_ || ended_) return {};
@@ -131,7 +143,7 @@ Status Group::leave(int code, int launched) {
     if (code != 0) transport_.giveUpAt(Transport::Clock::now() + farewellTime);
   };
   if (!late_) hurry();
-  posted_.push_back([this, code, status, done, hurry] {
+  posted_.push(*new OwnTask([this, code, status, done, hurry] {
     if (late_) hurry();
     Record record;
     record.operation = Record::leave;
@@ -148,7 +160,7 @@ Status Group::leave(int code, int launched) {
     *status = result;
     *done = left_ = true;
     done_.notify_all();
-  });
+  }));
   wake_.notify_one();
   if (code != 0) return {};
   done_.wait(lock, [&] { return *done; });
@@ -164,7 +176,7 @@ void Group::endOfProcess() {
   if (late_) done_.wait(lock, [this] { return left_; });
   transport_.giveUpAt(std::min(transport_.end(), Transport::Clock::now() + farewellTime));
   // All ranks have said what went wrong before the first one ends, and with it, by the launcher's hand, the others.
-  posted_.push_back([this, finished] {
+  posted_.push(*new OwnTask([this, finished] {
     Record mine;
     std::vector<Record> theirs(records_.size());
     std::vector<Piece> send(records_.size(), {&mine, sizeof mine}), receive;
@@ -173,7 +185,7 @@ void Group::endOfProcess() {
     const std::lock_guard<std::mutex> inner(mutex_);
     *finished = true;
     done_.notify_all();
-  });
+  }));
   wake_.notify_one();
   done_.wait_until(lock, transport_.end() + farewellTime, [&] { return *finished; });
   ended_ = true;

@@ -2,7 +2,6 @@
 // what each rank tells the others before anything else: what it is about to do. A disagreement is an error everywhere.
 #pragma once
 #include <condition_variable>
-#include <deque>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -11,6 +10,7 @@
 #include "../block.h"
 #include "../collectives.h"
 #include "../status.h"
+#include "../task.h"
 #include "record.h"
 #include "transport.h"
 
@@ -21,8 +21,8 @@ class Group {
   // The one of this process; never destroyed, as its thread may outlive everything.
   static Group& instance();
 
-  // Has work run on the group's thread. False once the group has ended, or if the system gives no thread.
-  bool post(std::function<void()> work);
+  // Has the task run on the group's thread. False once the group has ended, or if the system gives no thread.
+  bool post(Task& task);
 
   // The rest but leave(), endOfProcess() and the plain getters: on the group's thread.
   Status open(int launched);
@@ -75,7 +75,7 @@ class Group {
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
-  std::deque<std::function<void()>> posted_;
+  TaskList posted_;
   bool running_ = false;
   bool opened_ = false;
   bool registered_ = false;

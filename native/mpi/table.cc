@@ -12,9 +12,7 @@ bool report(const Status& status, CollectiveFailure* failure) {
   return static_cast<bool>(status);
 }
 
-bool post(void* context, void (*work)(void*), void* argument) {
-  return of(context).post([work, argument] { work(argument); });
-}
+bool post(void* context, Task* task) { return of(context).post(*task); }
 
 bool allReduce(void* context, const char* purpose, void* values, int64_t count, Element element,
                Combination combination, CollectiveFailure* failure) {
