@@ -42,6 +42,9 @@ class Message {
     return *this += at;
   }
 
+  friend Message operator+(Message before, const char* after) { return before += after; }
+  friend Message operator+(const char* before, const Message& after) { return Message(before) += after.text_; }
+
   const char* c_str() const { return text_; }
 
  private:
