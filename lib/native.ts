@@ -169,7 +169,7 @@ export function succeeded<Result>(result: Result, name = 'the computation'): Res
       failure,
       `Expected finite numbers for ${name} but received a loss that is not finite in row ${row}`
     )
-  if (failure === 'ERR_TOO_MANY_ROWS') throw new RangeError(message)
+  if (failure === 'ERR_TOO_MANY_ROWS' || failure === 'ERR_TOO_LARGE') throw new RangeError(message)
   throw new MarginSoftmaxError(failure, message ?? '')
 }
 

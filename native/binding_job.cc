@@ -23,6 +23,8 @@ const char* failureName(Failure failure) {
       return "ERR_DISPOSED";
     case Failure::tooManyRows:
       return "ERR_TOO_MANY_ROWS";
+    case Failure::tooLarge:
+      return "ERR_TOO_LARGE";
     case Failure::device:
       return "ERR_CUDA";
     case Failure::distributed:

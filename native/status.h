@@ -8,7 +8,18 @@
 
 namespace margin_softmax {
 
-enum class Failure { none, outOfMemory, notFinite, cancelled, unavailable, disposed, tooManyRows, device, distributed };
+enum class Failure {
+  none,
+  outOfMemory,
+  notFinite,
+  cancelled,
+  unavailable,
+  disposed,
+  tooManyRows,
+  tooLarge,
+  device,
+  distributed
+};
 
 // A text that takes no memory: what failed for want of it has to be told, too. What exceeds its room is cut off.
 class Message {
@@ -59,6 +70,15 @@ struct Status {
 
   explicit operator bool() const { return failure == Failure::none; }  // true: all is well
 
+  // A class of a norm that single precision can't multiply with the rows.
+  static Status tooLarge(int64_t classIndex) {
+    Status status{
+        Failure::tooLarge,
+        "Expected class weights whose norm is at most 1e37, and at most 1e38 divided by the scale, but received more "
+        "for class "};
+    status.message += classIndex;
+    return status;
+  }
   static Status abandoned() { return {Failure::cancelled, "The work was abandoned"}; }
   // `bytes`: 0 where nobody knows how many. Takes no memory itself.
   static Status outOfMemory(const char* purpose, int64_t bytes) {

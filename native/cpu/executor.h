@@ -1,5 +1,7 @@
 // What the files of the CPU executor share.
 #pragma once
+#include <atomic>
+
 #include "../executor.h"
 #include "../row.h"
 #include "kernels.h"
@@ -18,6 +20,33 @@ inline float inverseNorm(const Kernels& kernels, const float* row, int64_t n) {
   if (squares > 1e-24f && squares < 1e30f) return 1.0f / std::sqrt(squares);
   return static_cast<float>(margin_softmax::inverseNorm(kernels.dotDouble(row, row, n)));
 }
+
+// Norms up to here leave room for sums of products with directions of norm 1, and their inverses are no denormals.
+constexpr double largestNorm = 1e37, largestProduct = 1e38;
+// The least 1/‖w‖ whose class can be multiplied with rows of this scale; 0 stands for a class without a direction.
+inline float leastInverseNorm(double scale) {
+  return static_cast<float>(std::max(1 / largestNorm, scale / largestProduct));
+}
+
+// The first class, of those that any thread came upon, whose norm is too large.
+class LargeClass {
+ public:
+  void look(const float* inverseNorms, int64_t first, int64_t count, float least) {
+    for (int64_t j = 0; j < count; j++) {
+      if (!(inverseNorms[j] > 0 && inverseNorms[j] < least)) continue;
+      int64_t known = class_;
+      while (first + j < known && !class_.compare_exchange_weak(known, first + j)) {
+      }
+      return;
+    }
+  }
+  bool found() const { return class_ != none; }
+  int64_t place() const { return class_; }
+
+ private:
+  static constexpr int64_t none = INT64_MAX;
+  std::atomic<int64_t> class_{none};
+};
 
 // scales[j] = 1/‖row j‖ for rows of weights that are to be normalised, else 1.
 void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales);

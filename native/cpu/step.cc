@@ -31,9 +31,13 @@ Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
   forEach(paddedRows_ / 16, [&](int64_t block, int thread) { prepareRows(block, thread); });
+  double scale = 0;
+  for (int64_t i = 0; i < plan_.rows; i++) scale = std::max(scale, states_[i].scale);
+  leastInverseNorm_ = leastInverseNorm(scale);
   if (plan_.rowSlots > 1)
     forEach(plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, tileWeights(tile, thread).weight); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
+  if (large_.found()) return Status::tooLarge(problem_.rowOf(large_.place()));
   if (problem_.exchange)
     if (Status status = exchangeTotals(); !status) return status;
   forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int thread) {
@@ -227,7 +231,9 @@ Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
 }
 
 void Step::scaleClasses(int64_t tile, const float* weights) {
-  scaleRows(kernels_, weights, plan_.dim, plan_.tileSize(tile), normalized_, classScale_ + tile * plan_.tileClasses);
+  const int64_t first = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
+  scaleRows(kernels_, weights, plan_.dim, classes, normalized_, classScale_ + first);
+  if (normalized_) large_.look(classScale_ + first, first, classes, leastInverseNorm_);
 }
 
 Upcoming Step::storedWeights(int64_t first, int64_t count) const {

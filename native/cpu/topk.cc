@@ -41,6 +41,7 @@ class TopK {
     const int threads = problem_.execution.threads;
     pool.forEach(threads, paddedRows_ / 16, [&](int64_t item, int) { prepareRows(item); });
     pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, thread); });
+    if (large_.found()) return Status::tooLarge(large_.place());
     pool.forEach(threads, classSlots_ * plan_.rowChunks, [&](int64_t slot, int thread) { search(slot, thread); });
     pool.forEach(threads, plan_.rows, [&](int64_t row, int) { merge(row); });
     return problem_.execution.isCancelled() ? Status::abandoned() : Status{};
@@ -82,6 +83,7 @@ class TopK {
     const int64_t first = tile * plan_.tileClasses;
     scaleRows(kernels_, tileWeights(tile, thread), plan_.dim, plan_.tileSize(tile), problem_.normalized,
               classScale_ + first);
+    if (problem_.normalized) large_.look(classScale_ + first, first, plan_.tileSize(tile), leastInverseNorm(1));
   }
 
   void search(int64_t slot, int thread) {
@@ -138,6 +140,7 @@ class TopK {
   const int lanes_;
   const int64_t firstRow_, paddedRows_, classSlots_;
   int64_t tileFloats_ = 0;
+  LargeClass large_;
   float *query_, *classScale_, *tiles_, *weights_ = nullptr;
   Candidate* lists_;  // [classSlots][N][k]
 };
