@@ -171,10 +171,3 @@ export function succeeded<Result extends Partial<Pick<NativeResult, 'failure' | 
 export function instructionSets(): string[] {
   return native().instructionSets()
 }
-
-/** The names of the margins in native/margin.h, in their order there. */
-export function marginNames(): string[] {
-  return native()
-    .margins()
-    .map(({ name }) => name)
-}

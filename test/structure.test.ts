@@ -51,6 +51,25 @@ test('no file is much over 400 lines', () => {
   assert.equal(long, [])
 })
 
+test('the formatter leaves a table in a comment as it is', () => {
+  const table = `//   step   ${'what it does '.repeat(10)}\n//   next   what follows\nint i;\n`
+  const formatter = path.join(path.dirname(require.resolve('clang-format-node/package.json')), 'build/cli.js')
+  const options = { cwd: root, input: table, encoding: 'utf8' } as const
+  const name = '--assume-filename=native/table.h'
+  assert.is(execFileSync(process.execPath, [formatter, name], options), table)
+})
+
+test('a comment that sends the reader to a heading names one that there is', () => {
+  let seen = 0
+  for (const { name, text } of native)
+    for (const [, file, heading] of text.matchAll(/([\w/.]+\.md), "([^"]+)"/g)) {
+      const guide = fs.readFileSync(path.join(root, path.dirname(name), file as string), 'utf8')
+      assert.ok(guide.includes(`\n## ${heading}\n`), `${name}: ${file} has no ${heading}`)
+      seen++
+    }
+  assert.ok(seen > 0)
+})
+
 test('kernels include no header whose inline functions the linker could share', () => {
   const inner = ['simd.h', 'kernels_impl.h', 'active_impl.h', 'bfloat16_impl.h', 'probability_impl.h']
   for (const name of [...inner, 'storage_impl.h', '../bfloat16.h', '../random_bits.h']) {
