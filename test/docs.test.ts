@@ -49,7 +49,7 @@ const before: Record<string, string> = {
     const optimizer = tf.train.sgd(0.1), images = tf.ones([2, 5]), labels = [0, 1]`,
 }
 
-// Built where there is an MPI; CI has one.
+// Built where there is an MPI; CI has one, and runs them all.
 const hasGroup = process.env.CI || fs.existsSync(path.join(root, 'build/mpi/Release/margin_softmax_mpi.node'))
 
 for (const page of ['README.md', ...guides])
