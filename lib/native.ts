@@ -84,7 +84,11 @@ export interface NativeGroup {
   open(launched: number): Promise<Ended & { rank: number; size: number; library: string; table: object }>
   collective(request: object): Promise<Ended & { values?: NativeValues; length?: number }>
   take(values: NativeValues, array: ArrayBufferView): void
-  leave(code: number, launched: number): Ended
+  leave(code: number, launched: number): void
+  /** Waits for the end of the leaving so many milliseconds; undefined: it goes on. */
+  left(milliseconds: number): Ended | undefined
+  setPatience(milliseconds: number): void
+  waiting(): { milliseconds: number; ranks: string; place: string; call: number } | undefined
   bytesSent(): number
 }
 
