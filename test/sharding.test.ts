@@ -42,6 +42,10 @@ if (mpi.missing) {
         await works(ranks, scenario)
       })
 
+  test('steps equal those of a whole head on 16 ranks, whatever the number of processors', async () => {
+    await works(16, 'many')
+  })
+
   if (shimRuns)
     for (const scenario of ['again', 'evaluation', 'sampled'])
       test(`the same on 'cuda' (${scenario}), on 2 ranks`, async () => {
