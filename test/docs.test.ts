@@ -90,7 +90,14 @@ const anchorsOf = (page: string) =>
   [...read(page).matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => anchor(heading))
 
 for (const page of [
-  ...['README.md', 'CONTRIBUTING.md', 'native/README.md', 'native/cuda/README.md', 'native/mpi/README.md'],
+  ...[
+    'README.md',
+    'CONTRIBUTING.md',
+    'SECURITY.md',
+    'native/README.md',
+    'native/cuda/README.md',
+    'native/mpi/README.md',
+  ],
   ...['test/simt/README.md', 'docs/reference/README.md', ...guides],
 ])
   test(`${page}: links lead to pages, files and headings that exist`, () => {

