@@ -26,7 +26,7 @@ const [seconds = 15, seed = 1] = (process.env.MARGIN_SOFTMAX_SOAK ?? '')
   .filter(Boolean)
   .map(Number)
 /** Of resident memory, from the second third of the time to the last: what allocators keep differs from time to time. */
-const growth = 64 * 2 ** 20
+const growth = 32 * 2 ** 20
 
 v8.setFlagsFromString('--expose-gc')
 const collectGarbage = vm.runInNewContext('gc') as () => void
@@ -130,7 +130,7 @@ if (process.platform !== 'linux') {
     for (const name of [...names, ...names]) await kinds[name]?.() // caches, pools and lazy modules
     const samples: Figures[] = []
     const end = Date.now() + seconds * 1000
-    while (Date.now() < end || samples.length < 6) {
+    while (Date.now() < end || samples.length < 12) {
       await kinds[pick(next, names)]?.()
       await new Promise((resolve) => setImmediate(resolve))
       samples.push(figures())
