@@ -39,7 +39,7 @@ function measure({ ranks, classes, dim, batch, sampleRate, threads, steps }: Set
 }
 
 /**
- * Bytes that a rank sends in a step, as derived: rows and labels to every other rank, four numbers of each row around
+ * Bytes that a rank sends in a step, as derived: rows and labels to every other rank, five numbers of each row (`RowTotals`) in
  * the middle, the others' rows of gradInput back, and 256 bytes of agreement a call (twice for an all-gather).
  */
 function derived({ ranks, dim, batch }: Setup): number {

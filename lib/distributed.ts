@@ -6,11 +6,13 @@
  * rest of margin-softmax never needs it.
  * @module margin-softmax/distributed
  */
-import { writeSync } from 'node:fs'
 import { isMainThread } from 'node:worker_threads'
 import { integerFrom, oneOf, options } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
+import { type ProcessGroupOptions, say, Waiting } from './group-wait'
 import { groupTable, type NativeGroup, nativeGroup, succeeded } from './native'
+
+export type { ProcessGroupOptions } from './group-wait'
 
 /** What a group moves and adds: every typed array but Uint8ClampedArray. */
 export type NumberArray =
@@ -61,7 +63,8 @@ export interface ReduceScatterOptions {
  *
  * Sums are added in rank order, those of Float32Array in double precision: the same bits on every rank and from run to
  * run. If the ranks' calls differ, if one of them has no memory or ends early, every rank's call rejects with a
- * `MarginSoftmaxError` of code `ERR_DISTRIBUTED` that names the ranks, and so does every later call. A group that is
+ * `MarginSoftmaxError` of code `ERR_DISTRIBUTED` that names the ranks, and so does every later call. So it is where a rank
+ * does not answer for 10 minutes (`timeout`); after one minute a line on stderr names it. A group that is
  * idle does not keep the process alive. When the process ends it waits for the others to end too, unless it ends with an
  * error: then they are told, and `mpirun` ends all of them.
  */
@@ -180,6 +183,7 @@ const combinationIndex = (given: unknown) => combinations.indexOf(oneOf(given, '
 /** How many processes the launcher of Open MPI or MPICH says that it started together with this one. */
 const launcherSize = process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE
 const launched = Math.max(1, Number(launcherSize) || 1)
+const me = `rank ${process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK ?? 0} of ${launched}`
 
 // What the launcher says is inherited by processes that this one starts. They are no ranks.
 const isRank =
@@ -187,36 +191,41 @@ const isRank =
 if (isRank && launcherSize) process.env.MARGIN_SOFTMAX_RANK_PROCESS = String(process.pid)
 
 let joined: Promise<ProcessGroup> | undefined
+let opened = false
+let waiting: Waiting | undefined
 
 /**
  * Joins the processes that `mpirun` started together with this one; without `mpirun` it is a group of one. The same
- * group for every call. On the main thread only.
+ * group for every call; options of a later call replace those of an earlier one. On the main thread only.
+ * @example
+ * const group = await processGroup({ timeout: 3_600_000 }) // rank 0 evaluates for up to an hour while the others wait
  * @throws {MarginSoftmaxError} `ERR_NATIVE_MISSING` where the addon is not built or MPI is missing, `ERR_DISTRIBUTED`
- * where MPI does not start
+ * where MPI does not start, or not all ranks join in time; TypeError, RangeError for options
  */
-export async function processGroup(): Promise<ProcessGroup> {
+export async function processGroup(given?: ProcessGroupOptions): Promise<ProcessGroup> {
   const wrong = !isMainThread && 'the main thread for processGroup but received a Worker'
   const child = !isRank && 'a process that mpirun itself started for processGroup but received a child of one'
   if (wrong || child) throw new MarginSoftmaxError('ERR_DISTRIBUTED', `Expected ${wrong || child}`)
-  joined ??= join()
+  const native = nativeGroup()
+  waiting ??= new Waiting(native, me)
+  waiting.set(given)
+  joined ??= join(native, waiting)
   return joined
 }
 
-async function join(): Promise<ProcessGroup> {
-  const native = nativeGroup()
-  const group = new ProcessGroup(native, succeeded(await native.open(launched)))
-  if (group.size > 1) sayWhyEnded(group)
+async function join(native: NativeGroup, wait: Waiting): Promise<ProcessGroup> {
+  if (launched > 1) sayWhyEnded(wait.whoWaits)
+  const group = new ProcessGroup(native, succeeded(await wait.join(native.open(launched), launched)))
+  opened = true
+  if (group.size > 1) wait.watch()
   return group
 }
 
 // A rank that is killed can't tell the others: mpirun notices, and ends them by a signal (MPICH's by one that can't be heard).
-function sayWhyEnded({ rank, size }: ProcessGroup): void {
+function sayWhyEnded(who: string): void {
   const onEnd = () => {
     if (process.listenerCount('SIGTERM') > 1) return // the program has an end of its own
-    writeSync(
-      2,
-      `margin-softmax: rank ${rank} of ${size} was told to end (SIGTERM), as mpirun does when another rank is gone\n`
-    )
+    say(`${who} was told to end (SIGTERM), as mpirun does when another rank is gone`)
     process.off('SIGTERM', onEnd)
     process.kill(process.pid, 'SIGTERM')
   }
@@ -230,10 +239,15 @@ if (isRank)
     const concerned = joined ?? (launched > 1 && (code === 0 || !process.env.OMPI_COMM_WORLD_SIZE))
     const native = concerned && nativeGroupIfBuilt()
     if (!native) return
-    const { failure, message = '' } = native.leave(code, launched)
-    if (failure === undefined) return
-    process.exitCode = 1
-    throw new MarginSoftmaxError(failure, message)
+    waiting ??= new Waiting(native, me)
+    native.leave(code, launched)
+    if (code !== 0) return
+    try {
+      waiting.leave(opened)
+    } catch (error) {
+      process.exitCode = 1
+      throw error
+    }
   })
 
 function nativeGroupIfBuilt(): NativeGroup | undefined {

@@ -84,7 +84,11 @@ export interface NativeGroup {
   open(launched: number): Promise<Ended & { rank: number; size: number; library: string; table: object }>
   collective(request: object): Promise<Ended & { values?: NativeValues; length?: number }>
   take(values: NativeValues, array: ArrayBufferView): void
-  leave(code: number, launched: number): Ended
+  leave(code: number, launched: number): void
+  /** Waits for the end of the leaving so many milliseconds; undefined: it goes on. */
+  left(milliseconds: number): Ended | undefined
+  setPatience(milliseconds: number): void
+  waiting(): { milliseconds: number; ranks: string; place: string; call: number } | undefined
   bytesSent(): number
 }
 
@@ -176,11 +180,4 @@ export function succeeded<Result>(result: Result, name = 'the computation'): Res
 /** The instruction sets that this machine can run, best first; the last one is always `portable`. */
 export function instructionSets(): string[] {
   return succeeded(native().instructionSets())
-}
-
-/** The names of the margins in native/margin.h, in their order there. */
-export function marginNames(): string[] {
-  return native()
-    .margins()
-    .map(({ name }) => name)
 }

@@ -3,8 +3,8 @@
 // weights: Deng et al. 2019, arXiv:1801.07698, section 2.3; An et al. 2021, arXiv:2010.05222). Per step, with N = Σ B:
 //
 //   all-gather       embeddings [N,D] and labels [N]
-//   all-reduce       five numbers a row, in the middle of the step: how its softmax closes over the classes of all
-//   ranks reduce-scatter   gradInput [N,D] → each rank its own rows
+//   all-reduce       five numbers a row, in the middle of the step: how its softmax closes over all ranks' classes
+//   reduce-scatter   gradInput [N,D] → each rank its own rows
 //
 // What travels does not grow with the number of classes. Weights and optimizer state stay where they are. It goes
 // through host memory, or from GPU to GPU (device_exchange.h); what is small, and each word that all go on, always by

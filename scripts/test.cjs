@@ -1,7 +1,8 @@
 'use strict'
 // npm test: format, lint and type checks, then every test file in a process of its own, at most two at a time.
 // Closes with "N passed, N failed, N skipped"; a check that fails, a crash, a file without tests and one that takes too
-// long count as failures.
+// long count as failures. What a suite skips is named below its line. In CI it skips what the processor or the operating
+// system lacks alone: the rest fails (`lacking` of test/support.ts).
 const { spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
@@ -28,7 +29,7 @@ const shim = [
     '--CDMARGIN_SOFTMAX_CUDA=shim',
   ],
 ]
-// The addon of the process group, where there is an MPI; test/distributed.test.ts says so where there is none.
+// The addon of the process group, where there is an MPI; the suites say so where there is none.
 const mpi = ['build of the addon for MPI (cmake)', [path.join('scripts', 'build-distributed.cjs')]]
 const hasMpi = !spawnSync('mpirun', ['--version']).error
 const checks = [
@@ -72,7 +73,8 @@ async function main() {
   let failed = 0
   let skipped = 0
   const report = (name, good, seconds, text) => {
-    console.log(`${good ? 'ok  ' : 'FAIL'} ${name} (${seconds} s)${good ? '' : `\n${text}`}`)
+    const shown = good ? (text.match(/^Skipped: .*$/gm) ?? []).map((line) => `       ${line}`) : [text]
+    console.log([`${good ? 'ok  ' : 'FAIL'} ${name} (${seconds} s)`, ...shown].join('\n'))
   }
   const timed = async (name, args, judge) => {
     const start = Date.now()

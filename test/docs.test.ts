@@ -49,7 +49,7 @@ const before: Record<string, string> = {
     const optimizer = tf.train.sgd(0.1), images = tf.ones([2, 5]), labels = [0, 1]`,
 }
 
-// Built where there is an MPI; CI has one.
+// Built where there is an MPI; CI has one, and runs them all.
 const hasGroup = process.env.CI || fs.existsSync(path.join(root, 'build/mpi/Release/margin_softmax_mpi.node'))
 
 for (const page of ['README.md', ...guides])
@@ -90,7 +90,14 @@ const anchorsOf = (page: string) =>
   [...read(page).matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => anchor(heading))
 
 for (const page of [
-  ...['README.md', 'CONTRIBUTING.md', 'native/README.md', 'native/cuda/README.md', 'native/mpi/README.md'],
+  ...[
+    'README.md',
+    'CONTRIBUTING.md',
+    'SECURITY.md',
+    'native/README.md',
+    'native/cuda/README.md',
+    'native/mpi/README.md',
+  ],
   ...['test/simt/README.md', 'docs/reference/README.md', ...guides],
 ])
   test(`${page}: links lead to pages, files and headings that exist`, () => {

@@ -67,31 +67,52 @@ export function pack(prebuilds: string): { tarball: string; files: string[] } {
   // What npm must leave out by `files`, were it there.
   for (const name of ['test', 'lib', 'scripts'])
     fs.cpSync(path.join(root, name), path.join(stage, name), { recursive: true })
-  return packFolder(stage)
+  return packFolders(stage)[0] as { tarball: string; files: string[] }
 }
 
-function packFolder(folder: string): { tarball: string; files: string[] } {
+/** Packs folders of packages, each into a tarball of its own. */
+function packFolders(...folders: string[]): { tarball: string; files: string[] }[] {
   const options = ['--json', '--ignore-scripts', '--pack-destination', work]
-  const [{ filename, files }] = JSON.parse(succeeded('npm pack', npm(folder, 'pack', ...options)))
-  return {
+  const packed = JSON.parse(succeeded('npm pack', npm(root, 'pack', ...options, ...folders)))
+  return packed.map(({ filename, files }: { filename: string; files: { path: string }[] }) => ({
     tarball: path.join(work, filename),
-    files: files.map(({ path: name }: { path: string }) => name).sort(),
-  }
+    files: files.map((file) => file.path).sort(),
+  }))
 }
+
+/** The folders in node_modules of every package that ours needs to run, and that those need, and so on. */
+function runtimeFolders(): string[] {
+  const folders = new Set<string>()
+  const visit = (from: string, names: string[]) => {
+    for (const name of names) {
+      const nested = path.join(from, 'node_modules', name)
+      if (from !== root && fs.existsSync(nested))
+        throw new Error(`Expected one version of ${name} but received another in ${nested}`)
+      const folder = path.join(root, 'node_modules', name)
+      if (folders.has(folder)) continue
+      folders.add(folder)
+      const { dependencies = {} } = JSON.parse(fs.readFileSync(path.join(folder, 'package.json'), 'utf8'))
+      visit(folder, Object.keys(dependencies))
+    }
+  }
+  visit(root, Object.keys(manifest.dependencies))
+  return [...folders]
+}
+
+let runtimeTarballs: string[] | undefined
 
 /**
- * A project that has installed the tarball; the packages that it depends on come from this repository's node_modules.
- * Outside the repository, where nothing else is found.
+ * A project that has installed the tarball. All packages that it needs are packed from this repository's node_modules and
+ * named to npm, which asks neither a registry nor its cache for what it was given. Outside the repository, where nothing
+ * else is found.
  */
 export function install(tarball: string, ...options: string[]) {
   const folder = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'margin-softmax-'))
   process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }))
   fs.writeFileSync(path.join(folder, 'package.json'), '{ "name": "empty", "private": true }')
-  const dependencies = Object.keys(manifest.dependencies).map(
-    (dependency) => packFolder(path.join(root, 'node_modules', dependency)).tarball
-  )
+  runtimeTarballs ??= packFolders(...runtimeFolders()).map((packed) => packed.tarball)
   const common = ['--offline', '--no-audit', '--no-fund', ...options]
-  const outcome = npm(folder, 'install', ...common, ...dependencies, tarball)
+  const outcome = npm(folder, 'install', ...common, ...runtimeTarballs, tarball)
   succeeded('npm install', outcome)
   return { folder, installed: path.join(folder, 'node_modules', manifest.name), said: outcome }
 }

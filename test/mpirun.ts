@@ -32,12 +32,23 @@ export interface Ended {
   lasted: number
 }
 
-/** Runs test/<child> on each rank. */
+/** What each rank printed, of the output of mpirun. */
+function byRank(output: string, ranks: number): string[] {
+  const printed = Array.from({ length: ranks }, () => '')
+  for (const line of output.split('\n')) {
+    const [, rank, text] = /^\[(?:1,)?(\d+)\](?:<\w+>:| )(.*)/.exec(line) ?? []
+    if (rank !== undefined) printed[Number(rank)] += `${text}\n`
+  }
+  return printed
+}
+
+/** Runs test/<child> on each rank. `whenPrinted` hears what each has printed so far, whenever that is more. */
 export function run(
   child: string,
   ranks: number,
   parameters: string[],
-  env: NodeJS.ProcessEnv = {}
+  env: NodeJS.ProcessEnv = {},
+  whenPrinted?: (printed: string[]) => void
 ): Promise<Ended> {
   const flags = openMpi ? ['--oversubscribe', '--tag-output'] : ['-prepend-rank']
   const asRoot = { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }
@@ -53,16 +64,12 @@ export function run(
     for (const stream of [started.stdout, started.stderr])
       stream.on('data', (data) => {
         output += data
+        whenPrinted?.(byRank(output, ranks))
       })
     started.on('error', reject)
     started.on('close', (code) => {
-      const printed = Array.from({ length: ranks }, () => '')
-      for (const line of output.split('\n')) {
-        const [, rank, text] = /^\[(?:1,)?(\d+)\](?:<\w+>:| )(.*)/.exec(line) ?? []
-        if (rank !== undefined) printed[Number(rank)] += `${text}\n`
-      }
       const began = Number(/begins at (\d+)/.exec(output)?.[1])
-      resolve({ code, ranks: printed, output, lasted: Date.now() - began })
+      resolve({ code, ranks: byRank(output, ranks), output, lasted: Date.now() - began })
     })
   })
 }

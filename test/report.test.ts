@@ -7,7 +7,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { page } from '../lib/report/page'
 import { cli, inFolder, writeNpy } from './cli-support'
-import { integer, normals, random, rejectsLike } from './support'
+import { integer, lacking, normals, random, rejectsLike } from './support'
 
 const test = suite('reports')
 const places = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
@@ -84,7 +84,10 @@ async function look(file: string, name: string, picture = true): Promise<void> {
 }
 
 if (!executablePath) {
-  test.skip('no Chromium was found (CHROMIUM in the environment names one): the reports were not looked at')
+  lacking(
+    test,
+    'no Chromium was found (CHROMIUM in the environment names one): the reports were not looked at'
+  )
 } else {
   const next = random(3)
   const [rows, dim, classes] = [600, 24, 30]

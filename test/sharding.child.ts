@@ -71,6 +71,11 @@ function sameRounding(actual: Float32Array, expected: Float32Array, what: string
 const storages = ['float32', 'bfloat16'] as const
 
 const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
+  async many(group) {
+    await compare(group, { ...training, margin: arcface({ margin: 0.3, scale: 32 }) }, 'arcface')
+    await compare(group, { ...training, margin: softmaxMargin(), bias: true, optimizer: adamW() }, 'bias')
+  },
+
   async equal(group) {
     for (const { title, margin } of marginCases) await compare(group, { ...training, margin }, title)
     for (const optimizer of [sgd(), sgd({ momentum: 0.9, nesterov: true }), adamW({ learningRate: 0.01 })])

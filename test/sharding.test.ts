@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert'
 import { MarginHead } from '../lib/index'
 import { shimBinary, shimRuns } from './cuda'
 import * as mpi from './mpirun'
-import { complaint, rejectsLike } from './support'
+import { complaint, lacking, rejectsLike } from './support'
 
 const test = suite('sharding')
 const child = 'sharding.child.ts'
@@ -25,10 +25,8 @@ test('a group is a group', async () => {
     await rejectsLike(MarginHead.create({ classes: 5, dim: 2, group }), TypeError, complaint('group'))
 })
 
-if (mpi.missing && process.env.CI) {
-  test('MPI', () => assert.unreachable(`Expected MPI and its addon but there is ${mpi.missing}`))
-} else if (mpi.missing) {
-  test.skip(`sharding is not tested: there is ${mpi.missing}`, () => {})
+if (mpi.missing) {
+  lacking(test, `there is ${mpi.missing}`)
 } else {
   for (const ranks of [1, 2, 4])
     for (const [scenario, what] of [
@@ -43,6 +41,10 @@ if (mpi.missing && process.env.CI) {
       test(`${what}, on ${ranks} ranks`, async () => {
         await works(ranks, scenario)
       })
+
+  test('steps equal those of a whole head on 16 ranks, whatever the number of processors', async () => {
+    await works(16, 'many')
+  })
 
   if (shimRuns)
     for (const scenario of ['again', 'evaluation', 'sampled'])

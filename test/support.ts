@@ -1,4 +1,5 @@
 // Seeded data and the comparisons that the suites share.
+import type { Test } from 'uvu'
 import * as assert from 'uvu/assert'
 
 export interface Shape {
@@ -137,4 +138,16 @@ export async function rejectsLike(
   }
   assert.ok(caught !== undefined, `expected a ${kind.name} like ${pattern} but the promise resolved`)
   check(caught, kind, pattern)
+}
+
+/**
+ * What a suite does instead of tests that need something which is not here: skips them and says why, or fails in CI, where
+ * `.ci/run` installs it. Not for what depends on the processor or the operating system: that is `test.skip`.
+ */
+export function lacking(test: Test, what: string): void {
+  if (process.env.CI) test(what, () => assert.unreachable(`Expected nothing to be skipped in CI but ${what}`))
+  else {
+    console.log(`Skipped: ${what}`)
+    test.skip(what, () => {})
+  }
 }

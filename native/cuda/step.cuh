@@ -1,7 +1,7 @@
 // What the kernels of a step share: one plain struct of sizes and device pointers, passed to each by value.
 //
-//   prepareRows      a warp per row      norms, target cosine and margin in double precision; the embedding as an
-//   operand per chunk of classes:
+//   prepareRows      a warp per row      norms, target cosine and margin in double precision; embedding as an operand
+//   per chunk of classes:
 //     prepareClasses a warp per class    1/‖w‖; the class's direction as an operand
 //     forwardTile    a tile per block    logits → running (maximum, sum) per row; no logit reaches device memory
 //   totalRows        a warp per row      what its other classes come to; shards of the classes add that up

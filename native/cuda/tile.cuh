@@ -4,8 +4,8 @@
 // Operands come through three stages of 64-byte slabs (32 bfloat16 or 16 float32 along k), copied asynchronously; the
 // 48 KiB that takes need no opt-in and leave room for two blocks on every GPU since sm_75. 256 threads hold 8 × 8 sums
 // each. Bytes and flops of a slab: 16 KiB in, 2·128·128·32 = 1 MFLOP out (half of that in float32), 64 flops a byte of
-// L2 traffic in bfloat16, 32 in float32, while an H100 needs about 110 (mma.sync) and 12: native/README.md has the
-// sums.
+// L2 traffic in bfloat16, 32 in float32, while an H100 needs about 110 (mma.sync) and 12 (float32):
+// README.md, "Resources", counts on from there.
 //
 // A matrix is stored with k along its rows (`Lies::along`), or with k down its columns (`Lies::across`). Both are read
 // from shared memory without bank conflicts: 16-byte chunks are permuted by an exclusive or with bits of their row.

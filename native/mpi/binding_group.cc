@@ -1,4 +1,5 @@
 // The process group for JavaScript: an addon of its own, which alone needs MPI. lib/distributed.ts explains mistakes.
+#include <algorithm>
 #include <cstring>
 
 #include "../binding.h"
@@ -169,10 +170,39 @@ Napi::Value take(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
+// Of a number that may be infinite.
+std::chrono::milliseconds milliseconds(Napi::Value value) {
+  const double most = static_cast<double>(distributed::Transport::longest.count());
+  return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(value.As<Napi::Number>().DoubleValue(), 0.0, most)));
+}
+
 Napi::Value leave(const Napi::CallbackInfo& info) {
-  const Status status =
-      Group::instance().leave(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
+  Group::instance().leave(info[0].As<Napi::Number>().Int32Value(), info[1].As<Napi::Number>().Int32Value());
+  return info.Env().Undefined();
+}
+
+// left(milliseconds): how the leaving ended, or undefined where it goes on.
+Napi::Value left(const Napi::CallbackInfo& info) {
+  Status status;
+  if (!Group::instance().left(milliseconds(info[0]), status)) return info.Env().Undefined();
   return status ? Napi::Object::New(info.Env()) : failureOf(info.Env(), status);
+}
+
+Napi::Value setPatience(const Napi::CallbackInfo& info) {
+  Group::instance().setPatience(milliseconds(info[0]));
+  return info.Env().Undefined();
+}
+
+// What the group waits for, or undefined.
+Napi::Value waiting(const Napi::CallbackInfo& info) {
+  const Group::Waiting wait = Group::instance().waiting();
+  if (wait.names.empty()) return info.Env().Undefined();
+  Napi::Object result = Napi::Object::New(info.Env());
+  set(result, "milliseconds", static_cast<double>(wait.time.count()));
+  set(result, "ranks", wait.names.c_str());
+  set(result, "place", wait.place.c_str());
+  set(result, "call", static_cast<double>(wait.call));
+  return result;
 }
 
 Napi::Value bytesSent(const Napi::CallbackInfo& info) {
@@ -191,6 +221,9 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   addFunction<collective>(exports, "collective");
   addFunction<take>(exports, "take");
   addFunction<leave>(exports, "leave");
+  addFunction<left>(exports, "left");
+  addFunction<setPatience>(exports, "setPatience");
+  addFunction<waiting>(exports, "waiting");
   addFunction<bytesSent>(exports, "bytesSent");
   return exports;
 }

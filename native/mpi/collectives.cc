@@ -49,7 +49,7 @@ std::vector<int64_t> Group::evenCounts(int64_t total) const {
 }
 
 Status Group::exchangePieces(const std::vector<Piece>& send, const std::vector<Piece>& receive) {
-  return failing(transport_.exchange(send, receive, Kind::payload));
+  return exchange(send, receive, Kind::payload);
 }
 
 Status Group::barrier() { return agree(recordOf(Record::barrier, "", 0, Element::int8)); }

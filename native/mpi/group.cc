@@ -12,6 +12,8 @@ namespace {
 
 // How long a process that ends badly lets the others hear of it, before the launcher ends them.
 constexpr std::chrono::milliseconds farewellTime(3500);
+// The same where a rank did not answer: the others hear the alarm at once, if they hear it.
+constexpr std::chrono::milliseconds alarmedTime(1000);
 
 // Work of the group's own, once.
 struct OwnTask : Task {
@@ -97,15 +99,41 @@ Status Group::failing(Status status) {
   return status;
 }
 
+Status Group::exchange(const std::vector<Piece>& send, const std::vector<Piece>& receive, Kind kind) {
+  return failing(transport_.exchange(send, receive, kind, [this] { return place(); }));
+}
+
+// Where in the program the group is.
+std::string Group::place() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return placeOf(current_) + " (call " + std::to_string(calls_) + " of the group)";
+}
+
+Group::Waiting Group::waiting() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!opened_) return {};
+  }
+  const Transport::Wait wait = transport_.waiting();
+  if (wait.ranks.empty()) return {};
+  const std::string where = place();
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return {wait.time, namesOf(wait.ranks), where, calls_};
+}
+
 Status Group::agree(const Record& mine, bool again) {
   if (closed_) return ending();
   if (!failure_)
     return {Failure::distributed, "Expected a group that goes on but an earlier call failed: " + failure_.message};
-  if (!again) calls_++;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    current_ = mine;
+    if (!again) calls_++;
+  }
   std::vector<Piece> send(records_.size(), {const_cast<Record*>(&mine), sizeof mine}), receive;
   for (Record& record : records_) receive.push_back({&record, sizeof record});
   records_[static_cast<size_t>(rank())] = mine;
-  if (Status status = transport_.exchange(send, receive, Kind::record); !status) return failing(status);
+  if (Status status = exchange(send, receive, Kind::record); !status) return status;
   return failing(judge(records_, rank(), calls_));
 }
 
@@ -125,9 +153,7 @@ Status Group::taking(const Record& call, int64_t bytes, Block& block) {
   return refuse(call.purpose, Status::outOfMemory("a collective operation", bytes));
 }
 
-Status Group::leave(int code, int launched) {
-  auto status = std::make_shared<Status>();
-  auto done = std::make_shared<bool>(false);
+void Group::leave(int code, int launched) {
   std::unique_lock<std::mutex> lock(mutex_);
   if (!running_ && launched > 1) {
     late_ = true;
@@ -137,13 +163,13 @@ Status Group::leave(int code, int launched) {
     if (post(*opening)) opening.release();
     lock.lock();
   }
-  if (!running_ || leaving_ || ended_) return {};
+  if (!running_ || leaving_ || ended_) return;
   leaving_ = true;
   const auto hurry = [this, code] {
     if (code != 0) transport_.giveUpAt(Transport::Clock::now() + farewellTime);
   };
   if (!late_) hurry();
-  posted_.push(*new OwnTask([this, code, status, done, hurry] {
+  posted_.push(*new OwnTask([this, code, hurry] {
     if (late_) hurry();
     Record record;
     record.operation = Record::leave;
@@ -157,14 +183,18 @@ Status Group::leave(int code, int launched) {
       }
     }
     const std::lock_guard<std::mutex> inner(mutex_);
-    *status = result;
-    *done = left_ = true;
+    leftStatus_ = result;
+    left_ = true;
     done_.notify_all();
   }));
   wake_.notify_one();
-  if (code != 0) return {};
-  done_.wait(lock, [&] { return *done; });
-  return *status;
+}
+
+bool Group::left(std::chrono::milliseconds time, Status& status) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (leaving_ && !done_.wait_for(lock, time, [this] { return left_; })) return false;
+  status = leftStatus_;
+  return true;
 }
 
 void Group::endOfProcess() {
@@ -173,7 +203,11 @@ void Group::endOfProcess() {
   auto finished = std::make_shared<bool>(false);
   std::unique_lock<std::mutex> lock(mutex_);
   // Others may come to wait for a process that they never heard of.
-  if (late_) done_.wait(lock, [this] { return left_; });
+  if (late_) done_.wait_for(lock, transport_.patience(), [this] { return left_; });
+  if (!opened_) {  // MPI is still starting: there is nobody to talk to yet
+    ended_ = true;
+    return;
+  }
   transport_.giveUpAt(std::min(transport_.end(), Transport::Clock::now() + farewellTime));
   // All ranks have said what went wrong before the first one ends, and with it, by the launcher's hand, the others.
   posted_.push(*new OwnTask([this, finished] {
@@ -181,7 +215,8 @@ void Group::endOfProcess() {
     std::vector<Record> theirs(records_.size());
     std::vector<Piece> send(records_.size(), {&mine, sizeof mine}), receive;
     for (Record& record : theirs) receive.push_back({&record, sizeof record});
-    static_cast<void>(transport_.exchange(send, receive, Kind::farewell));
+    if (transport_.abandoned()) std::this_thread::sleep_for(alarmedTime);
+    else static_cast<void>(exchange(send, receive, Kind::farewell));
     const std::lock_guard<std::mutex> inner(mutex_);
     *finished = true;
     done_.notify_all();

@@ -38,10 +38,22 @@ class Group {
   Status refuse(const char* purpose, const Status& reason);
 
   // When the process ends, on the JavaScript thread. After all that was posted before, tells the other ranks. With code
-  // 0, waits until all of them have ended too; a rank that does something else instead is a failure on every rank. With
-  // another code nobody waits here. A process that never asked for the group, where others may wait for it, joins to
-  // say so.
-  Status leave(int code, int launched);
+  // 0, `left` is to be asked until all of them have ended too; a rank that does something else instead is a failure on
+  // every rank. With another code there is nothing to wait for. A process that never asked for the group, where others
+  // may wait for it, joins to say so.
+  void leave(int code, int launched);
+  // Waits for the end of the leaving, but not longer than `time`. False: it goes on. True: `status` is how it ended.
+  bool left(std::chrono::milliseconds time, Status& status);
+
+  // What the group waits for, in words. No names: for nothing. From any thread.
+  struct Waiting {
+    std::chrono::milliseconds time{0};
+    std::string names;  // of the ranks
+    std::string place;  // in the program
+    int64_t call = 0;
+  };
+  Waiting waiting();
+  void setPatience(std::chrono::milliseconds patience) { transport_.setPatience(patience); }
 
   int rank() const { return transport_.rank(); }
   int size() const { return transport_.size(); }
@@ -55,6 +67,8 @@ class Group {
   Status agree(const Record& mine, bool again = false);
   Status taking(const Record& call, int64_t bytes, Block& block);
   Status failing(Status status);
+  Status exchange(const std::vector<Piece>& send, const std::vector<Piece>& receive, Kind kind);
+  std::string place();
   void registerEnd();
   void endOfProcess();
 
@@ -69,6 +83,7 @@ class Group {
   Transport transport_;
   Collectives table_;
   std::vector<Record> records_;  // [size]: what every rank said last
+  Record current_;               // this rank's; written under the mutex, as is `calls_`
   int64_t calls_ = 0;
   Status failure_;       // the first failure: the group is of no more use
   bool closed_ = false;  // by leave(): everything went well
@@ -81,6 +96,7 @@ class Group {
   bool registered_ = false;
   bool late_ = false;  // opened by leave() only
   bool leaving_ = false, left_ = false;
+  Status leftStatus_;
   bool ended_ = false;
 };
 

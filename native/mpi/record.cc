@@ -13,9 +13,8 @@ constexpr const char* elements[] = {"Int8Array",    "Uint8Array",    "Uint8Clamp
                                     "Float64Array", "BigInt64Array", "BigUint64Array"};
 constexpr const char* combinations[] = {"sum", "max", "min"};
 
-// What the rank did, as a user would write it.
-std::string deed(const Record& record) {
-  if (record.operation == Record::leave) return "ended its process with code " + std::to_string(record.endCode);
+// The call, as a user would write it.
+std::string callOf(const Record& record) {
   std::string call = operations[record.operation];
   if (record.operation != Record::barrier) {
     call += std::string("(") + elements[record.element];
@@ -29,7 +28,13 @@ std::string deed(const Record& record) {
     call += "()";
   }
   if (record.purpose[0]) call += std::string(" for ") + record.purpose;
-  return "called " + call;
+  return call;
+}
+
+// What the rank did.
+std::string deed(const Record& record) {
+  if (record.operation == Record::leave) return "ended its process with code " + std::to_string(record.endCode);
+  return "called " + callOf(record);
 }
 
 // Processes that end, end together, with whatever code.
@@ -42,6 +47,12 @@ bool same(const Record& a, const Record& b) {
 std::string name(size_t rank) { return "rank " + std::to_string(rank); }
 
 }  // namespace
+
+std::string placeOf(const Record& record) {
+  if (record.operation == Record::leave) return "at the end of the process";
+  if (record.operation == Record::refusal) return "in a call that it can not make";
+  return "in " + callOf(record);
+}
 
 Status judge(const std::vector<Record>& records, int rank, int64_t call) {
   const auto failed = [](const std::string& message) { return Status{Failure::distributed, message}; };

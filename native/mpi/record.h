@@ -34,6 +34,9 @@ void copyText(const char* text, char (&to)[room]) {
   to[length] = 0;
 }
 
+// Where in the program a rank waits for the others with this record: "in barrier()".
+std::string placeOf(const Record& record);
+
 // How the call goes on, as `rank` sees it: well, or a failure that names two ranks that disagree. `call` counts from 1.
 Status judge(const std::vector<Record>& records, int rank, int64_t call);
 

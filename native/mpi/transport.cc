@@ -5,6 +5,7 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <cstring>
 #include <thread>
 
 namespace margin_softmax::distributed {
@@ -12,6 +13,13 @@ namespace {
 
 // MPI counts in int.
 constexpr int64_t largestMessage = int64_t{1} << 30;
+
+// The words of an alarm are sent with their zero in one message of this length, short enough to leave at once.
+constexpr int alarmBytes = 512;
+// How long a rank that raises an alarm stays with MPI, so that the alarm leaves.
+constexpr std::chrono::milliseconds alarmTime(300);
+// A rank that waits looks for an alarm in every so many rounds: about 60 times a second.
+constexpr int alarmRounds = 64;
 
 MPI_Comm communicator = MPI_COMM_NULL;
 
@@ -51,6 +59,7 @@ Status Transport::open(int launched) {
   MPI_Comm_set_errhandler(communicator, MPI_ERRORS_RETURN);
   MPI_Comm_rank(communicator, &rank_);
   MPI_Comm_size(communicator, &size_);
+  pending_ = std::vector<std::atomic<int32_t>>(static_cast<size_t>(size_));
   if (launched > size_)
     return {Failure::distributed, "Expected a group of the " + std::to_string(launched) +
                                       " processes that were started together but MPI knows " + std::to_string(size_) +
@@ -62,8 +71,11 @@ Status Transport::open(int launched) {
 Status Transport::close() {
   if (givenUp()) return {Failure::distributed, "Expected to end MPI in time but the group was given up"};
   dead_ = true;
+  for (int other = 0; other < size_; other++) pending_[static_cast<size_t>(other)] = other != rank_;
+  waitsFrom(Clock::now());
   MPI_Comm_free(&communicator);
   const int code = MPI_Finalize();
+  waitingSince_ = 0;
   return code == MPI_SUCCESS ? Status{} : failed("MPI_Finalize", code);
 }
 
@@ -87,48 +99,137 @@ void Transport::pause(int round, Kind kind) const {
   else std::this_thread::sleep_for(microseconds(std::min(20 + (round - eager) / 8, 250)));
 }
 
-Status Transport::exchange(const std::vector<Piece>& send, const std::vector<Piece>& receive, Kind kind) {
-  if (givenUp()) return {Failure::distributed, "Expected a group that goes on but the process is ending"};
+// The messages of an exchange: requests[i] is with rank peers[i].
+struct Transport::Exchange {
   std::vector<MPI_Request> requests;
+  std::vector<int> peers;
   int code = MPI_SUCCESS;
-  const auto inMessages = [&](const Piece& piece, auto start) {
-    for (int64_t from = 0; from < piece.bytes && code == MPI_SUCCESS; from += largestMessage) {
-      requests.push_back(MPI_REQUEST_NULL);
+  size_t receives = 0;  // the first of them
+};
+
+Status Transport::exchange(const std::vector<Piece>& send, const std::vector<Piece>& receive, Kind kind,
+                           const Place& place) {
+  if (givenUp()) return {Failure::distributed, "Expected a group that goes on but the process is ending"};
+  Exchange all;
+  const auto inMessages = [&](const Piece& piece, int peer, auto start) {
+    for (int64_t from = 0; from < piece.bytes && all.code == MPI_SUCCESS; from += largestMessage) {
+      all.requests.push_back(MPI_REQUEST_NULL);
+      all.peers.push_back(peer);
       const int bytes = static_cast<int>(std::min(largestMessage, piece.bytes - from));
-      code = start(static_cast<char*>(piece.data) + from, bytes, &requests.back());
+      all.code = start(static_cast<char*>(piece.data) + from, bytes, &all.requests.back());
     }
   };
   const int tag = static_cast<int>(kind);
   // Each rank begins with its next one: nobody is sent to by all at once.
   for (int distance = 1; distance < size_; distance++) {
     const int from = (rank_ + size_ - distance) % size_;
-    inMessages(receive[static_cast<size_t>(from)], [&](char* data, int bytes, MPI_Request* request) {
+    inMessages(receive[static_cast<size_t>(from)], from, [&](char* data, int bytes, MPI_Request* request) {
       return MPI_Irecv(data, bytes, MPI_BYTE, from, tag, communicator, request);
     });
   }
+  all.receives = all.requests.size();
   for (int distance = 1; distance < size_; distance++) {
     const int to = (rank_ + distance) % size_;
-    inMessages(send[static_cast<size_t>(to)], [&](char* data, int bytes, MPI_Request* request) {
+    inMessages(send[static_cast<size_t>(to)], to, [&](char* data, int bytes, MPI_Request* request) {
       bytesSent_ += bytes;
       return MPI_Isend(data, bytes, MPI_BYTE, to, tag, communicator, request);
     });
   }
-  if (code != MPI_SUCCESS) return failed("Sending to another rank", code);
+  if (all.code != MPI_SUCCESS) return failed("Sending to another rank", all.code);
+  for (const int peer : all.peers) pending_[static_cast<size_t>(peer)]++;
+  const Status status = finish(all, kind, place);
+  waitingSince_ = 0;
+  for (std::atomic<int32_t>& messages : pending_) messages = 0;
+  return status;
+}
 
-  const int count = static_cast<int>(requests.size());
-  std::vector<int> completed(requests.size());
+Status Transport::finish(Exchange& exchange, Kind kind, const Place& place) {
+  const int count = static_cast<int>(exchange.requests.size());
+  std::vector<int> completed(exchange.requests.size());
+  Clock::time_point since = Clock::now();
+  waitsFrom(since);
   for (int left = count, round = 0; left > 0; round++) {
     int some = 0;
-    code = MPI_Testsome(count, requests.data(), &some, completed.data(), MPI_STATUSES_IGNORE);
+    const int code = MPI_Testsome(count, exchange.requests.data(), &some, completed.data(), MPI_STATUSES_IGNORE);
     if (code != MPI_SUCCESS) return failed("Receiving from another rank", code);
     if (some == MPI_UNDEFINED) break;
     left -= some;
-    if (some > 0) round = 0;
-    else if (givenUp())
+    if (some > 0) {
+      for (int i = 0; i < some; i++) pending_[static_cast<size_t>(exchange.peers[static_cast<size_t>(completed[i])])]--;
+      round = 0;
+      if (kind == Kind::payload) waitsFrom(since = Clock::now());
+      continue;
+    }
+    if (givenUp())
       return {Failure::distributed, "Expected every rank to answer before the process ends but not all of them did"};
-    else pause(round, kind);
+    std::string alarm;
+    const bool looks = round % alarmRounds == alarmRounds - 1 && kind != Kind::farewell;
+    const bool hears = looks && hearsAlarm(alarm);
+    if (looks && !hears && Clock::now() - since >= patience()) {
+      const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - since).count();
+      alarm = "Expected " + namesOf(waiting().ranks) + " to answer but rank " + std::to_string(rank_) + " has waited " +
+              std::to_string(seconds) + " s " + place();
+      raiseAlarm(alarm, exchange);
+    }
+    if (!alarm.empty()) {
+      dead_ = abandoned_ = true;
+      return {Failure::distributed, alarm};
+    }
+    pause(round, kind);
   }
   return {};
+}
+
+bool Transport::hearsAlarm(std::string& message) {
+  int there = 0;
+  MPI_Status from;
+  const int tag = static_cast<int>(Kind::alarm);
+  if (MPI_Iprobe(MPI_ANY_SOURCE, tag, communicator, &there, &from) != MPI_SUCCESS || !there) return false;
+  char text[alarmBytes] = "";
+  if (MPI_Recv(text, alarmBytes, MPI_BYTE, from.MPI_SOURCE, tag, communicator, MPI_STATUS_IGNORE) != MPI_SUCCESS)
+    return false;
+  text[alarmBytes - 1] = 0;
+  message = text;
+  return true;
+}
+
+// Tells every other rank, and takes back what it still wants to receive: its memory may be gone before it comes.
+void Transport::raiseAlarm(const std::string& message, const Exchange& exchange) {
+  static char text[alarmBytes];  // outlives the sending
+  std::strncpy(text, message.c_str(), alarmBytes - 1);
+  std::vector<MPI_Request> requests;
+  for (int other = 0; other < size_; other++) {
+    if (other == rank_) continue;
+    requests.push_back(MPI_REQUEST_NULL);
+    MPI_Isend(text, alarmBytes, MPI_BYTE, other, static_cast<int>(Kind::alarm), communicator, &requests.back());
+  }
+  for (size_t i = 0; i < exchange.receives; i++) {
+    requests.push_back(exchange.requests[i]);
+    if (requests.back() != MPI_REQUEST_NULL) MPI_Cancel(&requests.back());
+  }
+  const Clock::time_point end = Clock::now() + alarmTime;
+  for (int done = 0; !done && Clock::now() < end;) {
+    MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+Transport::Wait Transport::waiting() const {
+  Wait wait;
+  const Clock::rep since = waitingSince_;
+  if (since == 0) return wait;
+  wait.time =
+      std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now().time_since_epoch() - Clock::duration(since));
+  for (size_t rank = 0; rank < pending_.size(); rank++)
+    if (pending_[rank] > 0) wait.ranks.push_back(static_cast<int>(rank));
+  return wait;
+}
+
+std::string namesOf(const std::vector<int>& ranks) {
+  std::string names = ranks.size() == 1 ? "rank " : "ranks ";
+  for (size_t i = 0; i < ranks.size(); i++)
+    names += (i == 0 ? "" : i + 1 == ranks.size() ? " and " : ", ") + std::to_string(ranks[i]);
+  return names;
 }
 
 }  // namespace margin_softmax::distributed
