@@ -251,7 +251,7 @@ export class MarginHead {
     start: { iteration: number; random: boolean },
     fill: (head: MarginHead) => Promise<void>
   ): Promise<MarginHead> {
-    if (group !== undefined && !group?.[groupTable])
+    if (group !== undefined && !(isObject(group) && group[groupTable]))
       throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
     if (group && settings.classes < group.size)
       throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)

@@ -254,11 +254,11 @@ export function crossEntropyLoss(
   if (type === undefined && !isList(target))
     throw wrongType('labels or a Float32Array of probabilities', 'target', target)
   const probabilities = type === 'Float32Array' || type === 'Float64Array'
-  const usualClasses = elements === 0 ? 1 : probabilities ? elements : elements / countOf(target)
+  const perLabel = elements === 0 || probabilities ? undefined : () => elements / countOf(target)
   const { classes, rows } = classesIn(
     input,
     'logits',
-    known.classes === undefined ? usualClasses : known.classes
+    known.classes === undefined ? perLabel?.() : known.classes
   )
   if (probabilities && known.ignoreIndex !== undefined)
     throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
