@@ -4,7 +4,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import * as library from '../lib/index'
 import { faultOf } from './fuzz/errors'
-import { hostileValues } from './fuzz/hostile-values'
+import { hostileValues, trapMessage } from './fuzz/hostile-values'
 import { makeBatch } from './support'
 
 const test = suite('arguments')
@@ -256,7 +256,7 @@ for (const [name, { names, run }] of Object.entries(calls))
         const [outcome] = await Promise.allSettled([(async () => run({ [option]: value }))()])
         if (outcome.status === 'fulfilled') assert.ok(meant.includes(what), `${what} was accepted`)
         else {
-          const own = (outcome.reason as Error).message === 'a trap of the caller'
+          const own = (outcome.reason as Error).message === trapMessage
           assert.is(own ? undefined : faultOf(outcome.reason), undefined, what)
           assert.not.ok(meant.includes(what), `${what} was refused: ${outcome.reason.message}`)
         }

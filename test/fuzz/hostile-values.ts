@@ -38,8 +38,11 @@ export function revoked(target: object): object {
   return proxy
 }
 
-const failing = () => {
-  throw new Error('a trap of the caller')
+/** What the callers' own traps throw: it passes through. */
+export const trapMessage = 'a trap of the caller'
+
+export function trap(): never {
+  throw new Error(trapMessage)
 }
 
 class Longer extends Float32Array {
@@ -50,7 +53,7 @@ class Longer extends Float32Array {
 
 class Displaced extends Float32Array {
   static get [Symbol.species](): never {
-    return failing() as never
+    return trap()
   }
   override get byteLength() {
     return 1
@@ -90,13 +93,13 @@ export const hostileValues: Record<string, (elements: number) => unknown> = {
   'an object without a prototype': () => Object.create(null),
   'an object that throws when it is described': () => ({
     get constructor() {
-      return failing()
+      return trap()
     },
-    toString: failing,
-    [Symbol.toPrimitive]: failing,
+    toString: trap,
+    [Symbol.toPrimitive]: trap,
   }),
   'an object whose constructor is odd': () => ({ constructor: { name: 7n } }),
-  'a Proxy that throws': () => new Proxy({}, { get: failing, ownKeys: failing, getPrototypeOf: failing }),
+  'a Proxy that throws': () => new Proxy({}, { get: trap, ownKeys: trap, getPrototypeOf: trap }),
   'a revoked Proxy': () => revoked({}),
   'a revoked Proxy of a list': () => revoked([]),
   'a Proxy of an array': (elements) => new Proxy(new Float32Array(elements), {}),
@@ -125,5 +128,5 @@ export const hostileValues: Record<string, (elements: number) => unknown> = {
   'an array with a length of its own': (elements) =>
     named(new Float32Array(elements + 1), 'length', { value: elements }),
   'an array without a constructor': (elements) =>
-    named(new Float32Array(elements + 1), 'constructor', { get: failing }),
+    named(new Float32Array(elements + 1), 'constructor', { get: trap }),
 }
