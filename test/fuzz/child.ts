@@ -5,7 +5,8 @@ import { logitsLoss, measures, pairs } from './valid-functions'
 import { life } from './valid-heads'
 import { best, loss, lossSync } from './valid-losses'
 
-const plans: Record<string, () => Plan> = {
+const plans: Record<string, () => Plan | Promise<Plan>> = {
+  files: async () => (await import('./files.js')).filePlan(),
   valid: () => ({
     calls: 10_000,
     kinds: {
@@ -29,6 +30,8 @@ const plans: Record<string, () => Plan> = {
 const [suite, position] = process.argv.slice(2)
 const plan = plans[suite as string]
 if (!plan) throw new Error(`Expected ${Object.keys(plans).join(' or ')} but received ${suite}`)
-campaign(suite as string, plan(), position).then((good) => {
-  process.exitCode = good ? 0 : 1
-})
+Promise.resolve(plan())
+  .then((made) => campaign(suite as string, made, position))
+  .then((good) => {
+    process.exitCode = good ? 0 : 1
+  })
