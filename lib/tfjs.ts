@@ -18,6 +18,7 @@ import {
   type StepResult,
 } from './index'
 
+import { isObject } from './intrinsics'
 import { lossOptions } from './loss'
 
 /** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
@@ -182,7 +183,7 @@ export function adapter(tf: Tensorflow): Adapter {
     labels: Labels,
     options: HeadLossOptions = {}
   ): core.Scalar {
-    if (typeof head?.stepSync !== 'function') {
+    if (!isObject(head) || typeof head.stepSync !== 'function') {
       throw wrongType('a MarginHead', 'head', head)
     }
     const { learningRate, onStep } = checkOptions(options, 'options', ['learningRate', 'onStep'])
@@ -233,8 +234,12 @@ export function adapter(tf: Tensorflow): Adapter {
     return dy.dataSync()[0] === 1 ? gradient : tf.mul(gradient, dy)
   }
 
+  function isTensor(value: unknown): value is core.Tensor {
+    return isObject(value) && value instanceof tf.Tensor
+  }
+
   function floats(tensor: core.Tensor, rank: number, name: string): Float32Array {
-    if (!(tensor instanceof tf.Tensor)) {
+    if (!isTensor(tensor)) {
       throw wrongType('a tensor of the bound tfjs', name, tensor)
     }
     inUse(tensor, name)
@@ -248,7 +253,7 @@ export function adapter(tf: Tensorflow): Adapter {
   }
 
   function classes(labels: Labels): LabelArray {
-    if (!(labels instanceof tf.Tensor)) return labels
+    if (!isTensor(labels)) return labels
     inUse(labels, 'labels')
     if (labels.dtype !== 'int32') {
       throw new TypeError(`Expected an int32 tensor for labels but received ${describe(labels)}`)

@@ -8,4 +8,6 @@ const test = suite('fuzz, API')
 test('valid calls are right', () => fuzz('valid'))
 test('hostile calls fail as documented', () => fuzz('hostile'))
 
+test('the tfjs adapter is right, fails as documented and leaves no tensor', () => fuzz('adapter'))
+
 test.run()

@@ -6,6 +6,7 @@ import { life } from './valid-heads'
 import { best, loss, lossSync } from './valid-losses'
 
 const plans: Record<string, () => Plan | Promise<Plan>> = {
+  adapter: async () => (await import('./adapter.js')).adapterPlan(),
   files: async () => (await import('./files.js')).filePlan(),
   valid: () => ({
     calls: 10_000,

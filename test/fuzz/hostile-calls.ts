@@ -72,7 +72,7 @@ function spoiled<T extends object>(dice: Dice, object: T, names: readonly string
 }
 
 /** Fails where a call ends in a way that is not documented. */
-async function judged(work: () => unknown): Promise<undefined> {
+export async function judged(work: () => unknown): Promise<undefined> {
   try {
     await work()
   } catch (error) {
