@@ -11,7 +11,7 @@ import {
   typeOf,
 } from './intrinsics'
 
-/** Numbers that come in as arrays; every one is computed with in single precision. */
+/** Numbers that come in as arrays, of this realm or another; every one is computed with in single precision. */
 export type FloatArray = Float32Array | Float64Array
 /** Class labels, one per row. */
 export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | readonly number[]

@@ -100,8 +100,9 @@ export class MarginHead {
   }
 
   /**
-   * A new head.
-   * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
+   * A new head. First values (`weights`) are not copied: leave them alone until the promise settles.
+   * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE` for weights that
+   *   are NaN or infinite in single precision, `ERR_DETACHED` for weights that were transferred meanwhile
    */
   static async create(given: MarginHeadOptions): Promise<MarginHead> {
     const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
