@@ -6,7 +6,7 @@ import {
   isFloat32,
   isGone,
   isList,
-  isObject,
+  isRecord,
   lengthOf,
   typeOf,
 } from './intrinsics'
@@ -33,7 +33,7 @@ export function options<T extends object>(
 ): Partial<T> {
   const taken: Record<string, unknown> = Object.create(null)
   if (value === undefined) return taken as Partial<T>
-  if (!isObject(value)) throw wrongType('an object', name, value)
+  if (!isRecord(value)) throw wrongType('an object', name, value)
   for (const key of Object.keys(value))
     if (!known.includes(key))
       throw wrongType(known.length ? `only ${known.join(', ')}` : 'no parameters', name, key)
@@ -104,12 +104,17 @@ export function oneOf<T extends string>(value: unknown, name: string, choices: r
   return found
 }
 
-/** A new array for `length` numbers of `name`. */
-export function newFloats(length: number, name: string): Float32Array {
+interface ArrayType<T> {
+  new (from: number | ArrayBufferView): T
+  readonly BYTES_PER_ELEMENT: number
+}
+
+/** A new array for `name`: of so many elements, or of those of another typed array. */
+export function newArray<T>(Type: ArrayType<T>, from: number | ArrayBufferView, name: string): T {
   try {
-    return new Float32Array(length)
+    return new Type(from)
   } catch {
-    throw outOfMemory(name, 4 * length)
+    throw outOfMemory(name, Type.BYTES_PER_ELEMENT * (typeof from === 'number' ? from : lengthOf(from)))
   }
 }
 
@@ -121,12 +126,7 @@ export function floats(value: unknown, name: string, length?: number): Float32Ar
   const array = value as Float32Array
   if (length !== undefined && lengthOf(array) !== length) throw wrongValue(`${length} elements`, name, value)
   if (isGone(array)) throw wrongValue('an array that has its memory', name, value)
-  if (single) return array
-  try {
-    return new Float32Array(array)
-  } catch {
-    throw outOfMemory(`${name} in single precision`, 4 * lengthOf(array))
-  }
+  return single ? array : newArray(Float32Array, array, `${name} in single precision`)
 }
 
 /** A Float32Array of the caller's, to be filled. */
@@ -168,7 +168,7 @@ export function labels(
     throw wrongType('an Int32Array, Uint32Array, Uint16Array, Uint8Array or number[]', name, value)
   const given = value as LabelArray
   if (countOf(given) !== rows) throw wrongValue(`${rows} elements`, name, value)
-  const own = type === 'Int32Array' && ignoreIndex === -1 ? undefined : new Int32Array(rows)
+  const own = type === 'Int32Array' && ignoreIndex === -1 ? undefined : newArray(Int32Array, rows, name)
   for (let i = 0; i < rows; i++) {
     const label: unknown = given[i]
     if (label === ignoreIndex) {

@@ -1,6 +1,6 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { agree, together } from './agreement'
-import { type FloatArray, floats, type LabelArray, newFloats, options } from './check'
+import { type FloatArray, floats, type LabelArray, newArray, options } from './check'
 import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
 import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from './errors'
@@ -156,7 +156,7 @@ export class MarginHead {
   async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
     let { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
-    if (this.#saving) request = { ...request, input: new Float32Array(request.input) }
+    if (this.#saving) request = { ...request, input: newArray(Float32Array, request.input, 'embeddings') }
     while (this.#saving) await this.#saving
     const running = native().headTopK(this.#native, { ...request, asynchronous: true, __proto__: null })
     succeeded(await this.#track(running))
@@ -292,8 +292,8 @@ export class MarginHead {
     if (this.#saving)
       request = {
         ...request,
-        input: new Float32Array(request.input),
-        labels: new Int32Array(request.labels),
+        input: newArray(Float32Array, request.input, 'embeddings'),
+        labels: newArray(Int32Array, request.labels, 'labels'),
         __proto__: null,
       }
     while (this.#saving) await this.#saving
@@ -324,7 +324,7 @@ export class MarginHead {
 
   #copy(name: string, length: number): Float32Array {
     this.#idle(name === 'weight' ? 'weights' : name)
-    const copy = newFloats(length, name)
+    const copy = newArray(Float32Array, length, name)
     succeeded(native().headRead(this.#native, name, 0, copy))
     return copy
   }

@@ -20,7 +20,7 @@ const byteOffset = getterOf('byteOffset')
 const byteLength = getterOf('byteLength')
 const values = unbound(typedArray.values)
 const set = unbound(typedArray.set)
-const { isSharedArrayBuffer } = types
+const { isSharedArrayBuffer, isStringObject } = types
 
 export const { isProxy } = types
 
@@ -67,6 +67,11 @@ export function isObject(value: unknown): value is object {
   } catch {
     return false
   }
+}
+
+/** An object with names rather than elements, of which there may be more than names fit into memory. */
+export function isRecord(value: unknown): value is object {
+  return isObject(value) && !Array.isArray(value) && typeOf(value) === undefined && !isStringObject(value)
 }
 
 /** `Array.isArray` that never throws. */

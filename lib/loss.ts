@@ -7,7 +7,7 @@ import {
   integerFrom,
   type LabelArray,
   labels,
-  newFloats,
+  newArray,
   number,
   numberFrom,
   oneOf,
@@ -153,7 +153,9 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   }
   const outputs: Outputs = {
     losses:
-      known.losses === undefined ? newFloats(rows, 'losses') : floatsToFill(known.losses, 'losses', rows),
+      known.losses === undefined
+        ? newArray(Float32Array, rows, 'losses')
+        : floatsToFill(known.losses, 'losses', rows),
     gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
     gradWeight: outputArray(known.gradWeight, 'gradWeight', classes * dim, true),
     gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),

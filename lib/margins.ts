@@ -1,6 +1,6 @@
 import { boolean, integerFrom, number, numberFrom, oneOf, options, positiveNumber } from './check'
 import { wrongType, wrongValue } from './errors'
-import { isObject } from './intrinsics'
+import { isRecord } from './intrinsics'
 import { native } from './native'
 
 /**
@@ -212,7 +212,7 @@ let nativeMargins: { name: string; parameters: string[] }[] | undefined
 
 /** Puts a margin, perhaps one read from JSON or written by hand, through its factory. */
 function checkMargin(value: unknown): Margin {
-  if (!isObject(value)) throw wrongType('a margin such as arcface()', 'margin', value)
+  if (!isRecord(value)) throw wrongType('a margin such as arcface()', 'margin', value)
   const { name, ...parameters } = value as Margin
   const known = oneOf(name, 'margin.name', marginNames)
   return (factories[known] as (parameters: object) => Margin)(parameters)

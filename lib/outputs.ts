@@ -1,5 +1,5 @@
 // The arrays that results go into: the caller's own, new ones, or stand-ins while asynchronous work runs.
-import { floatsToFill, newFloats } from './check'
+import { floatsToFill, newArray } from './check'
 import { detached, wrongType } from './errors'
 import { copyInto, isFloat32, isShared, lengthOf } from './intrinsics'
 
@@ -13,7 +13,7 @@ export function outputArray(
   if (isFloat32(given)) return floatsToFill(given, name, length)
   if (given !== undefined && given !== true && given !== false)
     throw wrongType('true, false or a Float32Array', name, given)
-  return (given ?? wanted) ? newFloats(length, name) : undefined
+  return (given ?? wanted) ? newArray(Float32Array, length, name) : undefined
 }
 
 /**
@@ -25,7 +25,9 @@ export function standIns<T extends object>(outputs: T, given: object): T {
   return Object.fromEntries(
     Object.entries(outputs).map(([name, array]) => [
       name,
-      callers.has(array) && isFloat32(array) && !isShared(array) ? newFloats(lengthOf(array), name) : array,
+      callers.has(array) && isFloat32(array) && !isShared(array)
+        ? newArray(Float32Array, lengthOf(array), name)
+        : array,
     ])
   ) as T
 }

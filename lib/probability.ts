@@ -8,7 +8,7 @@ import {
   integerFrom,
   options as knownOptions,
   labels,
-  newFloats,
+  newArray,
   numberFrom,
   oneOf,
   size,
@@ -71,7 +71,7 @@ function classesIn(input: Float32Array, name: string, given: unknown): { classes
 }
 
 function arrayOut(given: Float32Array | undefined, length: number): Float32Array {
-  return given === undefined ? newFloats(length, 'out') : floatsToFill(given, 'out', length)
+  return given === undefined ? newArray(Float32Array, length, 'out') : floatsToFill(given, 'out', length)
 }
 
 function measure(
@@ -274,7 +274,9 @@ export function crossEntropyLoss(
   }
   const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
   const losses =
-    known.losses === undefined ? newFloats(rows, 'losses') : floatsToFill(known.losses, 'losses', rows)
+    known.losses === undefined
+      ? newArray(Float32Array, rows, 'losses')
+      : floatsToFill(known.losses, 'losses', rows)
   const gradLogits = outputArray(known.gradLogits, 'gradLogits', elements, true)
   apart(losses, 'losses', { ...inputs, gradOutput })
   if (gradLogits) {

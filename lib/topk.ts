@@ -1,5 +1,4 @@
-import { integerFrom, newFloats, options } from './check'
-import { outOfMemory } from './errors'
+import { integerFrom, newArray, options } from './check'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
@@ -50,11 +49,9 @@ function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
 }
 
 export function topKArrays(rows: number, k: number): TopKResult {
-  const scores = newFloats(rows * k, 'scores')
-  try {
-    return { indices: new Int32Array(rows * k), scores }
-  } catch {
-    throw outOfMemory('indices', 4 * rows * k)
+  return {
+    indices: newArray(Int32Array, rows * k, 'indices'),
+    scores: newArray(Float32Array, rows * k, 'scores'),
   }
 }
 

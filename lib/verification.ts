@@ -5,7 +5,7 @@ import {
   integerFrom,
   type LabelArray,
   labels,
-  newFloats,
+  newArray,
   numberFrom,
   options,
   rowsOf,
@@ -222,7 +222,7 @@ function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<V
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
   if (pairs === undefined && rows !== 2 * count)
     throw wrongValue(`one answer for every two of ${rows} rows`, 'same', answers)
-  const same = new Uint8Array(count)
+  const same = newArray(Uint8Array, count, 'same')
   for (let i = 0; i < count; i++) {
     const answer: unknown = answers[i]
     if (answer !== true && answer !== false && answer !== 0 && answer !== 1)
@@ -241,8 +241,11 @@ function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<V
     dim,
     pairs: pairs === undefined ? undefined : rowPairs(pairs, count, rows),
     same,
-    ...(folds && { foldAccuracies: new Float64Array(folds), foldThresholds: new Float64Array(folds) }),
-    scores: newFloats(count, 'scores'),
+    ...(folds && {
+      foldAccuracies: newArray(Float64Array, folds, 'folds'),
+      foldThresholds: newArray(Float64Array, folds, 'folds'),
+    }),
+    scores: newArray(Float32Array, count, 'scores'),
   }
 }
 

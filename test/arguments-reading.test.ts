@@ -127,6 +127,19 @@ test('every property of a call is read once', async () => {
   }
 })
 
+test('an array is no object of options, however many elements it has', async () => {
+  const large = new Uint8Array(2 ** 30) // as names of properties its elements would take 60 GB
+  throwsLike(() => marginLossSync(batch, large as never), TypeError, complaint('options', large.length))
+  throwsLike(() => marginLossSync(large as never), TypeError, complaint('batch', large.length))
+  throwsLike(() => library.arcface(large as never), TypeError, complaint('arcface', large.length))
+  throwsLike(() => marginLossSync(batch, { margin: large as never }), TypeError, complaint('margin'))
+  await rejectsLike(MarginHead.create(large as never), TypeError, complaint('options', large.length))
+  const optimizer = large as never
+  await rejectsLike(MarginHead.create({ classes, dim, optimizer }), TypeError, complaint('optimizer'))
+  const text = Object('x'.repeat(2 ** 28))
+  throwsLike(() => marginLossSync(batch, text), TypeError, complaint('options', 'a String'))
+})
+
 test('arrays of another realm are arrays', async () => {
   const realm = vm.createContext({})
   const foreign = <T extends ArrayBufferView>(array: T): T => {

@@ -71,6 +71,10 @@ function spoiled<T extends object>(dice: Dice, object: T, names: readonly string
   return dice.chance(0.05) ? new Proxy(object, {}) : object
 }
 
+/** What native code says of its request; lib/ shows the value: `but received Float32Array(3)`. */
+const leftToNative =
+  /^Expected (another element type|a typed array for|a size for|sizes for|labels below|pairs of rows$|\d+ elements for \w+ but received \d+$)/
+
 /** Fails where a call ends in a way that is not documented. */
 export async function judged(work: () => unknown): Promise<undefined> {
   try {
@@ -81,12 +85,7 @@ export async function judged(work: () => unknown): Promise<undefined> {
     if (fault !== undefined) throw new Error(`an error of another shape: ${fault}`, { cause: error })
     // Messages of native code tell of defects of lib/, which has to find the mistake before.
     const { message } = error as Error
-    if (
-      /^Expected (another element type|a typed array for|a size for|sizes for|labels below|pairs of rows$)/.test(
-        message
-      )
-    )
-      throw new Error(`left to native code: ${message}`)
+    if (leftToNative.test(message)) throw new Error(`left to native code: ${message}`)
   }
 }
 const batchNames = ['input', 'weight', 'labels', 'dim', 'bias']
