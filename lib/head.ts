@@ -28,6 +28,9 @@ import type { Optimizer } from './optimizers'
 import { handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
 
+/** From here on a number rounds to infinity: half a step above the largest bfloat16. */
+const infiniteInBfloat16 = 2 ** 127 * (2 - 2 ** -8)
+
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
  * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
@@ -102,7 +105,7 @@ export class MarginHead {
   /**
    * A new head. First values (`weights`) are not copied: leave them alone until the promise settles.
    * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE` for weights that
-   *   are NaN or infinite in single precision, `ERR_DETACHED` for weights that were transferred meanwhile
+   *   are NaN or infinite once stored, `ERR_DETACHED` for weights that were transferred meanwhile
    */
   static async create(given: MarginHeadOptions): Promise<MarginHead> {
     const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
@@ -115,8 +118,11 @@ export class MarginHead {
       if (lengthOf(first) !== length) throw detached('weights')
       const { dim, shard } = head
       const own = partOf(first, shard.first * dim, shard.count * dim)
-      const wrong = own.findIndex((value) => !Number.isFinite(value))
-      if (wrong >= 0) throw notFinite('weights', shard.first + Math.floor(wrong / dim))
+      const half = settings.weightStorage === 'bfloat16'
+      const limit = half ? infiniteInBfloat16 : Infinity
+      for (let i = 0; i < shard.count * dim; i++)
+        if (!(Math.abs(own[i] as number) < limit))
+          throw notFinite(half ? 'weights in bfloat16' : 'weights', shard.first + Math.floor(i / dim))
       succeeded(native().headWrite(head.#native, 'weight', 0, own))
     })
   }
