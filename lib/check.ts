@@ -1,6 +1,17 @@
-import { wrongType, wrongValue } from './errors'
+import { outOfMemory, wrongType, wrongValue } from './errors'
+import {
+  bufferOf,
+  byteLengthOf,
+  byteOffsetOf,
+  isFloat32,
+  isGone,
+  isList,
+  isRecord,
+  lengthOf,
+  typeOf,
+} from './intrinsics'
 
-/** Numbers that come in as arrays; every one is computed with in single precision. */
+/** Numbers that come in as arrays, of this realm or another; every one is computed with in single precision. */
 export type FloatArray = Float32Array | Float64Array
 /** Class labels, one per row. */
 export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | readonly number[]
@@ -11,18 +22,23 @@ const largestSize = 2 ** 31 - 1
 /** What an ignoreIndex may be: anything that a label array can hold. */
 export const ignoreIndexRange = [-(2 ** 31), 2 ** 32] as const
 
-/** The properties of an options object; a name that is not in `known` is a mistake, most often a typing mistake. */
+/**
+ * The properties of an options object, each read once: a getter may answer otherwise the next time, or free what was
+ * checked before. A name that is not in `known` is a mistake, most often a typing mistake.
+ */
 export function options<T extends object>(
   value: T | undefined,
   name: string,
   known: readonly string[]
 ): Partial<T> {
-  if (value === undefined) return {}
-  if (typeof value !== 'object' || value === null) throw wrongType('an object', name, value)
+  const taken: Record<string, unknown> = Object.create(null)
+  if (value === undefined) return taken as Partial<T>
+  if (!isRecord(value)) throw wrongType('an object', name, value)
   for (const key of Object.keys(value))
     if (!known.includes(key))
       throw wrongType(known.length ? `only ${known.join(', ')}` : 'no parameters', name, key)
-  return value
+  for (const key of known) taken[key] = (value as Record<string, unknown>)[key]
+  return taken as Partial<T>
 }
 
 export function number(value: unknown, name: string): number {
@@ -88,30 +104,58 @@ export function oneOf<T extends string>(value: unknown, name: string, choices: r
   return found
 }
 
+interface ArrayType<T> {
+  new (from: number | ArrayBufferView): T
+  readonly BYTES_PER_ELEMENT: number
+}
+
+/** A new array for `name`: of so many elements, or of those of another typed array. */
+export function newArray<T>(Type: ArrayType<T>, from: number | ArrayBufferView, name: string): T {
+  try {
+    return new Type(from)
+  } catch {
+    throw outOfMemory(name, Type.BYTES_PER_ELEMENT * (typeof from === 'number' ? from : lengthOf(from)))
+  }
+}
+
 /** A Float32Array, or a Float64Array rounded to one; with `length` elements, where a length is given. */
 export function floats(value: unknown, name: string, length?: number): Float32Array {
-  if (!(value instanceof Float32Array || value instanceof Float64Array))
+  const single = isFloat32(value)
+  if (!single && typeOf(value) !== 'Float64Array')
     throw wrongType('a Float32Array or Float64Array', name, value)
-  if (length !== undefined && value.length !== length) throw wrongValue(`${length} elements`, name, value)
-  return value instanceof Float32Array ? value : new Float32Array(value)
+  const array = value as Float32Array
+  if (length !== undefined && lengthOf(array) !== length) throw wrongValue(`${length} elements`, name, value)
+  if (isGone(array)) throw wrongValue('an array that has its memory', name, value)
+  return single ? array : newArray(Float32Array, array, `${name} in single precision`)
 }
 
 /** A Float32Array of the caller's, to be filled. */
 export function floatsToFill(value: unknown, name: string, length: number): Float32Array {
-  if (!(value instanceof Float32Array)) throw wrongType('a Float32Array', name, value)
-  if (value.length !== length) throw wrongValue(`${length} elements`, name, value)
-  return value
+  if (!isFloat32(value)) throw wrongType('a Float32Array', name, value)
+  return floats(value, name, length)
 }
 
 /** Rows of a matrix given as one array: its length divided by `columns`, which must come out even and positive. */
 export function rowsOf(array: Float32Array, name: string, columns: number, columnsName: string): number {
-  const rows = array.length / columns
+  const rows = lengthOf(array) / columns
   if (!Number.isInteger(rows) || rows < 1)
     throw wrongValue(`a positive multiple of ${columnsName} ${columns} elements`, name, array)
   return rows
 }
 
-/** Labels as 32-bit integers, with −1 for the ignored rows. */
+/** How many elements a typed array or a list has. */
+export function countOf(values: ArrayBufferView | readonly unknown[]): number {
+  return typeOf(values) === undefined
+    ? (values as readonly unknown[]).length
+    : lengthOf(values as ArrayBufferView)
+}
+
+const labelTypes = ['Int32Array', 'Uint32Array', 'Uint16Array', 'Uint8Array']
+
+/**
+ * Labels as 32-bit integers, with −1 for the ignored rows. The elements of a list may be getters, which may detach any
+ * array of the call: check lengths (again) after it.
+ */
 export function labels(
   value: unknown,
   name: string,
@@ -119,22 +163,16 @@ export function labels(
   classes: number,
   ignoreIndex: number
 ): Int32Array {
-  if (
-    !(
-      value instanceof Int32Array ||
-      value instanceof Uint32Array ||
-      value instanceof Uint16Array ||
-      value instanceof Uint8Array ||
-      Array.isArray(value)
-    )
-  )
+  const type = typeOf(value)
+  if (type === undefined ? !isList(value) : !labelTypes.includes(type))
     throw wrongType('an Int32Array, Uint32Array, Uint16Array, Uint8Array or number[]', name, value)
-  if (value.length !== rows) throw wrongValue(`${rows} elements`, name, value)
-  const checked = value instanceof Int32Array && ignoreIndex === -1 ? value : new Int32Array(rows)
+  const given = value as LabelArray
+  if (countOf(given) !== rows) throw wrongValue(`${rows} elements`, name, value)
+  const own = type === 'Int32Array' && ignoreIndex === -1 ? undefined : newArray(Int32Array, rows, name)
   for (let i = 0; i < rows; i++) {
-    const label: unknown = value[i]
+    const label: unknown = given[i]
     if (label === ignoreIndex) {
-      if (checked !== value) checked[i] = -1
+      if (own) own[i] = -1
       continue
     }
     if (typeof label !== 'number' || !Number.isInteger(label) || label < 0 || label >= classes) {
@@ -145,9 +183,9 @@ export function labels(
         label
       )
     }
-    if (checked !== value) checked[i] = label
+    if (own) own[i] = label
   }
-  return checked
+  return own ?? (given as Int32Array)
 }
 
 /** Refuses an output that shares memory with an input: it would be overwritten while it is still read. */
@@ -156,12 +194,11 @@ export function apart(
   name: string,
   others: Record<string, ArrayBufferView | undefined>
 ): void {
+  const first = byteOffsetOf(output)
   for (const [otherName, other] of Object.entries(others)) {
-    if (!other || other.buffer !== output.buffer) continue
-    if (
-      output.byteOffset < other.byteOffset + other.byteLength &&
-      other.byteOffset < output.byteOffset + output.byteLength
-    )
+    if (!other || bufferOf(other) !== bufferOf(output)) continue
+    const otherFirst = byteOffsetOf(other)
+    if (first < otherFirst + byteLengthOf(other) && otherFirst < first + byteLengthOf(output))
       throw wrongValue(`memory apart from ${otherName}`, name, output)
   }
 }

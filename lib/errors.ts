@@ -1,3 +1,5 @@
+import { isGone, isProxy, lengthOf, typeOf } from './intrinsics'
+
 /**
  * A failure of the machine rather than of the call: no memory, no native binary, a broken file, numbers that are not
  * finite. Misuse throws a `TypeError` (wrong type) or `RangeError` (wrong value) instead.
@@ -24,16 +26,51 @@ export function wrongValue(what: string, name: string, value: unknown): RangeErr
   return new RangeError(`Expected ${what} for ${name} but received ${describe(value)}`)
 }
 
-/** A short form of any value for a message: `NaN`, `"abc"`, `Float32Array(12)`, `an object`. */
+/** Numbers in row `row` of `name` that are NaN or infinite. */
+export function notFinite(name: string, row: number | undefined): MarginSoftmaxError {
+  return new MarginSoftmaxError(
+    'ERR_NOT_FINITE',
+    `Expected finite numbers for ${name} but received one that is not finite in row ${row}`
+  )
+}
+
+/** Memory that the system did not give. */
+export function outOfMemory(name: string, bytes: number | bigint): MarginSoftmaxError {
+  return new MarginSoftmaxError(
+    'ERR_OUT_OF_MEMORY',
+    `Expected ${bytes} bytes of memory for ${name} but the system refused them`
+  )
+}
+
+/** An array of the caller's that was transferred or resized while asynchronous work needed it. */
+export function detached(name: string): MarginSoftmaxError {
+  return new MarginSoftmaxError(
+    'ERR_DETACHED',
+    `Expected ${name} to stay attached and of its length until the work was done`
+  )
+}
+
+/** A short form of any value for a message: `NaN`, `"abc"`, `Float32Array(12)`, `an object`. Never throws. */
 function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value)
+  if (typeof value === 'bigint') return `${shortened(String(value))}n`
   if (typeof value === 'function') return 'a function'
-  if (typeof value !== 'object' || value === null) return String(value)
-  if (ArrayBuffer.isView(value)) {
-    const length = 'length' in value ? value.length : value.byteLength
-    const detached = value.byteLength === 0 && value.buffer.byteLength === 0 ? ', empty or detached' : ''
-    return `${value.constructor.name}(${length}${detached})`
+  if (typeof value !== 'object' || value === null) return shortened(String(value))
+  const type = typeOf(value)
+  if (type !== undefined) {
+    const array = value as ArrayBufferView
+    return `${type}(${lengthOf(array)}${isGone(array) ? ', detached or out of bounds' : ''})`
   }
-  if (Array.isArray(value)) return `Array(${value.length})`
-  return value.constructor?.name && value.constructor !== Object ? `a ${value.constructor.name}` : 'an object'
+  if (isProxy(value)) return 'a Proxy'
+  try {
+    if (Array.isArray(value)) return `Array(${value.length})`
+    const name: unknown = value.constructor === Object ? undefined : value.constructor.name
+    return typeof name === 'string' && name !== '' ? `a ${shortened(name)}` : 'an object'
+  } catch {
+    return 'an object' // a getter of its own threw, or it has no constructor
+  }
+}
+
+function shortened(text: string): string {
+  return text.length > 40 ? `${text.slice(0, 40)}…` : text
 }

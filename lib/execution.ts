@@ -71,7 +71,7 @@ export function execution(given: ExecutionOptions, auto: 'best' | 'cpu' = 'best'
       ? undefined
       : oneOf(given.instructionSet, 'instructionSet', instructionSets())
   const device =
-    instructionSet !== undefined && (given.device ?? 'auto') === 'auto'
+    instructionSet !== undefined && (given.device === undefined || given.device === 'auto')
       ? cpu
       : deviceIndex(given.device, auto)
   if (instructionSet !== undefined && device !== cpu)

@@ -1,21 +1,12 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { agree, together } from './agreement'
-import {
-  apart,
-  type FloatArray,
-  floats,
-  integerFrom,
-  type LabelArray,
-  labels,
-  numberFrom,
-  options,
-  rowsOf,
-} from './check'
+import { type FloatArray, floats, type LabelArray, newArray, options } from './check'
 import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
-import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
+import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from './errors'
 import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
 import { type ClassRun, type Move, openHead, readHead, writeHead } from './head-file'
+import { resultOf, stepRequest, topKRequest } from './head-requests'
 import {
   checkBytes,
   checkSettings,
@@ -29,11 +20,16 @@ import {
   type StepResult,
   type WeightStorage,
 } from './head-settings'
-import { handOver, outputArray, present, standIns } from './loss'
-import { encodeMargin, isNormalized, type Margin } from './margins'
+
+import { isObject, lengthOf, partOf } from './intrinsics'
+import { encodeMargin, type Margin } from './margins'
 import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
 import type { Optimizer } from './optimizers'
-import { type TopKResult, topKArrays } from './topk'
+import { handOver, present, standIns } from './outputs'
+import type { TopKResult } from './topk'
+
+/** From here on a number rounds to infinity: half a step above the largest bfloat16. */
+const infiniteInBfloat16 = 2 ** 127 * (2 - 2 ** -8)
 
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
@@ -67,59 +63,67 @@ export class MarginHead {
 
   /** C. */
   get classes(): number {
-    return this.#settings.classes
+    return MarginHead.#of(this).#settings.classes
   }
   /** D. */
   get dim(): number {
-    return this.#settings.dim
+    return MarginHead.#of(this).#settings.dim
   }
   /** The margin at full size. */
   get margin(): Margin {
-    return this.#settings.margin
+    return MarginHead.#of(this).#settings.margin
   }
   /** What updates the weights. */
   get optimizer(): Optimizer {
-    return this.#settings.optimizer
+    return MarginHead.#of(this).#settings.optimizer
   }
   /** Where the weights lie and every step runs: `'cpu'`, `'cuda:0'`, … */
   get device(): DeviceName {
-    return deviceName(this.#execution.device)
+    return deviceName(MarginHead.#of(this).#execution.device)
   }
   /** Of the matrix products. */
   get precision(): Precision {
-    return precisionName(this.#execution.precision)
+    return precisionName(MarginHead.#of(this).#execution.precision)
   }
   /** What the ranks of a sharded head exchange over, and why; undefined without a group. See docs/many-processes.md. */
   get exchange(): Exchange | undefined {
-    return this.#exchange
+    return MarginHead.#of(this).#exchange
   }
   /** What the class weights are stored in. */
   get weightStorage(): WeightStorage {
-    return this.#settings.weightStorage
+    return MarginHead.#of(this).#settings.weightStorage
   }
   /** Updates made so far. */
   get iteration(): number {
-    return native().headIteration(this.#native)
+    return native().headIteration(MarginHead.#of(this).#native)
   }
   /** By `dispose`, or because its GPU failed in the middle of an update. */
   get disposed(): boolean {
-    return this.#disposed || native().headDisposed(this.#native)
+    return MarginHead.#of(this).#disposed || native().headDisposed(this.#native)
   }
 
   /**
-   * A new head.
-   * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
+   * A new head. First values (`weights`) are not copied: leave them alone until the promise settles.
+   * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE` for weights that
+   *   are NaN or infinite once stored, `ERR_DETACHED` for weights that were transferred meanwhile
    */
   static async create(given: MarginHeadOptions): Promise<MarginHead> {
     const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
     const settings = checkSettings(known)
-    const { weights } = known
-    const first = weights && floats(weights, 'weights', settings.classes * settings.dim)
+    const length = settings.classes * settings.dim
+    const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', length)
     const start = { iteration: 0, random: !first }
     return MarginHead.#allocate(settings, execution(known), known.group, start, async (head) => {
+      if (!first) return
+      if (lengthOf(first) !== length) throw detached('weights')
       const { dim, shard } = head
-      const own = first?.subarray(shard.first * dim, (shard.first + shard.count) * dim)
-      if (own) succeeded(native().headWrite(head.#native, 'weight', 0, own))
+      const own = partOf(first, shard.first * dim, shard.count * dim)
+      const half = settings.weightStorage === 'bfloat16'
+      const limit = half ? infiniteInBfloat16 : Infinity
+      for (let i = 0; i < shard.count * dim; i++)
+        if (!(Math.abs(own[i] as number) < limit))
+          throw notFinite(half ? 'weights in bfloat16' : 'weights', shard.first + Math.floor(i / dim))
+      succeeded(native().headWrite(head.#native, 'weight', 0, own))
     })
   }
 
@@ -136,36 +140,39 @@ export class MarginHead {
    *   `ERR_CUDA`
    */
   async step(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): Promise<StepResult> {
-    return this.#work(embeddings, labels, given, true)
+    return MarginHead.#of(this).#work(embeddings, labels, given, true)
   }
 
   /** As `step`, done before it returns. @throws MarginSoftmaxError `ERR_BUSY` while asynchronous work of this head runs */
   stepSync(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): StepResult {
-    return this.#workSync(embeddings, labels, given, true)
+    return MarginHead.#of(this).#workSync(embeddings, labels, given, true)
   }
 
   /** Loss and statistics of a batch without an update. */
   async evaluate(embeddings: FloatArray, labels: LabelArray): Promise<EvaluateResult> {
-    return this.#work(embeddings, labels, { gradInput: false }, false)
+    return MarginHead.#of(this).#work(embeddings, labels, { gradInput: false }, false)
   }
 
   /** As `evaluate`, done before it returns. */
   evaluateSync(embeddings: FloatArray, labels: LabelArray): EvaluateResult {
-    return this.#workSync(embeddings, labels, { gradInput: false }, false)
+    return MarginHead.#of(this).#workSync(embeddings, labels, { gradInput: false }, false)
   }
 
   /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
   async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
-    let { request, outputs } = this.#topKRequest(embeddings, k)
-    if (this.#saving) request = { ...request, input: request.input.slice() }
+    MarginHead.#of(this).#alive()
+    let { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
+    if (this.#saving) request = { ...request, input: newArray(Float32Array, request.input, 'embeddings') }
     while (this.#saving) await this.#saving
-    succeeded(await this.#track(native().headTopK(this.#native, { ...request, asynchronous: true })))
+    const running = native().headTopK(this.#native, { ...request, asynchronous: true, __proto__: null })
+    succeeded(await this.#track(running))
     return outputs
   }
 
   /** As `topK`, done before it returns. */
   topKSync(embeddings: FloatArray, k = 1): TopKResult {
-    const { request, outputs } = this.#topKRequest(embeddings, k)
+    MarginHead.#of(this).#alive()
+    const { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
     this.#idle('topKSync')
     succeeded(native().headTopK(this.#native, request) as NativeResult)
     return outputs
@@ -173,12 +180,12 @@ export class MarginHead {
 
   /** A copy of the class weights [C,D] (of a sharded head this rank's, [shard.count,D]), once nothing of this head runs. */
   weights(): Float32Array {
-    return this.#copy('weight', this.shard.count * this.dim)
+    return MarginHead.#of(this).#copy('weight', this.shard.count * this.dim)
   }
 
   /** A copy of the bias [C] (of a sharded head this rank's), or undefined without one. */
   bias(): Float32Array | undefined {
-    return this.#settings.bias ? this.#copy('bias', this.shard.count) : undefined
+    return MarginHead.#of(this).#settings.bias ? this.#copy('bias', this.shard.count) : undefined
   }
 
   /**
@@ -189,8 +196,8 @@ export class MarginHead {
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
    */
   async save(path: string): Promise<void> {
+    MarginHead.#of(this).#alive()
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    this.#alive()
     while (this.#saving) await this.#saving
     const saving = this.#write(path)
     this.#saving = saving
@@ -227,7 +234,7 @@ export class MarginHead {
 
   /** Gives the native memory back at once rather than when the garbage collector comes by. Later calls throw. */
   dispose(): void {
-    if (this.#disposed) return
+    if (MarginHead.#of(this).#disposed) return
     this.#disposed = true
     native().headDispose(this.#native)
   }
@@ -235,6 +242,12 @@ export class MarginHead {
   /** As `dispose`, at the end of the block of `using head = …`. */
   [Symbol.dispose](): void {
     this.dispose()
+  }
+
+  /** The receiver of a method, which may have been taken off its head. */
+  static #of(head: unknown): MarginHead {
+    if (!isObject(head) || !(#native in head)) throw wrongType('a MarginHead', 'this', head)
+    return head
   }
 
   /** A head with the memory for its (share of the) classes, filled by `fill`; on every rank of a group, or on none. */
@@ -245,7 +258,7 @@ export class MarginHead {
     start: { iteration: number; random: boolean },
     fill: (head: MarginHead) => Promise<void>
   ): Promise<MarginHead> {
-    if (group !== undefined && !group?.[groupTable])
+    if (group !== undefined && !(isObject(group) && group[groupTable]))
       throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
     if (group && settings.classes < group.size)
       throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
@@ -253,7 +266,8 @@ export class MarginHead {
       throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
     checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)))
     const shared = group && { group: group[groupTable], name: `head ${++MarginHead.#sharded}` }
-    const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run, ...shared }
+    const encoded = encodeMargin(settings.margin)
+    const request = { __proto__: null, ...settings, ...encoded, ...start, ...run, ...shared }
     if (group) await agree(group, { head: shared?.name, ...settings, ...start, precision: run.precision })
     let head: MarginHead | undefined
     try {
@@ -272,90 +286,51 @@ export class MarginHead {
 
   async #work(
     embeddings: FloatArray,
-    labelsGiven: LabelArray,
+    labels: LabelArray,
     given: StepOptions | undefined,
     train: boolean
-  ) {
-    let { request, outputs } = this.#request(embeddings, labelsGiven, given, train)
-    if (this.#saving) request = { ...request, input: request.input.slice(), labels: request.labels.slice() }
+  ): Promise<StepResult> {
+    this.#alive()
+    const prepared = stepRequest(this.#settings, this.#execution, embeddings, labels, given, train)
+    const { outputs, known } = prepared
+    const own = standIns(outputs, known)
+    let request = { ...prepared.request, ...own, asynchronous: true, __proto__: null }
+    if (this.#saving)
+      request = {
+        ...request,
+        input: newArray(Float32Array, request.input, 'embeddings'),
+        labels: newArray(Int32Array, request.labels, 'labels'),
+        __proto__: null,
+      }
     while (this.#saving) await this.#saving
-    const own = standIns(outputs, given)
-    const running = native().headStep(this.#native, { ...request, ...own, asynchronous: true })
+    const running = native().headStep(this.#native, request)
     const result = succeeded(await this.#track(running), 'embeddings')
-    return this.#result(result, handOver(own, outputs))
+    return resultOf(result, handOver(own, outputs), this.margin)
   }
 
-  #workSync(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
-    const { request, outputs } = this.#request(embeddings, labelsGiven, given, train)
+  #workSync(
+    embeddings: FloatArray,
+    labels: LabelArray,
+    given: StepOptions | undefined,
+    train: boolean
+  ): StepResult {
+    this.#alive()
+    const { request, outputs } = stepRequest(
+      this.#settings,
+      this.#execution,
+      embeddings,
+      labels,
+      given,
+      train
+    )
     this.#idle(train ? 'stepSync' : 'evaluateSync')
     const result = succeeded(native().headStep(this.#native, request) as NativeResult, 'embeddings')
-    return this.#result(result, present(outputs))
-  }
-
-  #request(embeddings: FloatArray, labelsGiven: LabelArray, given: StepOptions | undefined, train: boolean) {
-    this.#alive()
-    const known = options(given, 'options', ['learningRate', 'gradInput'])
-    const input = floats(embeddings, 'embeddings')
-    const rows = rowsOf(input, 'embeddings', this.dim, 'dim')
-    const checked = labels(labelsGiven, 'labels', rows, this.classes, this.#settings.ignoreIndex)
-    const { learningRate = this.optimizer.learningRate } = known
-    const outputs = {
-      losses: new Float32Array(rows),
-      gradInput: outputArray(known.gradInput, 'gradInput', input.length, true),
-    }
-    if (outputs.gradInput) apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked })
-    const request = {
-      input,
-      labels: checked,
-      rows,
-      reduction: 0,
-      gradScale: 1,
-      learningRate: numberFrom(learningRate, 'learningRate', 0),
-      train,
-      ...this.#execution,
-      ...outputs,
-      asynchronous: false,
-    }
-    return { request, outputs }
-  }
-
-  #topKRequest(embeddings: FloatArray, k: number) {
-    this.#alive()
-    const input = floats(embeddings, 'embeddings')
-    const rows = rowsOf(input, 'embeddings', this.dim, 'dim')
-    const outputs = topKArrays(rows, integerFrom(k, 'k', 1, this.classes))
-    const request = {
-      input,
-      rows,
-      dim: this.dim,
-      classes: this.classes,
-      k,
-      ...this.#execution,
-      ...outputs,
-      asynchronous: false,
-    }
-    return { request, outputs }
-  }
-
-  #result(result: NativeResult, outputs: { losses: Float32Array; gradInput?: Float32Array }): StepResult {
-    const cosines = isNormalized(this.margin)
-    return {
-      loss: result.loss,
-      ...outputs,
-      stats: {
-        accuracy: result.accuracy,
-        meanTargetCosine: cosines ? result.targetCosine : null,
-        meanLargestOtherCosine: cosines ? result.largestOtherCosine : null,
-        gradientNorm: result.gradientNorm,
-        gradInputNorm: result.gradInputNorm,
-        leftOut: result.leftOut,
-      },
-    }
+    return resultOf(result, present(outputs), this.margin)
   }
 
   #copy(name: string, length: number): Float32Array {
     this.#idle(name === 'weight' ? 'weights' : name)
-    const copy = new Float32Array(length)
+    const copy = newArray(Float32Array, length, name)
     succeeded(native().headRead(this.#native, name, 0, copy))
     return copy
   }

@@ -7,6 +7,7 @@ import {
   integerFrom,
   type LabelArray,
   labels,
+  newArray,
   number,
   numberFrom,
   oneOf,
@@ -14,10 +15,11 @@ import {
   rowsOf,
   size,
 } from './check'
-import { MarginSoftmaxError, wrongType } from './errors'
+import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { type NativeResult, native, succeeded } from './native'
+import { handOver, outputArray, present, standIns } from './outputs'
 
 /** One batch. B rows of D numbers, C classes. */
 export interface Batch {
@@ -95,7 +97,7 @@ export interface MarginLossResult {
 
 const batchNames = ['input', 'weight', 'dim', 'bias', 'labels']
 const outputNames = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
-const lossOptions = [
+export const lossOptions = [
   'margin',
   'reduction',
   'ignoreIndex',
@@ -114,20 +116,6 @@ export function checkNegligible(given: unknown = 1e-7): number {
   return numberFrom(given, 'negligible', 0, 1e-3)
 }
 
-/** An array to hold a result: the caller's own, a new one, or none. */
-export function outputArray(
-  given: unknown,
-  name: string,
-  length: number,
-  wanted: boolean
-): Float32Array | undefined {
-  if (given === false) return undefined
-  if (given === true) return new Float32Array(length)
-  if (given === undefined) return wanted ? new Float32Array(length) : undefined
-  if (!(given instanceof Float32Array)) throw wrongType('true, false or a Float32Array', name, given)
-  return floatsToFill(given, name, length)
-}
-
 /** The reduction and the upstream gradient that goes with it: of marginLoss and of crossEntropyLoss. */
 export function upstream(gradOutput: number | FloatArray | undefined, reduction: Reduction, rows: number) {
   const perRow = reduction === 'none'
@@ -140,37 +128,53 @@ export function upstream(gradOutput: number | FloatArray | undefined, reduction:
 
 function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   const known = options(given, 'options', lossOptions)
+  const taken = options(batch ?? null, 'batch', batchNames)
   const encoded = encodeMargin(known.margin === undefined ? defaultMargin : known.margin)
-  const checked = options(batch ?? null, 'batch', batchNames)
-  const { input, weight, bias, dim, rows, classes } = checkBatch(checked, encoded.margin)
+  const checked = checkBatch(taken, encoded.margin)
+  const { bias, dim, rows, classes } = checked
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
   const ignoreIndex =
     known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)
-  const checkedLabels = labels(checked.labels, 'labels', rows, classes, ignoreIndex)
   if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
+  const inputs = {
+    labels: labels(taken.labels, 'labels', rows, classes, ignoreIndex),
+    // As they are after the labels, which may be a list with getters.
+    input: floats(checked.input, 'input', rows * dim),
+    weight: floats(checked.weight, 'weight', classes * dim),
+    bias: bias && floats(bias, 'bias', classes),
+  }
+  const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
+  const how = {
+    ...scalars,
+    ...execution(known),
+    labelSmoothing:
+      known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1),
+    negligible: checkNegligible(known.negligible),
+  }
   const outputs: Outputs = {
-    losses: known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows),
-    gradInput: outputArray(known.gradInput, 'gradInput', input.length, true),
-    gradWeight: outputArray(known.gradWeight, 'gradWeight', weight.length, true),
+    losses:
+      known.losses === undefined
+        ? newArray(Float32Array, rows, 'losses')
+        : floatsToFill(known.losses, 'losses', rows),
+    gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
+    gradWeight: outputArray(known.gradWeight, 'gradWeight', classes * dim, true),
     gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),
   }
-  const inputs = { input, weight, labels: checkedLabels, bias }
+  checkOutputs(outputs, { ...inputs, gradOutput })
   const request = {
+    __proto__: null,
     ...inputs,
-    ...encoded,
-    ...upstream(known.gradOutput, reduction, rows),
-    ...execution(known),
+    gradOutput,
+    marginKind: encoded.marginKind,
+    marginParameters: encoded.marginParameters,
+    ...how,
     ...outputs,
     rows,
     classes,
     dim,
-    labelSmoothing:
-      known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1),
-    negligible: checkNegligible(known.negligible),
     asynchronous: false,
   }
-  checkOutputs(outputs, { ...inputs, gradOutput: request.gradOutput })
-  return { request, outputs }
+  return { request, outputs, known }
 }
 
 const defaultMargin = arcface()
@@ -184,7 +188,8 @@ export function checkBatch(batch: Partial<Omit<Batch, 'labels'>>, margin: Margin
   const classes = rowsOf(weight, 'weight', dim, 'dim')
   if (batch.bias !== undefined && isNormalized(margin))
     throw wrongType(`no bias with ${margin.name}, which works on cosines,`, 'bias', batch.bias)
-  return { input, weight, bias: batch.bias && floats(batch.bias, 'bias', classes), dim, rows, classes }
+  const bias = batch.bias === undefined ? undefined : floats(batch.bias, 'bias', classes)
+  return { input, weight, bias, dim, rows, classes }
 }
 
 /** Outputs that the caller handed in may share memory neither with an input nor with each other. */
@@ -212,12 +217,10 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
  * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
  */
 export async function marginLoss(batch: Batch, options?: MarginLossOptions): Promise<MarginLossResult> {
-  const { request, outputs } = prepare(batch, options)
-  const own = standIns(outputs, options)
-  const { loss, leftOut } = succeeded(
-    await native().loss({ ...request, ...own, asynchronous: true }),
-    'input and weight'
-  )
+  const { request, outputs, known } = prepare(batch, options)
+  const own = standIns(outputs, known)
+  const running = native().loss({ ...request, ...own, asynchronous: true, __proto__: null })
+  const { loss, leftOut } = succeeded(await running, 'input and weight')
   return { loss, ...handOver(own, outputs), leftOut }
 }
 
@@ -226,41 +229,4 @@ export function marginLossSync(batch: Batch, options?: MarginLossOptions): Margi
   const { request, outputs } = prepare(batch, options)
   const { loss, leftOut } = succeeded(native().loss(request) as NativeResult, 'input and weight')
   return { loss, ...present(outputs), leftOut }
-}
-
-/**
- * Arrays for asynchronous work to write into. Those that the caller handed in (`given`) could be transferred away
- * meanwhile, unless they are shared: each gets a stand-in until the work is done.
- */
-export function standIns<T extends object>(outputs: T, given: object | undefined): T {
-  const callers = new Set<unknown>(Object.values(given ?? {}))
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, array]) => [
-      name,
-      callers.has(array) && array && !(array.buffer instanceof SharedArrayBuffer)
-        ? new Float32Array(array.length)
-        : array,
-    ])
-  ) as T
-}
-
-/** Copies the stand-ins' contents into the caller's arrays and returns those. */
-export function handOver<T extends object>(own: T, outputs: T): T {
-  for (const name of Object.keys(outputs) as (keyof T)[]) {
-    const from = own[name] as Float32Array | undefined
-    const to = outputs[name] as Float32Array | undefined
-    if (!from || !to || from === to) continue
-    if (to.length !== from.length)
-      throw new MarginSoftmaxError(
-        'ERR_DETACHED',
-        `Expected ${String(name)} to stay attached and of its length until the work was done`
-      )
-    to.set(from)
-  }
-  return present(outputs)
-}
-
-/** Without the properties that were not asked for. */
-export function present<T extends object>(outputs: T): T {
-  return Object.fromEntries(Object.entries(outputs).filter(([, value]) => value !== undefined)) as T
 }

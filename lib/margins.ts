@@ -1,5 +1,6 @@
 import { boolean, integerFrom, number, numberFrom, oneOf, options, positiveNumber } from './check'
 import { wrongType, wrongValue } from './errors'
+import { isRecord } from './intrinsics'
 import { native, succeeded } from './native'
 
 /**
@@ -211,8 +212,7 @@ let nativeMargins: { name: string; parameters: string[] }[] | undefined
 
 /** Puts a margin, perhaps one read from JSON or written by hand, through its factory. */
 function checkMargin(value: unknown): Margin {
-  if (typeof value !== 'object' || value === null)
-    throw wrongType('a margin such as arcface()', 'margin', value)
+  if (!isRecord(value)) throw wrongType('a margin such as arcface()', 'margin', value)
   const { name, ...parameters } = value as Margin
   const known = oneOf(name, 'margin.name', marginNames)
   return (factories[known] as (parameters: object) => Margin)(parameters)

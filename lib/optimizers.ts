@@ -1,5 +1,6 @@
 import { boolean, numberFrom, oneOf, options } from './check'
 import { wrongType } from './errors'
+import { isRecord } from './intrinsics'
 
 /** How a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
 export type Optimizer = SgdOptimizer | AdamWOptimizer
@@ -76,8 +77,7 @@ const factories = { sgd, adamw: adamW }
 
 /** Puts an optimizer, perhaps one read from a file, through its factory. */
 export function checkOptimizer(value: unknown): Optimizer {
-  if (typeof value !== 'object' || value === null)
-    throw wrongType('an optimizer such as sgd()', 'optimizer', value)
+  if (!isRecord(value)) throw wrongType('an optimizer such as sgd()', 'optimizer', value)
   const { name, ...parameters } = value as Optimizer
   const make = factories[oneOf(name, 'optimizer.name', ['sgd', 'adamw'])] as (parameters: object) => Optimizer
   return make(parameters)

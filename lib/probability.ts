@@ -1,20 +1,24 @@
 import type { FloatArray, LabelArray } from './check'
 import {
   apart,
+  countOf,
   floats,
   floatsToFill,
   ignoreIndexRange,
   integerFrom,
   options as knownOptions,
   labels,
+  newArray,
   numberFrom,
   oneOf,
   size,
 } from './check'
 import { wrongType, wrongValue } from './errors'
 import { type ExecutionOptions, execution } from './execution'
-import { outputArray, type Reduction, reductions, upstream } from './loss'
+import { isList, lengthOf, typeOf } from './intrinsics'
+import { type Reduction, reductions, upstream } from './loss'
 import { native, succeeded } from './native'
+import { outputArray } from './outputs'
 
 /**
  * How a function over given numbers runs. `device: 'auto'` is the CPU here: one pass over memory takes less time than the
@@ -50,8 +54,9 @@ const measures = [
 
 /** Rows in an array of [rows, classes]; there may be none. */
 function rowsIn(array: Float32Array, name: string, classes: number): number {
-  if (array.length % classes) throw wrongValue(`a multiple of classes ${classes} elements`, name, array)
-  return array.length / classes
+  const length = lengthOf(array)
+  if (length % classes) throw wrongValue(`a multiple of classes ${classes} elements`, name, array)
+  return length / classes
 }
 
 /** Like `apart`, but the very array that is named may be overwritten: each element is read before it is written. */
@@ -59,18 +64,31 @@ function apartOrSame(output: Float32Array, name: string, input: Float32Array, in
   if (output !== input) apart(output, name, { [inputName]: input })
 }
 
+/** The option `classes`: whole rows of `input`, which is one row where it was not given. */
+function classesIn(input: Float32Array, name: string, given: unknown): { classes: number; rows: number } {
+  const classes = given === undefined ? Math.max(lengthOf(input), 1) : size(given, 'classes')
+  return { classes, rows: rowsIn(input, name, classes) }
+}
+
+function arrayOut(given: Float32Array | undefined, length: number): Float32Array {
+  return given === undefined ? newArray(Float32Array, length, 'out') : floatsToFill(given, 'out', length)
+}
+
 function measure(
   name: (typeof measures)[number],
-  p: Float32Array,
-  out: Float32Array,
-  how: RowOptions,
-  q?: Float32Array
+  arrays: { p: Float32Array; q?: Float32Array; out: Float32Array },
+  classes: number,
+  how: RowExecution
 ) {
-  const { classes = Math.max(p.length, 1) } = how
-  succeeded(
-    native().measure({ ...execution(how, 'cpu'), measure: measures.indexOf(name), classes, p, q, out })
-  )
-  return out
+  const request = {
+    __proto__: null,
+    ...execution(how, 'cpu'),
+    measure: measures.indexOf(name),
+    classes,
+    ...arrays,
+  }
+  succeeded(native().measure(request))
+  return arrays.out
 }
 
 function elementwise(
@@ -79,12 +97,11 @@ function elementwise(
   given: FloatArray,
   known: RowOptions
 ) {
-  const input = floats(given, inputName)
-  if (known.classes !== undefined) rowsIn(input, inputName, size(known.classes, 'classes'))
-  const out =
-    known.out === undefined ? new Float32Array(input.length) : floatsToFill(known.out, 'out', input.length)
-  apartOrSame(out, 'out', input, inputName)
-  return measure(name, input, out, known)
+  const p = floats(given, inputName)
+  const { classes } = classesIn(p, inputName, known.classes)
+  const out = arrayOut(known.out, lengthOf(p))
+  apartOrSame(out, 'out', p, inputName)
+  return measure(name, { p, out }, classes, known)
 }
 
 function perRow(
@@ -95,12 +112,11 @@ function perRow(
 ) {
   const known = knownOptions(given, 'options', rowOptions)
   const p = floats(first, 'p')
-  const q = second && floats(second, 'q', p.length)
-  const classes = known.classes === undefined ? Math.max(p.length, 1) : size(known.classes, 'classes')
-  const rows = rowsIn(p, 'p', classes)
-  const out = known.out === undefined ? new Float32Array(rows) : floatsToFill(known.out, 'out', rows)
+  const q = second && floats(second, 'q', lengthOf(p))
+  const { classes, rows } = classesIn(p, 'p', known.classes)
+  const out = arrayOut(known.out, rows)
   apart(out, 'out', { p, q })
-  return measure(name, p, out, { ...known, classes }, q)
+  return measure(name, { p, q, out }, classes, known)
 }
 
 /**
@@ -233,12 +249,17 @@ export function crossEntropyLoss(
 ): CrossEntropyLossResult {
   const known = knownOptions(options, 'options', crossEntropyOptions)
   const input = floats(logits, 'logits')
-  const probabilities = target instanceof Float32Array || target instanceof Float64Array
-  if (!Array.isArray(target) && !ArrayBuffer.isView(target))
+  const elements = lengthOf(input)
+  const type = typeOf(target)
+  if (type === undefined && !isList(target))
     throw wrongType('labels or a Float32Array of probabilities', 'target', target)
-  const usualClasses = probabilities ? input.length : input.length / target.length
-  const classes = size(known.classes ?? (input.length === 0 ? 1 : usualClasses), 'classes')
-  const rows = rowsIn(input, 'logits', classes)
+  const probabilities = type === 'Float32Array' || type === 'Float64Array'
+  const perLabel = elements === 0 || probabilities ? undefined : () => elements / countOf(target)
+  const { classes, rows } = classesIn(
+    input,
+    'logits',
+    known.classes === undefined ? perLabel?.() : known.classes
+  )
   if (probabilities && known.ignoreIndex !== undefined)
     throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
   const ignoreIndex =
@@ -246,26 +267,30 @@ export function crossEntropyLoss(
   const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
   const inputs = {
     labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),
-    targets: probabilities ? floats(target, 'target', input.length) : undefined,
+    targets: probabilities ? floats(target, 'target', elements) : undefined,
     classWeights: weightsOf(known.classWeights, classes),
+    // As it is after the labels, which may be a list with getters.
+    logits: floats(input, 'logits', elements),
   }
   const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
   const losses =
-    known.losses === undefined ? new Float32Array(rows) : floatsToFill(known.losses, 'losses', rows)
-  const gradLogits = outputArray(known.gradLogits, 'gradLogits', input.length, true)
-  apart(losses, 'losses', { ...inputs, gradOutput, logits: input })
+    known.losses === undefined
+      ? newArray(Float32Array, rows, 'losses')
+      : floatsToFill(known.losses, 'losses', rows)
+  const gradLogits = outputArray(known.gradLogits, 'gradLogits', elements, true)
+  apart(losses, 'losses', { ...inputs, gradOutput })
   if (gradLogits) {
-    apart(gradLogits, 'gradLogits', { ...inputs, gradOutput, losses })
+    apart(gradLogits, 'gradLogits', { ...inputs, logits: undefined, gradOutput, losses })
     apartOrSame(gradLogits, 'gradLogits', input, 'logits')
   }
   const labelSmoothing =
     known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1)
   const request = {
+    __proto__: null,
     ...execution(known, 'cpu'),
     ...inputs,
     ...scalars,
     gradOutput,
-    logits: input,
     classes,
     labelSmoothing,
     losses,
@@ -278,7 +303,10 @@ export function crossEntropyLoss(
 function weightsOf(given: FloatArray | undefined, classes: number): Float32Array | undefined {
   if (given === undefined) return undefined
   const weights = floats(given, 'classWeights', classes)
-  const wrong = weights.findIndex((weight) => !(weight >= 0 && weight < Infinity))
-  if (wrong >= 0) throw wrongValue('a finite number of at least 0', `classWeights[${wrong}]`, weights[wrong])
+  for (let j = 0; j < classes; j++) {
+    const weight = weights[j] as number
+    if (!(weight >= 0 && weight < Infinity))
+      throw wrongValue('a finite number of at least 0', `classWeights[${j}]`, weight)
+  }
   return weights
 }

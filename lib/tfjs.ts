@@ -18,6 +18,9 @@ import {
   type StepResult,
 } from './index'
 
+import { isObject } from './intrinsics'
+import { lossOptions } from './loss'
+
 /** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
 export type Tensorflow = Pick<
   typeof core,
@@ -92,6 +95,9 @@ export interface Adapter {
   ): core.Scalar
 }
 
+const decidedByTfjs = ['gradOutput', 'losses', 'gradInput', 'gradWeight', 'gradBias']
+const optionNames = lossOptions.filter((name) => !decidedByTfjs.includes(name))
+
 type Differentiable = 'gradInput' | 'gradWeight' | 'gradBias'
 
 /** Binds the losses to a tfjs namespace: `const { marginLoss, headLoss } = adapter(tf)`. */
@@ -107,13 +113,13 @@ export function adapter(tf: Tensorflow): Adapter {
     options: MarginLossOptions = {},
     bias?: core.Tensor1D
   ): core.Scalar | core.Tensor1D {
-    if (typeof options !== 'object' || options === null) throw wrongType('an object', 'options', options)
+    const given = checkOptions(options, 'options', optionNames)
     const batch: Batch = {
       input: floats(input, 2, 'input'),
       weight: floats(weight, 2, 'weight'),
       labels: classes(labels),
       dim: input.shape[1],
-      ...(bias && { bias: floats(bias, 1, 'bias') }),
+      ...(bias !== undefined && { bias: floats(bias, 1, 'bias') }),
     }
     if (weight.shape[1] !== batch.dim) {
       throw wrongValue(`${batch.dim} columns`, 'weight', weight.shape[1])
@@ -123,7 +129,7 @@ export function adapter(tf: Tensorflow): Adapter {
       ['gradWeight', weight],
       ...(bias ? [['gradBias', bias] as [Differentiable, core.Tensor]] : []),
     ]
-    const reduced = options.reduction !== 'none'
+    const reduced = given.reduction !== 'none'
     const likely = parts.filter(([, tensor]) => expectsGradient(tensor)).map(([name]) => name)
     // A gradient of mean or sum only needs the upstream factor at the end, so what is likely to be asked for comes along
     // with the loss. That of 'none' needs dy from the start.
@@ -134,7 +140,7 @@ export function adapter(tf: Tensorflow): Adapter {
     function compute(names: Differentiable[], gradOutput?: Float32Array): MarginLossResult {
       const wanted = (name: Differentiable) => names.includes(name)
       return marginLossSync(batch, {
-        ...options,
+        ...given,
         gradOutput,
         gradInput: wanted('gradInput'),
         gradWeight: wanted('gradWeight'),
@@ -177,7 +183,7 @@ export function adapter(tf: Tensorflow): Adapter {
     labels: Labels,
     options: HeadLossOptions = {}
   ): core.Scalar {
-    if (typeof head?.stepSync !== 'function') {
+    if (!isObject(head) || typeof head.stepSync !== 'function') {
       throw wrongType('a MarginHead', 'head', head)
     }
     const { learningRate, onStep } = checkOptions(options, 'options', ['learningRate', 'onStep'])
@@ -228,10 +234,15 @@ export function adapter(tf: Tensorflow): Adapter {
     return dy.dataSync()[0] === 1 ? gradient : tf.mul(gradient, dy)
   }
 
+  function isTensor(value: unknown): value is core.Tensor {
+    return isObject(value) && value instanceof tf.Tensor
+  }
+
   function floats(tensor: core.Tensor, rank: number, name: string): Float32Array {
-    if (!(tensor instanceof tf.Tensor)) {
+    if (!isTensor(tensor)) {
       throw wrongType('a tensor of the bound tfjs', name, tensor)
     }
+    inUse(tensor, name)
     if (tensor.dtype !== 'float32') {
       throw new TypeError(`Expected a float32 tensor for ${name} but received ${describe(tensor)}`)
     }
@@ -242,7 +253,8 @@ export function adapter(tf: Tensorflow): Adapter {
   }
 
   function classes(labels: Labels): LabelArray {
-    if (!(labels instanceof tf.Tensor)) return labels
+    if (!isTensor(labels)) return labels
+    inUse(labels, 'labels')
     if (labels.dtype !== 'int32') {
       throw new TypeError(`Expected an int32 tensor for labels but received ${describe(labels)}`)
     }
@@ -253,6 +265,11 @@ export function adapter(tf: Tensorflow): Adapter {
   }
 
   return { marginLoss: marginLoss as Adapter['marginLoss'], headLoss }
+}
+
+function inUse(tensor: core.Tensor, name: string): void {
+  if (tensor.isDisposed)
+    throw new RangeError(`Expected a tensor in use for ${name} but received a disposed ${describe(tensor)}`)
 }
 
 function describe({ dtype, shape }: core.Tensor): string {

@@ -1,4 +1,4 @@
-import { integerFrom, options } from './check'
+import { integerFrom, newArray, options } from './check'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
@@ -25,14 +25,13 @@ export interface TopKResult {
 
 function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
   const known = options(given, 'options', ['k', 'margin', ...executionOptions])
+  const taken = options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias'])
   const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
-  const { input, weight, bias, dim, rows, classes } = checkBatch(
-    options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias']),
-    encoded.margin
-  )
+  const { input, weight, bias, dim, rows, classes } = checkBatch(taken, encoded.margin)
   const k = known.k === undefined ? 1 : integerFrom(known.k, 'k', 1, classes)
   const outputs = topKArrays(rows, k)
   const request = {
+    __proto__: null,
     input,
     weight,
     bias,
@@ -40,7 +39,8 @@ function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
     rows,
     classes,
     k,
-    ...encoded,
+    marginKind: encoded.marginKind,
+    marginParameters: encoded.marginParameters,
     ...execution(known),
     ...outputs,
     asynchronous: false,
@@ -49,7 +49,10 @@ function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
 }
 
 export function topKArrays(rows: number, k: number): TopKResult {
-  return { indices: new Int32Array(rows * k), scores: new Float32Array(rows * k) }
+  return {
+    indices: newArray(Int32Array, rows * k, 'indices'),
+    scores: newArray(Float32Array, rows * k, 'scores'),
+  }
 }
 
 /**
@@ -58,7 +61,7 @@ export function topKArrays(rows: number, k: number): TopKResult {
  */
 export async function topK(batch: TopKBatch, options?: TopKOptions): Promise<TopKResult> {
   const { request, outputs } = prepare(batch, options)
-  succeeded(await native().topK({ ...request, asynchronous: true }))
+  succeeded(await native().topK({ ...request, asynchronous: true, __proto__: null }))
   return outputs
 }
 

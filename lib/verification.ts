@@ -1,6 +1,19 @@
-import { type FloatArray, floats, integerFrom, type LabelArray, labels, options, rowsOf, size } from './check'
-import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
+import {
+  countOf,
+  type FloatArray,
+  floats,
+  integerFrom,
+  type LabelArray,
+  labels,
+  newArray,
+  numberFrom,
+  options,
+  rowsOf,
+  size,
+} from './check'
+import { notFinite, wrongType, wrongValue } from './errors'
 import { type ExecutionOptions, execution } from './execution'
+import { isGone, isList, isObject, lengthOf, typeOf } from './intrinsics'
 import { type NativeResult, native, succeeded } from './native'
 
 /** Pairs of rows, each with the answer whether the two belong together. */
@@ -108,7 +121,11 @@ export async function verification(
   options?: VerificationOptions
 ): Promise<VerificationResult> {
   const { request, order } = prepare(embeddings, pairsOf, options)
-  return resultOf(await native().verification({ ...request, asynchronous: true }), request, order)
+  return resultOf(
+    await native().verification({ ...request, asynchronous: true, __proto__: null }),
+    request,
+    order
+  )
 }
 
 /** As `verification`, computed before it returns. */
@@ -134,13 +151,14 @@ export interface NativeVerification extends Partial<NativeResult> {
 
 function prepare(given: FloatArray, pairsOf: LabelArray | PairList, asked: VerificationOptions | undefined) {
   const known = options(asked, 'options', knownOptions)
-  const embeddings = floats(given, 'embeddings')
+  const taken = floats(given, 'embeddings')
   const limits = ratesOf(known.falseAcceptRates)
   const order = [...limits.keys()].sort((a, b) => (limits[a] as number) - (limits[b] as number))
-  const inputs = isLabels(pairsOf)
-    ? allPairs(embeddings, pairsOf, known)
-    : listedPairs(embeddings, pairsOf, known)
+  const inputs = isValues(pairsOf) ? allPairs(taken, pairsOf, known) : listedPairs(taken, pairsOf, known)
+  // As they are after labels and answers, which may be lists with getters.
+  const embeddings = floats(taken, 'embeddings', inputs.rows * inputs.dim)
   const request = {
+    __proto__: null,
     embeddings,
     ...inputs,
     ...execution({ threads: known.threads, instructionSet: known.instructionSet, device: 'cpu' }),
@@ -166,34 +184,45 @@ interface Inputs {
   scores?: Float32Array
 }
 
-function isLabels(value: LabelArray | PairList): value is LabelArray {
-  if (typeof value !== 'object' || value === null)
-    throw wrongType('labels or an object with same and pairs', 'pairsOf', value)
-  return Array.isArray(value) || ArrayBuffer.isView(value)
+/** Whether these are labels rather than a `PairList`. */
+function isValues(value: unknown): value is LabelArray {
+  if (!isObject(value)) throw wrongType('labels or an object with same and pairs', 'pairsOf', value)
+  return isArray(value)
+}
+
+/** Whether it is a list or a typed array of any type. */
+function isArray(value: unknown): value is readonly unknown[] {
+  return typeOf(value) !== undefined || isList(value)
 }
 
 function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<VerificationOptions>): Inputs {
-  if (known.folds) throw wrongType('no folds without a list of pairs', 'folds', known.folds)
-  const dim = size(known.dim ?? embeddings.length / given.length, 'dim')
+  if (known.folds !== undefined && known.folds !== 0)
+    throw wrongType('no folds without a list of pairs', 'folds', known.folds)
+  const dim = size(known.dim === undefined ? lengthOf(embeddings) / countOf(given) : known.dim, 'dim')
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
   const checked = labels(given, 'labels', rows, mostRows, -1)
-  const ignored = checked.indexOf(-1)
+  const ignored = indexOfIgnored(checked, rows)
   if (ignored >= 0) throw wrongValue('an integer from 0', `labels[${ignored}]`, -1)
   return { rows, dim, labels: checked }
 }
 
+/** The first −1, or −1. */
+function indexOfIgnored(checked: Int32Array, count: number): number {
+  for (let i = 0; i < count; i++) if (checked[i] === -1) return i
+  return -1
+}
+
 function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<VerificationOptions>): Inputs {
   const { pairs, same: answers } = options(given, 'pairsOf', ['pairs', 'same'])
-  if (!Array.isArray(answers) && !ArrayBuffer.isView(answers))
-    throw wrongType('an array of true and false', 'same', answers)
-  const count = answers.length
+  if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
+  const count = countOf(answers)
   if (pairs !== undefined && known.dim === undefined)
     throw wrongType('a positive integer', 'dim with a list of pairs', undefined)
-  const dim = size(known.dim ?? embeddings.length / (2 * count), 'dim')
+  const dim = size(known.dim === undefined ? lengthOf(embeddings) / (2 * count) : known.dim, 'dim')
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
   if (pairs === undefined && rows !== 2 * count)
     throw wrongValue(`one answer for every two of ${rows} rows`, 'same', answers)
-  const same = new Uint8Array(count)
+  const same = newArray(Uint8Array, count, 'same')
   for (let i = 0; i < count; i++) {
     const answer: unknown = answers[i]
     if (answer !== true && answer !== false && answer !== 0 && answer !== 1)
@@ -210,28 +239,32 @@ function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<V
   return {
     rows,
     dim,
-    pairs: pairs && rowPairs(pairs, count, rows),
+    pairs: pairs === undefined ? undefined : rowPairs(pairs, count, rows),
     same,
-    ...(folds && { foldAccuracies: new Float64Array(folds), foldThresholds: new Float64Array(folds) }),
-    scores: new Float32Array(count),
+    ...(folds && {
+      foldAccuracies: newArray(Float64Array, folds, 'folds'),
+      foldThresholds: newArray(Float64Array, folds, 'folds'),
+    }),
+    scores: newArray(Float32Array, count, 'scores'),
   }
 }
 
 function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
   const pairs = labels(given, 'pairs', 2 * count, rows, -1)
-  const missing = pairs.indexOf(-1)
+  const missing = indexOfIgnored(pairs, 2 * count)
   if (missing >= 0) throw wrongValue(`an integer from 0 to ${rows - 1}`, `pairs[${missing}]`, -1)
   return pairs
 }
 
 function ratesOf(given: unknown): Float64Array {
   if (given === undefined) return Float64Array.from(usualRates)
-  if (!Array.isArray(given) && !ArrayBuffer.isView(given))
-    throw wrongType('an array of numbers from 0 to 1', 'falseAcceptRates', given)
-  const rates = Float64Array.from(given as ArrayLike<number>)
-  const wrong = rates.findIndex((rate) => !(rate >= 0 && rate <= 1))
-  if (wrong >= 0) throw wrongValue('a number from 0 to 1', `falseAcceptRates[${wrong}]`, rates[wrong])
-  return rates
+  if (!isArray(given)) throw wrongType('an array of numbers from 0 to 1', 'falseAcceptRates', given)
+  if (typeOf(given) !== undefined && isGone(given as never))
+    throw wrongValue('an array that has its memory', 'falseAcceptRates', given)
+  const rates: number[] = []
+  const count = countOf(given)
+  for (let i = 0; i < count; i++) rates.push(numberFrom(given[i], `falseAcceptRates[${i}]`, 0, 1))
+  return Float64Array.from(rates)
 }
 
 function resultOf(
@@ -239,11 +272,7 @@ function resultOf(
   request: ReturnType<typeof prepare>['request'],
   order: number[]
 ): VerificationResult {
-  if (raw.failure === 'ERR_NOT_FINITE')
-    throw new MarginSoftmaxError(
-      raw.failure,
-      `Expected finite numbers for embeddings but received one that is not finite in row ${raw.row}`
-    )
+  if (raw.failure === 'ERR_NOT_FINITE') throw notFinite('embeddings', raw.row)
   const { samePairs, differentPairs, ...figures } = succeeded(raw)
   if (samePairs === 0 || differentPairs === 0)
     throw new RangeError(

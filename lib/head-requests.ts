@@ -1,0 +1,99 @@
+// What a head asks of native code for a step, an evaluation or a topK, from what the caller gave.
+import {
+  apart,
+  type FloatArray,
+  floats,
+  integerFrom,
+  type LabelArray,
+  labels,
+  newArray,
+  numberFrom,
+  options,
+  rowsOf,
+} from './check'
+import type { Execution } from './execution'
+import type { Settings, StepOptions, StepResult } from './head-settings'
+import { isNormalized, type Margin } from './margins'
+import type { NativeResult } from './native'
+import { outputArray } from './outputs'
+import { topKArrays } from './topk'
+
+export function stepRequest(
+  { dim, classes, ignoreIndex, optimizer }: Settings,
+  execution: Execution,
+  embeddings: FloatArray,
+  labelsGiven: LabelArray,
+  given: StepOptions | undefined,
+  train: boolean
+) {
+  const known = options(given, 'options', ['learningRate', 'gradInput'])
+  const taken = floats(embeddings, 'embeddings')
+  const rows = rowsOf(taken, 'embeddings', dim, 'dim')
+  const checked = labels(labelsGiven, 'labels', rows, classes, ignoreIndex)
+  // As they are after the labels, which may be a list with getters.
+  const input = floats(taken, 'embeddings', rows * dim)
+  const { learningRate = optimizer.learningRate } = known
+  const outputs = {
+    losses: newArray(Float32Array, rows, 'losses'),
+    gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
+  }
+  if (outputs.gradInput) apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked })
+  const request = {
+    __proto__: null,
+    input,
+    labels: checked,
+    rows,
+    gradOutput: undefined,
+    reduction: 0,
+    gradScale: 1,
+    learningRate: numberFrom(learningRate, 'learningRate', 0),
+    train,
+    ...execution,
+    ...outputs,
+    asynchronous: false,
+  }
+  return { request, outputs, known }
+}
+
+export function topKRequest(
+  { dim, classes }: Settings,
+  execution: Execution,
+  embeddings: FloatArray,
+  k: number
+) {
+  const input = floats(embeddings, 'embeddings')
+  const rows = rowsOf(input, 'embeddings', dim, 'dim')
+  const outputs = topKArrays(rows, integerFrom(k, 'k', 1, classes))
+  const request = {
+    __proto__: null,
+    input,
+    rows,
+    dim,
+    classes,
+    k,
+    ...execution,
+    ...outputs,
+    asynchronous: false,
+  }
+  return { request, outputs }
+}
+
+export function resultOf(
+  result: NativeResult,
+  outputs: { losses: Float32Array; gradInput?: Float32Array },
+  margin: Margin
+): StepResult {
+  const cosines = isNormalized(margin)
+  return {
+    loss: result.loss,
+    ...outputs,
+    stats: {
+      accuracy: result.accuracy,
+      meanTargetCosine: cosines ? result.targetCosine : null,
+      meanLargestOtherCosine: cosines ? result.largestOtherCosine : null,
+      gradientNorm: result.gradientNorm,
+      gradInputNorm: result.gradInputNorm,
+      leftOut: result.leftOut,
+    },
+  }
+}

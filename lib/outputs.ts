@@ -1,0 +1,50 @@
+// The arrays that results go into: the caller's own, new ones, or stand-ins while asynchronous work runs.
+import { floatsToFill, newArray } from './check'
+import { detached, wrongType } from './errors'
+import { copyInto, isFloat32, isShared, lengthOf } from './intrinsics'
+
+/** An array to hold a result: the caller's own, a new one, or none. */
+export function outputArray(
+  given: unknown,
+  name: string,
+  length: number,
+  wanted: boolean
+): Float32Array | undefined {
+  if (isFloat32(given)) return floatsToFill(given, name, length)
+  if (given !== undefined && given !== true && given !== false)
+    throw wrongType('true, false or a Float32Array', name, given)
+  return (given ?? wanted) ? newArray(Float32Array, length, name) : undefined
+}
+
+/**
+ * Arrays for asynchronous work to write into. Those that the caller handed in (among `given`) could be transferred away
+ * meanwhile, unless they are shared: each gets a stand-in until the work is done.
+ */
+export function standIns<T extends object>(outputs: T, given: object): T {
+  const callers = new Set<unknown>(Object.values(given))
+  return Object.fromEntries(
+    Object.entries(outputs).map(([name, array]) => [
+      name,
+      callers.has(array) && isFloat32(array) && !isShared(array)
+        ? newArray(Float32Array, lengthOf(array), name)
+        : array,
+    ])
+  ) as T
+}
+
+/** Copies the stand-ins' contents into the caller's arrays and returns those. */
+export function handOver<T extends object>(own: T, outputs: T): T {
+  for (const name of Object.keys(outputs) as (keyof T)[]) {
+    const from = own[name] as Float32Array | undefined
+    const to = outputs[name] as Float32Array | undefined
+    if (!from || !to || from === to) continue
+    if (lengthOf(to) !== lengthOf(from)) throw detached(String(name))
+    copyInto(to, from)
+  }
+  return present(outputs)
+}
+
+/** Without the properties that were not asked for. */
+export function present<T extends object>(outputs: T): T {
+  return Object.fromEntries(Object.entries(outputs).filter(([, value]) => value !== undefined)) as T
+}
