@@ -2,6 +2,7 @@
 import { agree, together } from './agreement'
 import {
   apart,
+  boolean,
   type FloatArray,
   floats,
   integerFrom,
@@ -14,8 +15,8 @@ import {
 import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
-import { type ClassRun, type Move, openHead, readHead, writeHead } from './head-file'
+import { type Execution, execution, executionOptions } from './execution'
+import { type Move, openHead, readHead, writeHead } from './head-file'
 import {
   checkBytes,
   checkSettings,
@@ -23,12 +24,14 @@ import {
   type EvaluateResult,
   type Exchange,
   headOptions,
+  type LoadOptions,
   type MarginHeadOptions,
   type Settings,
   type StepOptions,
   type StepResult,
   type WeightStorage,
 } from './head-settings'
+import type { ClassRun } from './head-shards'
 import { handOver, outputArray, present, standIns } from './loss'
 import { encodeMargin, isNormalized, type Margin } from './margins'
 import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
@@ -207,22 +210,28 @@ export class MarginHead {
    * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's.
    * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind
    */
-  static async load(
-    path: string,
-    given?: ExecutionOptions & Pick<MarginHeadOptions, 'group' | 'weightStorage'>
-  ): Promise<MarginHead> {
+  static async load(path: string, given?: LoadOptions): Promise<MarginHead> {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const known = options(given, 'options', ['group', 'weightStorage', ...executionOptions])
+    const known = options(given, 'options', ['group', 'weightStorage', 'checksums', ...executionOptions])
     const run = execution(known)
     const asked =
       known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
+    const { checksums = true } = known
+    boolean(checksums, 'checksums')
     const file = await openHead(path)
-    const start = { iteration: file.iteration, random: false }
-    return MarginHead.#allocate({ ...file.settings, ...asked }, run, known.group, start, (head) =>
-      readHead(path, file, head.shard, (name, offset, part) =>
-        succeeded(native().headWrite(head.#native, name, offset, part))
-      )
-    )
+    try {
+      const start = { iteration: file.iteration, random: false }
+      const fill = (head: MarginHead) =>
+        readHead(
+          file,
+          head.shard,
+          (name, offset, part) => succeeded(native().headWrite(head.#native, name, offset, part)),
+          checksums
+        )
+      return await MarginHead.#allocate({ ...file.settings, ...asked }, run, known.group, start, fill)
+    } finally {
+      await file.close()
+    }
   }
 
   /** Gives the native memory back at once rather than when the garbage collector comes by. Later calls throw. */
@@ -251,7 +260,7 @@ export class MarginHead {
       throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
     if (settings.weightStorage === 'bfloat16' && run.device !== cpu)
       throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
-    checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)))
+    checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), run.device === cpu)
     const shared = group && { group: group[groupTable], name: `head ${++MarginHead.#sharded}` }
     const request = { ...settings, ...encodeMargin(settings.margin), ...start, ...run, ...shared }
     if (group) await agree(group, { head: shared?.name, ...settings, ...start, precision: run.precision })
