@@ -1,5 +1,5 @@
 // A head in a file: one safetensors file, or for a sharded head one a rank and an index that names them (head-shards.ts).
-import { realpath, rm } from 'node:fs/promises'
+import { realpath, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { gatherTexts, together } from './agreement'
 import { integerFrom, options } from './check'
@@ -18,12 +18,14 @@ import {
   fileFormat,
   readIndex,
   removeShards,
+  type Shard,
   type ShardIndex,
   shardName,
   shardsOf,
   writeIndex,
 } from './head-shards'
-import { newSave, removeLeftovers } from './leftovers'
+import { beginSave, endSave, removeLeftovers } from './leftovers'
+import { closeRead } from './read-file'
 import {
   checkDigest,
   type OpenedFile,
@@ -101,7 +103,28 @@ export async function writeHead(
     await removeShards(target, old)
     return
   }
-  const [save = ''] = await gatherTexts(group, group.rank === 0 ? newSave() : '')
+  const ownSave = group.rank === 0 ? beginSave() : ''
+  try {
+    const [save = ''] = await gatherTexts(group, ownSave)
+    await writeShards(target, save, own, { group, write, old, head })
+  } finally {
+    endSave(ownSave)
+  }
+}
+
+/** Each rank's shard, then the index. */
+async function writeShards(
+  target: string,
+  save: string,
+  own: ClassRun,
+  work: {
+    group: ProcessGroup
+    write: (to: string, metadata: Record<string, string>) => Promise<void>
+    old: Shard[]
+    head: string
+  }
+): Promise<void> {
+  const { group, write, old, head } = work
   const name = (rank: number) => shardName(target, save, rank, group.size)
   const mine = name(group.rank)
   if (group.rank === 0) await removeShards(target, [])
@@ -109,7 +132,7 @@ export async function writeHead(
   try {
     await together(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own), save }))
   } catch (error) {
-    await rm(mine, { force: true }).catch(() => {})
+    await unlink(mine).catch(() => {}) // else a later save does
     throw error
   }
   // From here on the index may come to name this rank's shard: whatever fails, only rank 0 knows whether it does.
@@ -128,7 +151,7 @@ export async function writeHead(
 export async function openHead(file: string): Promise<HeadFile> {
   const shards: OpenedShard[] = []
   const close = async () => {
-    for (const { handle } of shards) await handle.close()
+    for (const { handle } of shards) await closeRead(handle)
   }
   const open = async (shardFile: string, run?: ClassRun) => {
     const opened = await openSafetensors(shardFile, ['F32', 'BF16'])

@@ -1,6 +1,6 @@
 // The shards of a sharded head: the JSON index that names them, and which of them a save may remove.
 import type { Stats } from 'node:fs'
-import { readdir, rm, stat } from 'node:fs/promises'
+import { readdir, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { parseJson, propertiesOf, shown } from './file-error'
 import { isAbandoned, literally, savePattern, saverOf } from './leftovers'
@@ -84,7 +84,7 @@ export async function writeIndex(file: string, index: ShardIndex): Promise<void>
     // The folder's fsync may have failed behind the renaming: then the index is there, and so must its shards be.
     const there = await readIndex(file).catch(() => undefined)
     if (there?.save !== index.save)
-      for (const shard of index.shards) await rm(beside(file, shard.file), { force: true }).catch(() => {})
+      for (const shard of index.shards) await unlink(beside(file, shard.file)).catch(() => {})
     throw error
   }
 }
@@ -115,10 +115,22 @@ export async function removeShards(file: string, old: Shard[]): Promise<void> {
       found.push(name)
   }
   if (!found.length) return
-  const needed = new Set<string>()
-  for (const name of names) for (const shard of await shardsOf(beside(file, name))) needed.add(shard.file)
-  for (const name of found)
-    if (!needed.has(name)) await rm(beside(file, name), { force: true }).catch(() => {})
+  const needed = await shardsOfAll(names.map((name) => beside(file, name))).catch(() => found)
+  for (const name of found) if (!needed.includes(name)) await unlink(beside(file, name)).catch(() => {})
+}
+
+/** The shards that any index among these files names. Throws where one may be an index but cannot be read now. */
+async function shardsOfAll(files: string[]): Promise<string[]> {
+  const all: string[] = []
+  for (const file of files) {
+    const index = await readIndex(file).catch((error: NodeJS.ErrnoException) => {
+      // Without a code of the system's it is something else, or a broken index.
+      if (error.code && !['ENOENT', 'EACCES', 'EPERM'].includes(error.code)) throw error
+      return undefined
+    })
+    for (const shard of index?.shards ?? []) all.push(shard.file)
+  }
+  return all
 }
 
 const isUnfinished = (save: string, info: Stats) => isAbandoned(saverOf(save), info.mtimeMs)

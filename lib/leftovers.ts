@@ -1,13 +1,13 @@
 // Temporary files: their names say whose they are, so that the next save finds those of a saver that was killed.
 //
-//   head.safetensors.0f3a9c21-kq1-3x9fz2-9f8e7d6c.tmp
-//                    host     pid start  random
+//   head.safetensors.0f3a9c21-kq1-3x9fz2-9f8e7d6c-1.tmp
+//                    host     pid start  random   which of its saves
 //
 // The host is this boot of this machine's kernel and the process's namespace of process numbers: only within them does a
 // number name a process. The start, in ticks of the kernel, tells a process from a later one of the same number.
 import { createHash, randomBytes } from 'node:crypto'
 import { readFileSync, readlinkSync } from 'node:fs'
-import { readdir, rm, stat } from 'node:fs/promises'
+import { readdir, stat, unlink } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 
@@ -21,19 +21,33 @@ export interface Leftover {
   abandoned: boolean
 }
 
-export const savePattern = '[0-9a-f]{8}-[0-9a-z]+-[0-9a-z]+-[0-9a-f]{8}'
+export const savePattern = '[0-9a-f]{8}-[0-9a-z]+-[0-9a-z]+-[0-9a-f]{8}-[0-9a-z]+'
 const day = 24 * 3600e3
+const random = randomBytes(4).toString('hex')
+const underWay = new Set<string>()
+let saves = 0
 
-/** Names this process and one save of it. */
-export function newSave(): string {
-  const { pid } = process
-  return [host(), pid.toString(36), startOf(pid) ?? '0', randomBytes(4).toString('hex')].join('-')
+export const temporaryName = (file: string, save: string) => `${file}.${save}.tmp`
+
+/** A name for this process and a save of it, which runs until `endSave`. */
+export function beginSave(): string {
+  const save = `${ownSaves()}${(++saves).toString(36)}`
+  underWay.add(save)
+  return save
 }
 
-export const temporaryName = (file: string) => `${file}.${newSave()}.tmp`
+export function endSave(save: string): void {
+  underWay.delete(save)
+}
 
-/** @param save as `newSave` named it; something else is nobody's */
+function ownSaves(): string {
+  const { pid } = process
+  return `${host()}-${pid.toString(36)}-${startOf(pid) ?? '0'}-${random}-`
+}
+
+/** @param save as `beginSave` named it; something else is nobody's */
 export function saverOf(save: string): Leftover['saver'] {
+  if (save.startsWith(ownSaves())) return underWay.has(save) ? 'running' : 'gone'
   const [where, pid = '', start] = save.split('-')
   if (where !== host()) return 'elsewhere'
   const number = Number.parseInt(pid, 36)
@@ -75,7 +89,7 @@ export async function leftoversOf(file: string): Promise<Leftover[]> {
 /** Best effort: what cannot be read or removed is left for the next save. */
 export async function removeLeftovers(file: string): Promise<void> {
   for (const leftover of await leftoversOf(file).catch(() => []))
-    if (leftover.abandoned) await rm(leftover.file, { force: true }).catch(() => {})
+    if (leftover.abandoned) await unlink(leftover.file).catch(() => {})
 }
 
 export const literally = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')

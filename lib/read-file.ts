@@ -38,9 +38,14 @@ export async function openToRead(file: string): Promise<FileHandle> {
     if (!info.isFile()) throw notRegular(info)
     return handle
   } catch (cause) {
-    await handle.close().catch(() => {})
+    await closeRead(handle)
     throw cause
   }
+}
+
+/** What was read is read: that a file does not close as it should is nobody's loss. */
+export async function closeRead(handle: FileHandle): Promise<void> {
+  await handle.close().catch(() => {})
 }
 
 /** Runs `body` on an opened file and closes it. */
@@ -49,7 +54,7 @@ export async function withFile<T>(file: string, body: (handle: FileHandle) => Pr
   try {
     return await body(handle)
   } finally {
-    await handle.close()
+    await closeRead(handle)
   }
 }
 

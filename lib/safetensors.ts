@@ -3,7 +3,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
-import { bytesOf, openToRead, readAll } from './read-file'
+import { bytesOf, closeRead, openToRead, readAll } from './read-file'
 import { replaceFile } from './write-file'
 
 /** Types of the tensors that come and go here. */
@@ -99,7 +99,7 @@ export async function openSafetensors(path: string, only?: TensorType[]): Promis
     const header = await readHeader(handle, only)
     return { handle, header: { ...header, checksums: checksumsOf(header.metadata) } }
   } catch (cause) {
-    await handle?.close().catch(() => {})
+    if (handle) await closeRead(handle)
     throw unreadable(path, cause)
   }
 }
@@ -121,7 +121,7 @@ export async function readSafetensors<T>(
   } catch (cause) {
     throw unreadable(path, cause)
   } finally {
-    await opened.handle.close()
+    await closeRead(opened.handle)
   }
 }
 

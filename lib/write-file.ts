@@ -1,12 +1,12 @@
 // The one way in which this package writes files: all bytes or an error; beside the target, to the disk, then renamed, so
 // that a file of this name is always a whole one, the old or the new, even if the power fails.
 import { constants, type Stats, write as writeDescriptor } from 'node:fs'
-import { type FileHandle, lstat, open, readlink, realpath, rename, rm, stat } from 'node:fs/promises'
+import { type FileHandle, lstat, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { fileError } from './file-error'
-import { removeLeftovers, temporaryName } from './leftovers'
+import { beginSave, endSave, removeLeftovers, temporaryName } from './leftovers'
 import { bytesOf, notRegular } from './read-file'
 
 const {
@@ -87,21 +87,26 @@ export async function targetOf(file: string): Promise<Target> {
 }
 
 async function replace(target: string, old: Stats | undefined, fill: (write: Write) => Promise<void>) {
-  const temporary = temporaryName(target)
-  // Exclusive: a link that someone planted under this name is not followed. Never more readable than the old file.
-  const file = await open(temporary, 'wx', old ? old.mode & permissions : 0o666)
+  const save = beginSave()
+  const temporary = temporaryName(target, save)
   try {
+    // Exclusive: a link that someone planted under this name is not followed. Never more readable than the old file.
+    const file = await open(temporary, 'wx', old ? old.mode & permissions : 0o666)
     try {
-      await fill((bytes, position) => writeAll(file, bytes, position))
-      if (old) await keepOwnerAndMode(file, old)
-      await file.sync()
-    } finally {
-      await file.close()
+      try {
+        await fill((bytes, position) => writeAll(file, bytes, position))
+        if (old) await keepOwnerAndMode(file, old)
+        await file.sync()
+      } finally {
+        await file.close()
+      }
+      await rename(temporary, target)
+    } catch (cause) {
+      await unlink(temporary).catch(() => {}) // else the next save does
+      throw cause
     }
-    await rename(temporary, target)
-  } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => {}) // else the next save's process finds it
-    throw cause
+  } finally {
+    endSave(save)
   }
   await syncFolder(path.dirname(target))
 }
