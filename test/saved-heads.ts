@@ -49,6 +49,7 @@ export async function loadHead(
   try {
     const seed = opened.iteration
     const seen = new Map<string, number>()
+    let wrong: string | undefined
     await readHead(
       opened,
       own,
@@ -56,7 +57,7 @@ export async function loadHead(
         seen.set(name, (seen.get(name) ?? 0) + part.length)
         part.forEach((value, i) => {
           const expected = valueAt(seed, name, own.first * width(name) + offset + i)
-          if (value !== expected) throw new Error(`${name}[${offset + i}] is ${value}, not ${expected}`)
+          if (value !== expected) wrong ??= `${name}[${offset + i}] is ${value}, not ${expected}`
         })
       },
       checksums
@@ -64,6 +65,7 @@ export async function loadHead(
     for (const name of ['weight', 'weightState0'])
       if (seen.get(name) !== own.count * dim)
         throw new Error(`${seen.get(name)} numbers of ${name} were read`)
+    if (wrong) throw new Error(wrong)
     return seed
   } finally {
     await opened.close()
