@@ -18,6 +18,7 @@ const {
 } = constants as Partial<typeof constants> & typeof constants
 const mostLinks = 40 // as many as Linux follows
 const permissions = 0o777
+const openFiles = /^\/proc\/\d+\/(task\/\d+\/)?fd$/
 
 /** Writes all bytes at a position of the file, or throws. */
 export type Write = (bytes: ArrayBufferView, position: number) => Promise<void>
@@ -77,9 +78,12 @@ export async function targetOf(file: string): Promise<Target> {
     at = path.join(folder, path.basename(at))
     const entry = await lstat(at).catch(absent)
     if (!entry?.isSymbolicLink()) return { path: at, info: entry }
-    const info = await stat(at).catch(absent)
-    if (folder === `/proc/${process.pid}/fd`) return { path: at, info, descriptor: Number(path.basename(at)) }
-    if (info && !info.isFile() && !info.isDirectory()) return { path: at, info }
+    // What an open file is called there need not be a name: it is not followed.
+    if (openFiles.test(folder)) {
+      const own = folder === `/proc/${process.pid}/fd`
+      const info = await stat(at).catch(absent)
+      return { path: at, info, descriptor: own ? Number(path.basename(at)) : undefined }
+    }
     const link = await readlink(at)
     at = path.isAbsolute(link) ? link : `${folder}${path.sep}${link}` // not path.join: it would take away `link/..`
   }

@@ -34,20 +34,23 @@ async function* wholeLines(parts: AsyncIterable<Buffer>): AsyncGenerator<Buffer>
   let restBytes = 0
   let read = 0
   for await (const part of parts) {
+    // Shorter lines than a part need no limit.
+    const lineEnd = part.findIndex((byte) => byte === ascii.newline || byte === ascii.carriageReturn)
+    if (restBytes + (lineEnd < 0 ? part.length : lineEnd) > longestLine)
+      throw new Error(
+        `the line that begins at byte ${read - restBytes} is longer than the limit of ${longestLine} bytes`
+      )
     read += part.length
     // A carriage return at a part's end may be half of a line's end.
     const end =
       part.lastIndexOf(ascii.newline) + 1 || part.subarray(0, -1).lastIndexOf(ascii.carriageReturn) + 1
     if (end > 0) {
       yield Buffer.concat([...rest, part.subarray(0, end)])
-      ;[rest, restBytes] = [[], 0]
+      rest = []
+      restBytes = 0
     }
     rest.push(part.subarray(end))
     restBytes += part.length - end
-    if (restBytes > longestLine)
-      throw new Error(
-        `the line that begins at byte ${read - restBytes} is longer than the limit of ${longestLine} bytes`
-      )
   }
   yield Buffer.concat(rest)
 }
