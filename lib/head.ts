@@ -186,7 +186,8 @@ export class MarginHead {
 
   /**
    * Writes weights, optimizer state and settings to a safetensors file: training that is loaded from it goes on with the
-   * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all.
+   * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all,
+   * with a checksum of each tensor; a link and the old file's mode stay (docs/checkpoints.md).
    * Of a sharded head each rank writes a file of its own beside it, and the file of this name is a JSON index of them:
    * give every rank the same path, on a file system that all of them see.
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
@@ -208,7 +209,8 @@ export class MarginHead {
    * A head from a file that `save` wrote. Threads, workspace, device and group may be given anew: what R ranks saved,
    * R′ ranks or a single process load. So may `weightStorage`: weights of a float32 file are rounded to the nearest
    * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's.
-   * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind
+   * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind,
+   *   `ERR_OUT_OF_MEMORY`
    */
   static async load(path: string, given?: LoadOptions): Promise<MarginHead> {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
