@@ -1,35 +1,53 @@
-// A head in a file: one safetensors file, or for a sharded head one a rank and an index that names them.
-import { randomUUID } from 'node:crypto'
-import { open, readFile, rename, rm, writeFile } from 'node:fs/promises'
+// A head in a file: one safetensors file, or for a sharded head one a rank and an index that names them (head-shards.ts).
+import { realpath, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { gatherTexts, together } from './agreement'
-import { integerFrom } from './check'
+import { integerFrom, options } from './check'
 import type { ProcessGroup } from './distributed'
-import { MarginSoftmaxError } from './errors'
-import { checkSettings, expectedShapes, type Settings, stateNames, tensorType } from './head-settings'
-import { fileError, readSafetensors, type StreamedTensor, writeSafetensors } from './safetensors'
+import { brief, fileError, parseJson, propertiesOf } from './file-error'
+import {
+  checkSettings,
+  expectedShapes,
+  type Settings,
+  settingNames,
+  stateNames,
+  tensorType,
+} from './head-settings'
+import {
+  type ClassRun,
+  fileFormat,
+  readIndex,
+  removeShards,
+  type Shard,
+  type ShardIndex,
+  shardName,
+  shardsOf,
+  writeIndex,
+} from './head-shards'
+import { beginSave, endSave, removeLeftovers } from './leftovers'
+import { closeRead } from './read-file'
+import {
+  checkDigest,
+  type OpenedFile,
+  openSafetensors,
+  readTensors,
+  type StreamedTensor,
+  unreadable,
+  writeSafetensors,
+} from './safetensors'
+import { targetOf } from './write-file'
 
-export const fileFormat = 'margin-softmax head 1'
-export const indexFormat = 'margin-softmax sharded head 1'
-
-/** A run of classes: rows of the weights and of all that goes with them. */
-export interface ClassRun {
-  /** The first of them. */
-  first: number
-  /** How many. */
-  count: number
-}
-
-interface Shard extends ClassRun {
-  /** Beside the index. */
+interface OpenedShard extends ClassRun, OpenedFile {
+  /** With its folder. */
   file: string
 }
 
-/** What a file says of its head, once checked. */
+/** What a file says of its head, once checked. Its files stay open until `close`, for `readHead`. */
 export interface HeadFile {
   settings: Settings
   iteration: number
-  shards: Shard[]
+  shards: OpenedShard[]
+  close(): Promise<void>
 }
 
 /** Copies between a part and a head's native array of this name, from an offset on. */
@@ -70,70 +88,60 @@ export async function writeHead(
   group?: ProcessGroup
 ): Promise<void> {
   const head = JSON.stringify({ ...settings, iteration })
+  const { path: target } = await together(group, 'find the file', () =>
+    targetOf(file).catch((cause) => {
+      throw fileError(`Expected to write ${file}`, cause)
+    })
+  )
   const write = (to: string, metadata: Record<string, string>) =>
-    writeSafetensors(to, tensorsOf(settings, own, own, move), { format: fileFormat, head, ...metadata })
-  const old = await shardsOf(file)
+    writeSafetensors(to, tensorsOf(settings, own, own, move), { format: fileFormat, head, ...metadata }, [
+      'head',
+    ])
+  const old = await shardsOf(target)
   if (!group) {
-    await write(file, {})
-  } else {
-    const [save] = await gatherTexts(group, group.rank === 0 ? randomUUID().slice(0, 8) : '')
-    const name = (rank: number) => `${file}.${save}.${rank + 1}-of-${group.size}.safetensors`
-    const mine = name(group.rank)
-    try {
-      await together(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own) }))
-      const runs = (await gatherTexts(group, JSON.stringify(own))).map((text) => JSON.parse(text) as ClassRun)
-      const shards = runs.map((run, rank) => ({ file: path.basename(name(rank)), ...run }))
-      await together(group, 'see the index', async () => {
-        if (group.rank === 0)
-          await writeIndex(file, JSON.stringify({ format: indexFormat, head: JSON.parse(head), shards }))
-      })
-    } catch (error) {
-      await rm(mine, { force: true }).catch(() => {})
-      throw error
-    }
+    await write(target, {})
+    await removeShards(target, old)
+    return
   }
-  // What the file was before: shards that nothing names any more.
-  if (!group || group.rank === 0)
-    for (const shard of old) await rm(path.join(path.dirname(file), shard), { force: true }).catch(() => {})
-}
-
-async function writeIndex(file: string, text: string): Promise<void> {
-  const temporary = `${file}.${randomUUID()}.tmp`
+  const ownSave = group.rank === 0 ? beginSave() : ''
   try {
-    await writeFile(temporary, text, { flush: true } as object)
-    await rename(temporary, file)
-  } catch (cause) {
-    await rm(temporary, { force: true }).catch(() => {})
-    throw fileError(`Expected to write ${file} but: ${(cause as Error).message}`, cause)
+    const [save = ''] = await gatherTexts(group, ownSave)
+    await writeShards(target, save, own, { group, write, old, head })
+  } finally {
+    endSave(ownSave)
   }
 }
 
-/** Names of the shards of an index of this name, if there is one. */
-async function shardsOf(file: string): Promise<string[]> {
-  const index = await readIndex(file).catch(() => undefined)
-  return index ? index.shards.map((shard) => shard.file) : []
-}
-
-/** Whether a file is an index: a safetensors file begins with a number of 8 bytes. */
-export async function isIndex(file: string): Promise<boolean> {
-  const handle = await open(file, 'r')
-  const start = Buffer.alloc(9)
-  await handle.read(start, 0, 9, 0).finally(() => handle.close())
-  return start.toString('latin1') === '{"format"'
-}
-
-/** The index, or undefined for a file that is something else. */
-async function readIndex(file: string): Promise<{ head: object; shards: Shard[] } | undefined> {
-  if (!(await isIndex(file))) return undefined
-  const { format, head, shards } = JSON.parse(await readFile(file, 'utf8'))
-  if (format !== indexFormat) throw new Error(`its format is ${format}, not ${indexFormat}`)
-  let next = 0
-  for (const { file: name, first, count } of shards as Shard[]) {
-    if (typeof name !== 'string' || path.basename(name) !== name || first !== next || !(count > 0))
-      throw new Error('its shards do not follow one another')
-    next += count
+/** Each rank's shard, then the index. */
+async function writeShards(
+  target: string,
+  save: string,
+  own: ClassRun,
+  work: {
+    group: ProcessGroup
+    write: (to: string, metadata: Record<string, string>) => Promise<void>
+    old: Shard[]
+    head: string
   }
-  return { head, shards }
+): Promise<void> {
+  const { group, write, old, head } = work
+  const name = (rank: number) => shardName(target, save, rank, group.size)
+  const mine = name(group.rank)
+  if (group.rank === 0) await removeShards(target, [])
+  await removeLeftovers(target) // on every rank: each knows the processes of its own machine
+  try {
+    await together(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own), save }))
+  } catch (error) {
+    await unlink(mine).catch(() => {}) // else a later save does
+    throw error
+  }
+  // From here on the index may come to name this rank's shard: whatever fails, only rank 0 knows whether it does.
+  const runs = (await gatherTexts(group, JSON.stringify(own))).map((text) => JSON.parse(text) as ClassRun)
+  const shards = runs.map((run, rank) => ({ file: path.basename(name(rank)), ...run }))
+  await together(group, 'see the index', async () => {
+    if (group.rank === 0) await writeIndex(target, { head: JSON.parse(head), save, shards })
+  })
+  if (group.rank === 0) await removeShards(target, old)
 }
 
 /**
@@ -141,70 +149,98 @@ async function readIndex(file: string): Promise<{ head: object; shards: Shard[] 
  * @throws MarginSoftmaxError `ERR_FILE`
  */
 export async function openHead(file: string): Promise<HeadFile> {
+  const shards: OpenedShard[] = []
+  const close = async () => {
+    for (const { handle } of shards) await closeRead(handle)
+  }
+  const open = async (shardFile: string, run?: ClassRun) => {
+    const opened = await openSafetensors(shardFile, ['F32', 'BF16'])
+    const shard = { ...opened, file: shardFile, first: 0, count: 0, ...run }
+    shards.push(shard)
+    return shard
+  }
   try {
     const index = await readIndex(file)
-    if (!index) return await inspectFile(file)
-    const files: HeadFile[] = []
-    for (const shard of index.shards)
-      files.push(await inspectFile(path.join(path.dirname(file), shard.file), shard))
-    const whole = files[0]
+    if (!index) {
+      const whole = await open(file)
+      const { settings, iteration } = checkPart(whole)
+      whole.count = settings.classes
+      return { settings, iteration, shards, close }
+    }
     const { settings, iteration } = settingsOf(index.head)
     const total = index.shards.reduce((sum, { count }) => sum + count, 0)
-    if (!whole || total !== settings.classes)
-      throw new Error(`its shards hold ${total} of ${settings.classes} classes`)
-    for (const one of files)
-      if (JSON.stringify([one.settings, one.iteration]) !== JSON.stringify([settings, iteration]))
-        throw new Error('its shards were not saved together')
-    return { settings, iteration, shards: index.shards }
+    if (total !== settings.classes) throw new Error(`its shards hold ${total} of ${settings.classes} classes`)
+    const folder = path.dirname(await realpath(file)) // beside the index, not beside a link to it
+    for (const { file: name, first, count } of index.shards) {
+      const run = { first, count }
+      const part = checkPart(await open(path.join(folder, name), run), run, index)
+      if (JSON.stringify(part) !== JSON.stringify({ settings, iteration })) throw notTogether()
+    }
+    return { settings, iteration, shards, close }
   } catch (cause) {
-    if (cause instanceof MarginSoftmaxError) throw cause
-    throw fileError(
-      `Expected a whole safetensors file of a head in ${file} but: ${(cause as Error).message}`,
-      cause
-    )
+    await close()
+    throw unreadable(file, cause)
   }
 }
 
-function settingsOf(saved: object): Omit<HeadFile, 'shards'> {
-  const { iteration, ...given } = saved as Settings & { iteration: number }
-  const settings = checkSettings(given)
-  return { settings, iteration: integerFrom(iteration, 'iteration', 0) }
+const notTogether = () => new Error('it is a shard of another save than its index')
+
+function settingsOf(saved: unknown): { settings: Settings; iteration: number } {
+  const known = options(propertiesOf(saved, 'head'), 'head', [...settingNames, 'iteration'])
+  const { iteration, ...given } = known as unknown as Settings & { iteration: number }
+  return { settings: checkSettings(given), iteration: integerFrom(iteration, 'iteration', 0) }
 }
 
-function inspectFile(file: string, shard?: ClassRun): Promise<HeadFile> {
-  return readSafetensors(file, async ({ entries, metadata }) => {
+/** A whole head's file, or a shard as its index describes it: what it says is held against itself and the index. */
+function checkPart({ file, header }: OpenedShard, run?: ClassRun, index?: ShardIndex) {
+  const { entries, metadata } = header
+  try {
     if (metadata.format !== fileFormat)
       throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
-    const { settings, iteration } = settingsOf(JSON.parse(metadata.head as string))
-    if (metadata.shard !== undefined && !shard)
+    const said = settingsOf(parseJson(metadata.head, 'head'))
+    const { settings } = said
+    if (metadata.shard !== undefined && !run)
       throw new Error('it is one shard of a head: load the index that names it')
-    const { first, count } = shard ?? { first: 0, count: settings.classes }
-    for (const [name, shape] of Object.entries(expectedShapes(settings, count)))
+    if (run) checkRun(metadata, run)
+    if (index && metadata.save !== index.save) throw notTogether()
+    for (const [name, shape] of Object.entries(expectedShapes(settings, run?.count)))
       if (entries.get(name)?.shape.join() !== shape.join())
         throw new Error(`it has no ${name} of shape [${shape}]`)
     for (const [name, { dtype }] of entries)
       if (dtype !== tensorType(settings, name))
         throw new Error(`its tensor ${name} is ${dtype}, not ${tensorType(settings, name)}`)
-    return {
-      tensors: {},
-      result: { settings, iteration, shards: [{ file: path.basename(file), first, count }] },
-    }
-  })
+    return said
+  } catch (cause) {
+    throw unreadable(file, cause)
+  }
 }
 
-/** Streams the numbers of `own` classes out of an opened file, whatever its shards. */
+function checkRun(metadata: Record<string, string>, { first, count }: ClassRun): void {
+  const said = parseJson(metadata.shard, 'shard') as Partial<ClassRun> | null
+  if (said?.first !== first || said.count !== count)
+    throw new Error(
+      `it is the shard ${brief(metadata.shard as string)}, not ${JSON.stringify({ first, count })} as its index says`
+    )
+}
+
+/**
+ * Streams the numbers of `own` classes out of an opened file, whatever its shards.
+ * @param checksums whether to hold what is read against the file's checksums
+ */
 export async function readHead(
-  file: string,
   { settings, shards }: HeadFile,
   own: ClassRun,
-  move: Move
+  move: Move,
+  checksums = true
 ): Promise<void> {
   for (const shard of shards) {
     const tensors = tensorsOf(settings, own, shard, move)
-    if (Object.keys(tensors).length)
-      await readSafetensors(path.join(path.dirname(file), shard.file), async () => ({
-        tensors,
-        result: undefined,
-      }))
+    if (!Object.keys(tensors).length) continue
+    try {
+      if (checksums) checkDigest(shard.header, 'head', shard.header.metadata.head as string)
+      await readTensors(shard, tensors, checksums)
+    } catch (cause) {
+      throw unreadable(shard.file, cause)
+    }
   }
 }

@@ -1,3 +1,4 @@
+import os from 'node:os'
 import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, oneOf, size } from './check'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongValue } from './errors'
@@ -89,6 +90,15 @@ export interface Exchange {
   reason: string
 }
 
+/** How a head is read from its file. */
+export interface LoadOptions extends ExecutionOptions, Pick<MarginHeadOptions, 'group' | 'weightStorage'> {
+  /**
+   * Whether to hold what is read against the SHA-256 of each tensor that `save` put into the file. A rank that needs only
+   * a part of a file reads all of it for that. Files without checksums load either way. Default true.
+   */
+  checksums?: boolean
+}
+
 /** Of one training step. */
 export interface StepOptions {
   /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */
@@ -147,25 +157,23 @@ export interface Settings {
   seed: number
 }
 
-export const headOptions = [
-  ...[
-    'classes',
-    'dim',
-    'margin',
-    'bias',
-    'optimizer',
-    'marginWarmupSteps',
-    'labelSmoothing',
-    'ignoreIndex',
-    'sampleRate',
-    'sampleCorrection',
-    'interclassFilter',
-    'negligible',
-    'weightStorage',
-    'seed',
-  ],
-  ...['weights', 'group', ...executionOptions],
+export const settingNames: readonly (keyof Settings)[] = [
+  'classes',
+  'dim',
+  'margin',
+  'bias',
+  'optimizer',
+  'marginWarmupSteps',
+  'labelSmoothing',
+  'ignoreIndex',
+  'sampleRate',
+  'sampleCorrection',
+  'interclassFilter',
+  'negligible',
+  'weightStorage',
+  'seed',
 ]
+export const headOptions = [...settingNames, 'weights', 'group', ...executionOptions]
 /** No machine maps more than this many bytes. */
 const addressable = 2n ** 47n
 
@@ -238,8 +246,12 @@ export function expectedShapes(settings: Settings, classes = settings.classes): 
   return shapes
 }
 
-/** Refuses sizes that no machine could hold, by the bytes that they come to. */
-export function checkBytes(settings: Settings, classes = settings.classes): void {
+/**
+ * Refuses a head that does not fit, before anything is allocated: of what goes beyond a container's memory, the system
+ * would kill the process.
+ * @param onCpu whether its arrays lie in this machine's memory
+ */
+export function checkBytes(settings: Settings, classes: number, onCpu: boolean): void {
   const bytes = Object.entries(expectedShapes(settings, classes)).reduce(
     (sum, [name, shape]) =>
       sum +
@@ -249,9 +261,17 @@ export function checkBytes(settings: Settings, classes = settings.classes): void
       ),
     0n
   )
-  if (bytes > addressable)
+  const limit = onCpu ? memoryLimit() : addressable
+  if (bytes > limit)
     throw new MarginSoftmaxError(
       'ERR_OUT_OF_MEMORY',
-      `Expected ${bytes} bytes of memory for the head but the system refused them`
+      `Expected ${bytes} bytes of memory for the head but this process may use ${limit}`
     )
+}
+
+/** What this process may use at most: the machine's memory, or its container's. */
+function memoryLimit(): bigint {
+  const constrained = process.constrainedMemory?.() ?? 0 // 0 and 2^64 − 1 stand for no limit
+  const total = os.totalmem()
+  return BigInt(Math.floor(constrained > 0 ? Math.min(constrained, total) : total))
 }

@@ -1,11 +1,11 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { agree, together } from './agreement'
-import { type FloatArray, floats, type LabelArray, newArray, options } from './check'
+import { boolean, type FloatArray, floats, type LabelArray, newArray, options } from './check'
 import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
 import type { ProcessGroup } from './distributed'
 import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from './errors'
-import { type Execution, type ExecutionOptions, execution, executionOptions } from './execution'
-import { type ClassRun, type Move, openHead, readHead, writeHead } from './head-file'
+import { type Execution, execution, executionOptions } from './execution'
+import { type Move, openHead, readHead, writeHead } from './head-file'
 import { resultOf, stepRequest, topKRequest } from './head-requests'
 import {
   checkBytes,
@@ -14,13 +14,14 @@ import {
   type EvaluateResult,
   type Exchange,
   headOptions,
+  type LoadOptions,
   type MarginHeadOptions,
   type Settings,
   type StepOptions,
   type StepResult,
   type WeightStorage,
 } from './head-settings'
-
+import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { encodeMargin, type Margin } from './margins'
 import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
@@ -190,7 +191,8 @@ export class MarginHead {
 
   /**
    * Writes weights, optimizer state and settings to a safetensors file: training that is loaded from it goes on with the
-   * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all.
+   * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all,
+   * with a checksum of each tensor; a link and the old file's mode stay (docs/checkpoints.md).
    * Of a sharded head each rank writes a file of its own beside it, and the file of this name is a JSON index of them:
    * give every rank the same path, on a file system that all of them see.
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
@@ -212,24 +214,31 @@ export class MarginHead {
    * A head from a file that `save` wrote. Threads, workspace, device and group may be given anew: what R ranks saved,
    * R′ ranks or a single process load. So may `weightStorage`: weights of a float32 file are rounded to the nearest
    * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's.
-   * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind
+   * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind,
+   *   `ERR_OUT_OF_MEMORY`
    */
-  static async load(
-    path: string,
-    given?: ExecutionOptions & Pick<MarginHeadOptions, 'group' | 'weightStorage'>
-  ): Promise<MarginHead> {
+  static async load(path: string, given?: LoadOptions): Promise<MarginHead> {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const known = options(given, 'options', ['group', 'weightStorage', ...executionOptions])
+    const known = options(given, 'options', ['group', 'weightStorage', 'checksums', ...executionOptions])
     const run = execution(known)
     const asked =
       known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
+    const { checksums = true } = known
+    boolean(checksums, 'checksums')
     const file = await openHead(path)
-    const start = { iteration: file.iteration, random: false }
-    return MarginHead.#allocate({ ...file.settings, ...asked }, run, known.group, start, (head) =>
-      readHead(path, file, head.shard, (name, offset, part) =>
-        succeeded(native().headWrite(head.#native, name, offset, part))
-      )
-    )
+    try {
+      const start = { iteration: file.iteration, random: false }
+      const fill = (head: MarginHead) =>
+        readHead(
+          file,
+          head.shard,
+          (name, offset, part) => succeeded(native().headWrite(head.#native, name, offset, part)),
+          checksums
+        )
+      return await MarginHead.#allocate({ ...file.settings, ...asked }, run, known.group, start, fill)
+    } finally {
+      await file.close()
+    }
   }
 
   /** Gives the native memory back at once rather than when the garbage collector comes by. Later calls throw. */
@@ -264,7 +273,7 @@ export class MarginHead {
       throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
     if (settings.weightStorage === 'bfloat16' && run.device !== cpu)
       throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
-    checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)))
+    checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), run.device === cpu)
     const shared = group && { group: group[groupTable], name: `head ${++MarginHead.#sharded}` }
     const encoded = encodeMargin(settings.margin)
     const request = { __proto__: null, ...settings, ...encoded, ...start, ...run, ...shared }

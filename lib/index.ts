@@ -7,16 +7,17 @@ export { type Device, type DeviceName, devices, type Precision } from './devices
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
-export type { ClassRun } from './head-file'
 export type {
   EvaluateResult,
   Exchange,
+  LoadOptions,
   MarginHeadOptions,
   StepOptions,
   StepResult,
   StepStatistics,
   WeightStorage,
 } from './head-settings'
+export type { ClassRun } from './head-shards'
 export {
   type Batch,
   type LeftOut,

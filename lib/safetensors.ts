@@ -1,6 +1,10 @@
-import { randomUUID } from 'node:crypto'
-import { type FileHandle, open, rename, rm } from 'node:fs/promises'
-import { MarginSoftmaxError } from './errors'
+// safetensors files: a header that says where each tensor lies, then the tensors. They come and go in parts, and each has
+// a checksum in the metadata: `sha256` there is a JSON object of tensors' names and the digests of their bytes.
+import { createHash, type Hash } from 'node:crypto'
+import type { FileHandle } from 'node:fs/promises'
+import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
+import { bytesOf, closeRead, openToRead, readAll } from './read-file'
+import { replaceFile } from './write-file'
 
 /** Types of the tensors that come and go here. */
 export type TensorType = 'F32' | 'BF16'
@@ -29,9 +33,17 @@ export interface SafetensorsEntry {
 export interface SafetensorsHeader {
   metadata: Record<string, string>
   entries: Map<string, SafetensorsEntry>
+  /** SHA-256 of what the file says it holds, in hexadecimal digits; undefined for a file without checksums. */
+  checksums?: Map<string, string>
   /** Where in the file the tensors begin, and where they end. */
   start: number
   end: number
+}
+
+/** A file that stays open, so that its tensors are those of its header even if a save replaces it meanwhile. */
+export interface OpenedFile {
+  handle: FileHandle
+  header: SafetensorsHeader
 }
 
 /** Bytes of an element, of the format's types. */
@@ -40,38 +52,55 @@ export const elementBytes: Record<TensorType, number> & Record<string, number> =
   ...{ I32: 4, U32: 4, F32: 4, F64: 8, I64: 8, U64: 8 },
 }
 const partLength = 2 ** 22 // floats: 16 MiB in memory at a time, whatever the size of the tensors
-const pieceBytes = 2 ** 25
-const piecesAtOnce = 4 // as many threads as libuv has for files
 const largestHeader = 100e6 // bytes, the limit of the format's reference implementation
+const digestLength = 64 // hexadecimal digits
 
 /**
- * Writes a safetensors file: next to `path` first, then renamed, so that a file of this name is always a whole one.
+ * Writes a safetensors file as `replaceFile` does, with a checksum of each tensor.
+ * @param alsoChecked texts of the metadata that have a checksum, too
  * @throws MarginSoftmaxError `ERR_FILE`
  */
 export async function writeSafetensors(
   path: string,
   tensors: Record<string, StreamedTensor>,
-  metadata: Record<string, string>
+  metadata: Record<string, string>,
+  alsoChecked: string[] = []
 ): Promise<void> {
-  const temporary = `${path}.${randomUUID()}.tmp`
-  let file: FileHandle | undefined
-  try {
-    file = await open(temporary, 'wx')
-    await file.write(headerBytes(tensors, metadata))
-    for (const tensor of Object.values(tensors))
+  // The header comes first but the digests are known last: room is left for them, all of one length.
+  const digests = Object.fromEntries(Object.keys(tensors).map((name) => [name, '0'.repeat(digestLength)]))
+  for (const name of alsoChecked)
+    digests[name] = sha256()
+      .update(metadata[name] as string)
+      .digest('hex')
+  const header = () => headerBytes(tensors, { ...metadata, sha256: JSON.stringify(digests) })
+  await replaceFile(path, async (write) => {
+    let position = header().length
+    for (const [name, tensor] of Object.entries(tensors)) {
+      const hash = sha256()
       await forParts(elementsOf(tensor.shape), async (offset, part) => {
         tensor.transfer(offset, part)
-        await writeAll(file as FileHandle, tensor.dtype === 'BF16' ? upperHalves(part) : part)
+        const bytes = bytesOf(tensor.dtype === 'BF16' ? upperHalves(part) : part)
+        const writing = write(bytes, position)
+        hash.update(bytes) // while the system writes
+        await writing
+        position += bytes.length
       })
-    await file.sync()
-    await file.close()
-    file = undefined
-    await rename(temporary, path)
+      digests[name] = hash.digest('hex')
+    }
+    await write(header(), 0)
+  })
+}
+
+/** @throws MarginSoftmaxError `ERR_FILE` */
+export async function openSafetensors(path: string, only?: TensorType[]): Promise<OpenedFile> {
+  let handle: FileHandle | undefined
+  try {
+    handle = await openToRead(path)
+    const header = await readHeader(handle, only)
+    return { handle, header: { ...header, checksums: checksumsOf(header.metadata) } }
   } catch (cause) {
-    await file?.close().catch(() => {})
-    await rm(temporary, { force: true }).catch(() => {})
-    if (cause instanceof MarginSoftmaxError) throw cause
-    throw fileError(`Expected to write ${path} but: ${(cause as Error).message}`, cause)
+    if (handle) await closeRead(handle)
+    throw unreadable(path, cause)
   }
 }
 
@@ -84,36 +113,92 @@ export async function readSafetensors<T>(
   path: string,
   place: (header: SafetensorsHeader) => Promise<{ tensors: Record<string, StreamedTensor>; result: T }>
 ): Promise<T> {
-  let file: FileHandle | undefined
+  const opened = await openSafetensors(path, ['F32', 'BF16'])
   try {
-    file = await open(path, 'r')
-    const header = await readHeader(file, ['F32', 'BF16'])
-    const { tensors, result } = await place(header)
-    for (const [name, tensor] of Object.entries(tensors)) {
-      const { dtype, data_offsets: offsets } = header.entries.get(name) as SafetensorsEntry
-      const bytesEach = elementBytes[dtype] as number
-      const start = header.start + offsets[0] + (tensor.from ?? 0) * bytesEach
-      await forParts(elementsOf(tensor.shape), async (offset, part) => {
-        const halves = dtype === 'BF16' ? new Uint16Array(part.length) : undefined
-        await readAll(file as FileHandle, halves ?? part, start + offset * bytesEach)
-        if (halves) widen(halves, part)
-        tensor.transfer(offset, part)
-      })
-    }
+    const { tensors, result } = await place(opened.header)
+    await readTensors(opened, tensors)
     return result
   } catch (cause) {
-    if (cause instanceof MarginSoftmaxError) throw cause
-    throw fileError(
-      `Expected a whole safetensors file of a head in ${path} but: ${(cause as Error).message}`,
-      cause
-    )
+    throw unreadable(path, cause)
   } finally {
-    await file?.close()
+    await closeRead(opened.handle)
   }
 }
 
-export function fileError(message: string, cause: unknown): MarginSoftmaxError {
-  return new MarginSoftmaxError('ERR_FILE', message, { cause })
+export const unreadable = (path: string, cause: unknown) =>
+  fileError(`Expected a whole safetensors file of a head in ${path}`, cause)
+
+/**
+ * Streams tensors out of a file. Where it has checksums they are compared, for which a tensor is read whole even if only
+ * a part of it is wanted.
+ * @param checksums false leaves that out
+ * @throws Error that says what is wrong
+ */
+export async function readTensors(
+  { handle, header }: OpenedFile,
+  tensors: Record<string, StreamedTensor>,
+  checksums = true
+): Promise<void> {
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const entry = header.entries.get(name)
+    if (!entry) throw new Error(`it has no ${name}`)
+    if (checksums && header.checksums) {
+      const hash = sha256()
+      await streamTensor(handle, header.start, entry, tensor, hash)
+      checkDigest(header, name, hash)
+    } else await streamTensor(handle, header.start, entry, tensor)
+  }
+}
+
+/** Holds what was read against its checksum, if the file has checksums. Throws a plain Error. */
+export function checkDigest({ checksums }: SafetensorsHeader, name: string, read: Hash | string): void {
+  if (!checksums) return
+  const actual = (typeof read === 'string' ? sha256().update(read) : read).digest('hex')
+  const expected = checksums.get(name)
+  if (expected === undefined) throw new Error(`it has no checksum of its ${name}`)
+  if (actual !== expected)
+    throw new Error(`its ${name} does not have the checksum that it should: the file is damaged`)
+}
+
+const sha256 = () => createHash('sha256')
+
+/** @param hash of all of the tensor's bytes, also of those that are not wanted; without it only the wanted ones are read */
+async function streamTensor(
+  handle: FileHandle,
+  start: number,
+  { dtype, shape, data_offsets: offsets }: SafetensorsEntry,
+  { from = 0, shape: wanted, transfer }: StreamedTensor,
+  hash?: Hash
+): Promise<void> {
+  const bytesEach = elementBytes[dtype] as number
+  const end = from + elementsOf(wanted)
+  const [first, last] = hash ? [0, elementsOf(shape)] : [from, end]
+  const length = Math.min(partLength, last - first)
+  const makePart = () => (dtype === 'BF16' ? new Uint16Array(length) : new Float32Array(length))
+  // Two parts: one is used while the system reads the other.
+  const parts = [makePart(), makePart()] as [ReturnType<typeof makePart>, ReturnType<typeof makePart>]
+  const floats = dtype === 'BF16' ? new Float32Array(length) : undefined
+  const read = async (at: number) => {
+    const part = parts[((at - first) / partLength) & 1]?.subarray(0, last - at) as Float32Array
+    await readAll(handle, part, start + offsets[0] + at * bytesEach)
+    return part
+  }
+  let reading = last > first ? read(first) : undefined
+  try {
+    for (let at = first; reading; at += partLength) {
+      const part = await reading
+      reading = at + partLength < last ? read(at + partLength) : undefined
+      hash?.update(bytesOf(part))
+      const begin = Math.max(from, at)
+      const count = Math.min(end, at + part.length) - begin
+      if (count <= 0) continue
+      const values = floats?.subarray(0, part.length) ?? part
+      if (floats) widen(part as unknown as Uint16Array, values)
+      transfer(begin - from, values.subarray(begin - at, begin - at + count))
+    }
+  } finally {
+    await reading?.catch(() => {}) // nothing may be under way when the file is closed
+  }
 }
 
 export function elementsOf(shape: number[]): number {
@@ -146,36 +231,73 @@ export async function readHeader(file: FileHandle, only?: TensorType[]): Promise
   const prefix = Buffer.alloc(8)
   await readAll(file, prefix, 0)
   const length = Number(prefix.readBigUInt64LE())
-  if (length > largestHeader || 8 + length > size)
-    throw new Error('it is no safetensors file: its header is longer than it may be')
+  if (8 + length > size)
+    throw new Error('it is no safetensors file: its header would be longer than the file')
+  if (length > largestHeader)
+    throw new Error(`its header has ${length} bytes, above the format's limit of ${largestHeader}`)
   const json = Buffer.alloc(length)
   await readAll(file, json, 8)
-  const parsed: unknown = JSON.parse(json.toString('utf8'))
-  if (typeof parsed !== 'object' || parsed === null) throw new Error('its header is not an object')
-  const { __metadata__: metadata = {}, ...entries } = parsed as Record<string, never> & {
-    __metadata__?: never
-  }
+  const { __metadata__: given = {}, ...entries } = propertiesOf(
+    parseJson(json.toString('utf8'), 'header'),
+    'header'
+  )
+  const metadata = propertiesOf(given, 'metadata') as Record<string, string>
+  for (const [name, value] of Object.entries(metadata))
+    if (typeof value !== 'string')
+      throw new Error(`its metadata ${brief(name)} is ${shown(value)}, not a string`)
   const header: SafetensorsHeader = {
     metadata,
-    entries: new Map(Object.entries(entries)),
+    entries: new Map(Object.entries(entries) as [string, SafetensorsEntry][]),
     start: 8 + length,
     end: size,
   }
-  for (const [name, entry] of header.entries) checkEntry(name, entry, size - header.start, only)
+  for (const [name, entry] of header.entries) checkEntry(brief(name), entry, size - header.start, only)
+  checkLayout(header)
   return header
 }
 
-function checkEntry(name: string, entry: SafetensorsEntry, bytes: number, only?: string[]): void {
-  const { dtype, shape, data_offsets: offsets } = entry ?? {}
-  if (only && !only.includes(dtype))
-    throw new Error(`its tensor ${name} is ${dtype}, not ${only.join(' or ')}`)
-  const bytesEach = elementBytes[dtype]
-  if (!bytesEach) throw new Error(`its tensor ${name} is ${dtype}, which is no type of the format`)
+function checksumsOf({ sha256: text }: Record<string, string>): SafetensorsHeader['checksums'] {
+  if (text === undefined) return undefined
+  const checksums = Object.entries(propertiesOf(parseJson(text, 'sha256'), 'sha256'))
+  for (const [name, digest] of checksums)
+    if (typeof digest !== 'string' || !/^[0-9a-f]{64}$/.test(digest))
+      throw new Error(`its checksum of ${brief(name)} is ${shown(digest)}, no SHA-256`)
+  return new Map(checksums as [string, string][])
+}
+
+function checkEntry(name: string, given: unknown, bytes: number, only?: string[]): void {
+  const { dtype, shape, data_offsets: offsets } = propertiesOf(given, `tensor ${name}`)
+  if (only && !only.includes(dtype as string))
+    throw new Error(`its tensor ${name} is ${shown(dtype)}, not ${only.join(' or ')}`)
+  if (typeof dtype !== 'string' || !Object.hasOwn(elementBytes, dtype))
+    throw new Error(`its tensor ${name} is ${shown(dtype)}, which is no type of the format`)
   const integers = Array.isArray(shape) && Array.isArray(offsets) && offsets.length === 2
   if (!integers || ![...shape, ...offsets].every((n) => Number.isSafeInteger(n) && n >= 0))
     throw new Error(`its tensor ${name} has no proper shape and offsets`)
+  const bytesEach = elementBytes[dtype] as number
   if (offsets[1] - offsets[0] !== elementsOf(shape) * bytesEach || offsets[1] > bytes)
     throw new Error(`its tensor ${name} does not fit into it: the file is cut short or damaged`)
+}
+
+/** The format wants every byte to belong to one tensor. */
+function checkLayout({ entries, start, end }: SafetensorsHeader): void {
+  const inOrder = [...entries].map(
+    ([
+      name,
+      {
+        data_offsets: [from, to],
+      },
+    ]) => ({ name: brief(name), from, to })
+  )
+  inOrder.sort((a, b) => a.from - b.from || a.to - b.to)
+  let at = 0
+  for (const { name, from, to } of inOrder) {
+    if (from < at) throw new Error(`its tensor ${name} shares bytes with another`)
+    if (from > at)
+      throw new Error(`it has bytes ${at} to ${from} before its tensor ${name} that are of no tensor`)
+    at = to
+  }
+  if (at !== end - start) throw new Error(`its last ${end - start - at} bytes are of no tensor`)
 }
 
 async function forParts(
@@ -198,40 +320,4 @@ function upperHalves(part: Float32Array): Uint16Array {
 function widen(halves: Uint16Array, part: Float32Array): void {
   const bits = new Uint32Array(part.buffer, part.byteOffset, part.length)
   for (let i = 0; i < halves.length; i++) bits[i] = (halves[i] as number) << 16
-}
-
-export function bytesOf(array: ArrayBufferView): Uint8Array {
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
-}
-
-async function writeAll(file: FileHandle, array: ArrayBufferView): Promise<void> {
-  const bytes = bytesOf(array)
-  for (let done = 0; done < bytes.length; )
-    done += (await file.write(bytes, done, bytes.length - done)).bytesWritten
-}
-
-/**
- * Fills an array from a file, several pieces at a time: one thread alone is slower than the memory.
- * @throws Error also where the file ends before
- */
-export async function readAll(file: FileHandle, array: ArrayBufferView, position: number): Promise<void> {
-  const bytes = bytesOf(array)
-  let next = 0
-  const readPieces = async () => {
-    while (next < bytes.length) {
-      let done = next
-      const end = Math.min(done + pieceBytes, bytes.length)
-      next = end
-      while (done < end) {
-        const { bytesRead } = await file.read(bytes, done, end - done, position + done)
-        if (bytesRead === 0) throw new Error('it ends too early')
-        done += bytesRead
-      }
-    }
-  }
-  try {
-    await Promise.all(Array.from({ length: piecesAtOnce }, readPieces))
-  } finally {
-    next = bytes.length // the others stop after their piece
-  }
 }

@@ -178,6 +178,75 @@ test('a combined margin, sampled classes, the filter and bfloat16 reach the head
     }
   }))
 
+test('a training.json from before an option was there is resumed, with what the option is by default', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const args = ['--out', 'head.safetensors', '--epochs', '3']
+    await good(args, { cwd: folder })
+    const log = JSON.parse(read(folder, 'head.training.json').toString())
+    for (const name of ['sampleCorrection', 'interclassFilter', 'marginWarmupSteps', 'precision']) {
+      assert.ok(name in log.settings.head, name)
+      delete log.settings.head[name]
+    }
+    delete log.settings.head.optimizer.nesterov
+    for (const name of ['patience', 'schedule', 'seed', 'validation']) {
+      assert.ok(name in log.settings, name)
+      delete log.settings[name]
+    }
+    fs.writeFileSync(path.join(folder, 'head.training.json'), JSON.stringify(log))
+    await good([...args, '--resume'], { cwd: folder })
+    for (const [other, pattern] of [
+      [['--patience', '4'], /Expected 5 for patience, as in the training to be resumed, but received 4/],
+      [['--sample-correction'], /Expected false for head\.sampleCorrection, .* but received true/],
+      [['--precision', 'bfloat16'], /Expected float32 for head\.precision, .* but received bfloat16/],
+    ] as const) {
+      const { code, stderr } = await cli([...common, ...args, '--resume', ...other], { cwd: folder })
+      assert.is(code, 1)
+      assert.match(stderr, pattern)
+    }
+    // An option of a later version may have decided bits.
+    log.settings.tomorrow = 1
+    fs.writeFileSync(path.join(folder, 'head.training.json'), JSON.stringify(log))
+    const later = await cli([...common, ...args, '--resume'], { cwd: folder })
+    assert.match(later.stderr, /Expected 1 for tomorrow, .* but received undefined/)
+  }))
+
+test('a training.json with anything else in it is refused by its part', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const args = ['--out', 'head.safetensors', '--epochs', '3']
+    await good(args, { cwd: folder })
+    const whole = read(folder, 'head.training.json').toString()
+    for (const [change, pattern] of [
+      [() => null, /its content is null, not an object/],
+      [(log) => ({ ...log, settings: null }), /its settings is null, not an object/],
+      [(log) => ({ ...log, settings: { ...log.settings, head: [] } }), /its settings\.head is an array/],
+      [
+        (log) => ({ ...log, settings: { ...log.settings, head: { classes: 'x' } } }),
+        /for classes but received "x"/,
+      ],
+      [(log) => ({ ...log, data: 5 }), /its data is 5, not a string/],
+      [(log) => ({ ...log, finished: 'no' }), /its finished is "no"/],
+      [(log) => ({ ...log, epochs: {} }), /its epochs are an object, not an array/],
+      [(log) => ({ ...log, epochs: [null] }), /its epochs\[0\] is null/],
+      [
+        (log) => ({ ...log, epochs: [{ ...log.epochs[0], loss: 'x' }] }),
+        /for epochs\[0\]\.loss but received "x"/,
+      ],
+      [
+        (log) => ({ ...log, epochs: [{ ...log.epochs[0], validation: null }] }),
+        /its epochs\[0\]\.validation is null/,
+      ],
+      [(log) => ({ ...log, sums: [{}] }), /for sums\[0\]\.iteration but received undefined/],
+    ] as [(log: { settings: object; epochs: object[] }) => unknown, RegExp][]) {
+      fs.writeFileSync(path.join(folder, 'head.training.json'), JSON.stringify(change(JSON.parse(whole))))
+      const { code, stderr } = await cli([...common, ...args, '--resume'], { cwd: folder })
+      assert.is(code, 1, stderr)
+      assert.match(stderr, pattern)
+      assert.match(stderr, /^margin-softmax: Expected .*\n$/)
+    }
+  }))
+
 test('only the same training is resumed', () =>
   inFolder(async (folder) => {
     writeData(folder)

@@ -237,7 +237,19 @@ type Entry = { dtype: string; shape: unknown; data_offsets: unknown }
 const entryOf = (header: Record<string, never>) => header.weight as unknown as Entry
 
 const damages: [string, Parameters<typeof damaged>[0], RegExp][] = [
-  ['no weight', (header) => delete (header as Record<string, unknown>).weight, /weight/],
+  [
+    'a weight that is not named',
+    (header) => delete (header as Record<string, unknown>).weight,
+    /has bytes 0 to 3552 before its tensor optimizer.firstMoment that are of no tensor/,
+  ],
+  [
+    'a weight of another name',
+    (header) => {
+      ;(header as Record<string, unknown>).weights = header.weight
+      delete (header as Record<string, unknown>).weight
+    },
+    /it has no weight of shape/,
+  ],
   ['another dtype', (header) => Object.assign(entryOf(header), { dtype: 'F16' }), /F16/],
   ['a negative shape', (header) => Object.assign(entryOf(header), { shape: [-classes, -dim] }), /weight/],
   ['a shape that is no list', (header) => Object.assign(entryOf(header), { shape: 'x' }), /weight/],

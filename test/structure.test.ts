@@ -46,6 +46,11 @@ test('only executors.cc asks whether there is CUDA', () => onlyIn(/MARGIN_SOFTMA
 test('native code prints and exits nowhere', () => onlyIn(/\b(printf|puts|cout|cerr|exit|abort)\b/, /^$/))
 test('lib prints nowhere but in the command line', () =>
   onlyIn(/console\.|process\.std(out|err)/, /^lib\/(cli|demo)\//, files('lib', /\.ts$/)))
+test('only write-file.ts writes files, and only it and read-file.ts open them', () => {
+  const lib = files('lib', /\.m?ts$/)
+  onlyIn(/\b(write|append|copy)File(Sync)?\b|\brename(Sync)?\(|createWriteStream/, /\/write-file\.ts$/, lib)
+  onlyIn(/\bopen(Sync)?\b[^\n]*from 'node:fs/, /\/(read|write)-file\.ts$/, lib)
+})
 test('no file is much over 400 lines', () => {
   const long = code.filter(({ text }) => text.split('\n').length > 440).map(({ name }) => name)
   assert.equal(long, [])

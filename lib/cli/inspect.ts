@@ -1,12 +1,20 @@
 /** `inspect`: what a head's file, or any safetensors file, holds. */
-import { open } from 'node:fs/promises'
 import path from 'node:path'
 import type { Command } from 'commander'
-import { fileFormat, type HeadFile, indexFormat, isIndex, openHead, readHead } from '../head-file'
+import { reasonOf } from '../file-error'
+import { type HeadFile, openHead, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
-import { elementsOf, readHeader } from '../safetensors'
+import { fileFormat, indexFormat, isIndex } from '../head-shards'
+import { type Leftover, leftoversOf } from '../leftovers'
+import { withFile } from '../read-file'
+import { elementsOf, readHeader, type SafetensorsHeader } from '../safetensors'
+import { targetOf } from '../write-file'
 import { explain } from './options'
 import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
+
+/** Of tensors and characters: more are for --json. */
+const mostTensors = 100
+const mostCharacters = 400
 
 interface Tensor {
   name: string
@@ -22,13 +30,17 @@ interface Contents {
   tensors: Tensor[]
   metadata: Record<string, string>
   head?: Settings & { iteration: number; norms: { least: number; mean: number; most: number } }
+  /** Whether the head's files have checksums. Those that they have were right. */
+  checksums?: boolean
+  /** What saves of this path left that did not end. */
+  leftovers: Leftover[]
 }
 
 export function addInspect(all: Command): void {
   const command = all
     .command('inspect')
     .description(
-      "a head's file: margin, optimizer, progress, weights; or the tensors of any safetensors file"
+      "a head's file: margin, optimizer, progress, weights, checksums; or the tensors of any safetensors file"
     )
     .argument('<file>', 'a .safetensors file')
     .option('--json', 'as JSON')
@@ -42,69 +54,63 @@ export function addInspect(all: Command): void {
 
 async function inspect(file: string): Promise<Contents> {
   const sharded = await isIndex(file).catch(() => false) // what cannot be read: readContents says so
-  const contents = sharded ? await readShards(file) : await readContents(file)
-  if (![fileFormat, indexFormat].includes(contents.format) || contents.metadata.shard) return contents
+  if (!sharded) {
+    const contents = await readContents(file)
+    if (contents.format !== fileFormat || contents.metadata.shard) return contents
+  }
   const opened = await openHead(file)
-  const { settings, iteration } = opened
-  return { ...contents, head: { ...settings, iteration, norms: await normsOf(file, opened) } }
-}
-
-/** Whether it is the index of a sharded head, which is JSON; other files begin with the length of their header. */
-async function readShards(file: string): Promise<Contents> {
-  const { shards } = await openHead(file)
-  const parts = await Promise.all(
-    shards.map((shard) => readContents(path.join(path.dirname(file), shard.file)))
-  )
-  return {
-    file,
-    format: indexFormat,
-    bytes: parts.reduce((sum, part) => sum + part.bytes, 0),
-    tensors: parts.flatMap(({ tensors }, i) =>
-      tensors.map((tensor) => ({ ...tensor, name: `${i + 1}: ${tensor.name}` }))
-    ),
-    metadata: {},
+  try {
+    const { settings, iteration, shards } = opened
+    const norms = await normsOf(opened)
+    return {
+      file,
+      format: sharded ? indexFormat : fileFormat,
+      bytes: shards.reduce((sum, { header }) => sum + header.end, 0),
+      tensors: shards.flatMap(({ header }, i) => tensorsOf(header, sharded ? `${i + 1}: ` : '')),
+      metadata: sharded ? {} : (shards[0]?.header.metadata ?? {}),
+      head: { ...settings, iteration, norms },
+      checksums: shards.every(({ header }) => header.checksums),
+      leftovers: await leftoversBeside(file),
+    }
+  } finally {
+    await opened.close()
   }
 }
 
+async function leftoversBeside(file: string): Promise<Leftover[]> {
+  return leftoversOf((await targetOf(file)).path)
+}
+
+const tensorsOf = ({ entries }: SafetensorsHeader, prefix = ''): Tensor[] =>
+  [...entries].map(([name, { dtype, shape, data_offsets: offsets }]) => ({
+    name: prefix + name,
+    dtype,
+    shape,
+    bytes: offsets[1] - offsets[0],
+  }))
+
 async function readContents(file: string): Promise<Contents> {
   try {
-    const handle = await open(file)
-    try {
-      const { metadata, entries, end } = await readHeader(handle)
-      const tensors = [...entries].map(
-        ([
-          name,
-          {
-            dtype,
-            shape,
-            data_offsets: [begin, close],
-          },
-        ]) => ({
-          name,
-          dtype,
-          shape,
-          bytes: close - begin,
-        })
-      )
-      return { file, format: metadata.format ?? 'safetensors', bytes: end, tensors, metadata }
-    } finally {
-      await handle.close()
+    const header = await withFile(file, (handle) => readHeader(handle))
+    const { metadata, end } = header
+    return {
+      file,
+      format: metadata.format ?? 'safetensors',
+      bytes: end,
+      tensors: tensorsOf(header),
+      metadata,
+      leftovers: await leftoversBeside(file),
     }
   } catch (cause) {
-    throw new Failure(`Expected a whole safetensors file in ${file} but: ${(cause as Error).message}`, {
-      cause,
-    })
+    throw new Failure(`Expected a whole safetensors file in ${file} but: ${reasonOf(cause)}`, { cause })
   }
 }
 
 /** Of the classes' weights, which are read in parts. */
-async function normsOf(
-  file: string,
-  opened: HeadFile
-): Promise<{ least: number; mean: number; most: number }> {
+async function normsOf(opened: HeadFile): Promise<{ least: number; mean: number; most: number }> {
   const { classes, dim } = opened.settings
   const squares = new Float64Array(classes)
-  await readHead(file, opened, { first: 0, count: classes }, (name, offset, part) => {
+  await readHead(opened, { first: 0, count: classes }, (name, offset, part) => {
     if (name !== 'weight') return
     for (let i = 0; i < part.length; i++)
       squares[Math.floor((offset + i) / dim)] =
@@ -115,7 +121,7 @@ async function normsOf(
   return { least: norms.reduce((a, b) => Math.min(a, b)), mean, most: norms.reduce((a, b) => Math.max(a, b)) }
 }
 
-function show({ file, format, bytes, tensors, metadata, head }: Contents): void {
+function show({ file, format, bytes, tensors, metadata, head, checksums, leftovers }: Contents): void {
   print(`${file}: ${format}, ${megabytes(bytes)}\n`)
   if (head) {
     const { least, mean, most } = head.norms
@@ -143,21 +149,43 @@ function show({ file, format, bytes, tensors, metadata, head }: Contents): void 
         'Weights',
         `${head.weightStorage}, norms from ${least.toPrecision(4)} to ${most.toPrecision(4)}, mean ${mean.toPrecision(4)}`,
       ],
+      ['Checksums', checksums ? 'right' : 'none in this file'],
     ])
     print()
   }
   printTable([
     ['tensor', 'type', 'shape', 'size'],
-    ...tensors.map(({ name, dtype, shape, bytes }) => [
-      name,
-      dtype,
-      `[${shape.join(', ')}]`,
-      megabytes(bytes),
-    ]),
+    ...tensors
+      .slice(0, mostTensors)
+      .map(({ name, dtype, shape, bytes }) => [
+        short(name),
+        dtype,
+        short(`[${shape.join(', ')}]`),
+        megabytes(bytes),
+      ]),
   ])
+  if (tensors.length > mostTensors)
+    print(`and ${counted(tensors.length - mostTensors, 'more', 'more')}: --json names all`)
   const numbers = tensors.reduce((sum, { shape }) => sum + elementsOf(shape), 0)
   print(`\n${counted(tensors.length, 'tensor')}, ${counted(numbers, 'number')}`)
-  if (!head && Object.keys(metadata).length) printList(Object.entries(metadata))
+  if (!head && Object.keys(metadata).length)
+    printList(
+      Object.entries(metadata)
+        .slice(0, mostTensors)
+        .map(([name, value]) => [short(name), short(value)])
+    )
+  if (leftovers.length) print(`\nLeft by saves that did not end:`)
+  for (const leftover of leftovers)
+    print(`  ${path.basename(leftover.file)}, ${megabytes(leftover.bytes)}: ${fateOf(leftover)}`)
+}
+
+const short = (text: string) => (text.length > mostCharacters ? `${text.slice(0, mostCharacters)}…` : text)
+
+function fateOf({ saver, abandoned }: Leftover): string {
+  if (saver === 'running') return 'a save that is under way'
+  return abandoned
+    ? 'the next save of this path removes it'
+    : 'of another machine, container or boot: removed once it is a day old'
 }
 
 /** { name: 'arcface', scale: 64 } as arcface({ scale: 64 }). */

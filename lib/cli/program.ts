@@ -7,7 +7,7 @@ import { addInfo } from './info'
 import { addInspect } from './inspect'
 import { interrupted, listen } from './interrupt'
 import { explain } from './options'
-import { exitCodes, Failure, Misuse, manifest } from './terminal'
+import { complain, exitCodes, Failure, Misuse, manifest, printableLines } from './terminal'
 import { addTrain } from './train'
 import { addVerify } from './verify'
 
@@ -15,7 +15,9 @@ function program(): Command {
   const all = new Command('margin-softmax')
     .description('Margin-softmax losses: train heads, judge embeddings, know your machine.')
     .version(manifest().version, '-v, --version')
-    .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'margin-softmax: ')) })
+    .configureOutput({
+      outputError: (text, write) => write(printableLines(text.replace(/^error: /, 'margin-softmax: '))),
+    })
     .showHelpAfterError('(--help shows how)')
     .exitOverride()
   for (const add of [addInfo, addVerify, addTrain, addInspect, addBench, addDemo, addBuild]) add(all)
@@ -43,7 +45,7 @@ export async function run(args: string[]): Promise<number> {
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.success : exitCodes.misuse
     const ours = error instanceof Failure || error instanceof Misuse || 'code' in (error as object)
     const known = ours || error instanceof RangeError || error instanceof TypeError
-    process.stderr.write(`margin-softmax: ${known ? (error as Error).message : (error as Error).stack}\n`)
+    complain(`margin-softmax: ${known ? (error as Error).message : (error as Error).stack}`)
     return error instanceof Misuse ? exitCodes.misuse : exitCodes.failure
   }
 }

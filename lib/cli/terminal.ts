@@ -1,16 +1,11 @@
 /** What the commands say, and where: results on stdout; progress and complaints on stderr, progress only in a terminal. */
-import {
-  accessSync,
-  constants,
-  mkdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { constants, readFileSync, statSync } from 'node:fs'
+import { access, mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { Presets, SingleBar } from 'cli-progress'
+import { printable, reasonOf } from '../file-error'
+import { notRegular } from '../read-file'
+import { isStream, targetOf } from '../write-file'
 
 /** A command that could not do its work: exit code 1, with this message alone. */
 export class Failure extends Error {}
@@ -20,15 +15,28 @@ export class Misuse extends Error {}
 
 export const exitCodes = { success: 0, failure: 1, misuse: 2, interrupted: 130, terminated: 143 } as const
 
+/** A line, or several. What came from files cannot steer the terminal. */
 export function print(text = ''): void {
-  process.stdout.write(`${text}\n`)
+  printStyled(printableLines(text))
+}
+
+/** As `printable`, of a text with line ends of ours. */
+export const printableLines = (text: string) => text.split('\n').map(printable).join('\n')
+
+function printStyled(line: string): void {
+  process.stdout.write(`${line}\n`)
+}
+
+/** A message on stderr. */
+export function complain(text: string): void {
+  process.stderr.write(`${printableLines(text)}\n`)
 }
 
 /** As JSON; numbers that JSON has no word for become null. */
 export function printJson(value: unknown): void {
   const plain = (_: string, part: unknown) =>
     ArrayBuffer.isView(part) ? [...(part as unknown as number[])] : part
-  print(JSON.stringify(value, plain, 2))
+  print(JSON.stringify(value, plain, 2)) // what JSON leaves as it is and `print` escapes are escapes of JSON, too
 }
 
 /** Bold or dim in a terminal that wants colour. */
@@ -39,21 +47,26 @@ export function styled(style: 'bold' | 'dim', text: string): string {
 
 /** Names and what belongs to them, one a line. */
 export function printList(entries: [string, string][]): void {
-  const width = Math.max(...entries.map(([name]) => name.length))
-  for (const [name, value] of entries) print(`${styled('dim', name.padEnd(width))}  ${value}`)
+  const rows = entries.map((entry) => entry.map(printable) as typeof entry)
+  const width = longest(rows.map(([name]) => name))
+  for (const [name, value] of rows) printStyled(`${styled('dim', name.padEnd(width))}  ${value}`)
 }
 
 /** The first column to the left, the others to the right; the first row is the head. */
-export function printTable(rows: string[][]): void {
-  const widths = rows[0]?.map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0))) ?? []
+export function printTable(given: string[][]): void {
+  const rows = given.map((row) => row.map(printable))
+  const widths = rows[0]?.map((_, column) => longest(rows.map((row) => row[column] ?? ''))) ?? []
   rows.forEach((row, i) => {
     const cells = row.map((cell, j) =>
       j === 0 ? cell.padEnd(widths[j] as number) : cell.padStart(widths[j] as number)
     )
     const line = cells.join('   ').trimEnd()
-    print(i === 0 ? styled('dim', line) : line)
+    printStyled(i === 0 ? styled('dim', line) : line)
   })
 }
+
+/** Not by spreading arguments: there may be any number. */
+const longest = (texts: string[]) => texts.reduce((most, { length }) => Math.max(most, length), 0)
 
 /** A bar on stderr where that is a terminal, else nothing. It is gone when the work is done. */
 export class Progress {
@@ -108,29 +121,24 @@ export function megabytes(bytes: number): string {
 export const counted = (count: number, one: string, many = `${one}s`) =>
   `${count.toLocaleString('en')} ${count === 1 ? one : many}`
 
-/** Better to hear now than after the work that its result cannot be written. */
-export function checkTarget(file: string, option: string): void {
+/**
+ * Better to hear now than after the work that its result cannot be written.
+ * @param streams whether it may be a pipe, a terminal or another device, which `writeReport` writes through
+ */
+export async function checkTarget(file: string, option: string, streams = false): Promise<void> {
   try {
-    mkdirSync(path.dirname(file), { recursive: true })
-    accessSync(path.dirname(file), constants.W_OK)
+    await mkdir(path.dirname(file), { recursive: true })
+    const target = await targetOf(file)
+    if (target.info?.isDirectory())
+      throw new Misuse(`Expected a file name for ${option} but received the folder ${file}`)
+    if (streams && isStream(target)) return
+    if (target.info && !target.info.isFile()) throw notRegular(target.info)
+    await access(path.dirname(target.path), constants.W_OK)
   } catch (cause) {
+    if (cause instanceof Misuse) throw cause
     throw new Failure(
-      `Expected a file name in a folder that can be written to for ${option} but: ${(cause as Error).message}`
+      `Expected a file name in a folder that can be written to for ${option} but: ${reasonOf(cause)}`
     )
-  }
-  if (statSync(file, { throwIfNoEntry: false })?.isDirectory())
-    throw new Misuse(`Expected a file name for ${option} but received the folder ${file}`)
-}
-
-/** Writes beside the target and renames: whoever interrupts keeps the old file, never half of a new one. */
-export function writeWhole(file: string, content: string): void {
-  const temporary = `${file}.${process.pid}.part`
-  try {
-    writeFileSync(temporary, content)
-    renameSync(temporary, file)
-  } catch (error) {
-    rmSync(temporary, { force: true })
-    throw error
   }
 }
 

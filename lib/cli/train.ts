@@ -15,11 +15,13 @@ import {
   softmaxMargin,
   sphereface,
 } from '../index'
+import { replaceText } from '../write-file'
 import { asLabels, asMatrix, filesNote, holdsLabels, parseSource, readArray } from './data/files'
 import { cleanUp, finishStepFirst, interrupted } from './interrupt'
 import { anyNumber, explain, integerFrom, numberAbove, numberFrom } from './options'
 import {
   checkTarget,
+  complain,
   counted,
   duration,
   Failure,
@@ -29,9 +31,8 @@ import {
   print,
   printJson,
   printList,
-  writeWhole,
 } from './terminal'
-import { filesOf, Training, type TrainingData, type TrainingSettings } from './training'
+import { filesOf, Training, type TrainingData, type TrainingSettings, trainingDefaults } from './training'
 
 /** What only some losses have. */
 interface LossOptions {
@@ -148,14 +149,29 @@ export function addTrain(all: Command): void {
     .addOption(
       new Option('--schedule <name>', 'of the learning rate: to 0 along half a cosine wave, or constant')
         .choices(['cosine', 'constant'])
-        .default('cosine')
+        .default(trainingDefaults.schedule)
     )
-    .option('--epochs <number>', 'passes over the rows', integerFrom(1), 20)
-    .option('--batch <number>', 'rows of a step', integerFrom(1), 256)
+    .option('--epochs <number>', 'passes over the rows', integerFrom(1), trainingDefaults.epochs)
+    .option('--batch <number>', 'rows of a step', integerFrom(1), trainingDefaults.batch)
     .option('--warmup-steps <number>', 'over which the margin grows to its size', integerFrom(0), 0)
-    .option('--validation <share>', 'of the rows kept back to judge by', numberFrom(0, 0.9), 0.1)
-    .option('--patience <epochs>', 'without a better validation before it ends; 0: never', integerFrom(0), 5)
-    .option('--seed <number>', 'of the weights, the validation rows and the order', integerFrom(0), 0)
+    .option(
+      '--validation <share>',
+      'of the rows kept back to judge by',
+      numberFrom(0, 0.9),
+      trainingDefaults.validation
+    )
+    .option(
+      '--patience <epochs>',
+      'without a better validation before it ends; 0: never',
+      integerFrom(0),
+      trainingDefaults.patience
+    )
+    .option(
+      '--seed <number>',
+      'of the weights, the validation rows and the order',
+      integerFrom(0),
+      trainingDefaults.seed
+    )
     .option('--checkpoint-steps <number>', 'between checkpoints, besides one an epoch', integerFrom(1), 1000)
     .option('--resume', 'go on with the training that was interrupted')
     .option('--restart', 'begin anew, though an interrupted training is there')
@@ -188,7 +204,7 @@ async function train(options: Options): Promise<void> {
   for (const [name, flag] of Object.entries(lossFlags) as [keyof LossOptions, string][])
     if (options[name] !== undefined && !lossOf(options).takes.includes(name))
       throw new Misuse(`Expected no ${flag} with ${options.loss} but received ${options[name]}`)
-  checkTarget(options.out, '--out')
+  await checkTarget(options.out, '--out')
   const files = filesOf(options.out)
   if (existsSync(files.checkpoint) && !options.resume && !options.restart)
     throw new Failure(
@@ -203,7 +219,10 @@ async function train(options: Options): Promise<void> {
   using head = training.head
   if (training.trainingRows < 1) throw new Failure('Expected rows to train on but all are kept back')
   if (names)
-    writeWhole(`${options.out.replace(/\.safetensors$/, '')}.classes.json`, `${JSON.stringify(names)}\n`)
+    await replaceText(
+      `${options.out.replace(/\.safetensors$/, '')}.classes.json`,
+      `${JSON.stringify(names)}\n`
+    )
 
   finishStepFirst()
   const begin = performance.now()
@@ -226,8 +245,8 @@ async function train(options: Options): Promise<void> {
     progress.stop()
   }
   if (!training.finished) {
-    process.stderr.write(
-      `Interrupted at step ${head.iteration.toLocaleString('en')} of ${training.steps.toLocaleString('en')}; saved. Go on with --resume.\n`
+    complain(
+      `Interrupted at step ${head.iteration.toLocaleString('en')} of ${training.steps.toLocaleString('en')}; saved. Go on with --resume.`
     )
     return
   }

@@ -1,9 +1,15 @@
 /** The training of a head on embeddings that are given: what `train` runs, and how it goes on after an interruption. */
 import { createHash } from 'node:crypto'
-import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { integerFrom, number, options } from '../check'
+import { parseJson, propertiesOf, reasonOf, shown } from '../file-error'
+import { checkSettings, settingNames } from '../head-settings'
 import { MarginHead, type MarginHeadOptions } from '../index'
+import { removeLeftovers } from '../leftovers'
+import { readText } from '../read-file'
+import { replaceText, targetOf } from '../write-file'
 import { seededRandom, shuffled } from './random'
-import { Failure, writeWhole } from './terminal'
+import { Failure } from './terminal'
 
 /** What decides the bits of a training. */
 export interface TrainingSettings {
@@ -18,6 +24,16 @@ export interface TrainingSettings {
   patience: number
   seed: number
 }
+
+/** What a setting is where it is not given, on the command line or in the file of a training before it had the option. */
+export const trainingDefaults = {
+  batch: 256,
+  epochs: 20,
+  schedule: 'cosine',
+  validation: 0.1,
+  patience: 5,
+  seed: 0,
+} as const
 
 export interface TrainingData {
   embeddings: Float32Array
@@ -120,11 +136,12 @@ export class Training {
     files: Files,
     where: Pick<MarginHeadOptions, 'device' | 'threads'>
   ): Promise<Training> {
-    const log = readLog(files.log)
-    for (const [name, value] of Object.entries(flat(settings)))
-      if (value !== flat(log.settings)[name])
+    const log = await readLog(files.log)
+    const [before, now] = [flat(complete(log.settings)), flat(complete(settings))]
+    for (const name of Object.keys({ ...before, ...now }))
+      if (now[name] !== before[name])
         throw new Failure(
-          `Expected ${flat(log.settings)[name]} for ${name}, as in the training to be resumed, but received ${value}`
+          `Expected ${before[name]} for ${name}, as in the training to be resumed, but received ${now[name]}`
         )
     if (log.data !== fingerprint(data))
       throw new Failure(`Expected the embeddings and labels of ${files.log} but received others`)
@@ -172,7 +189,7 @@ export class Training {
   async run(checkpointSteps: number, stop: () => boolean, report: (step: Step) => void): Promise<void> {
     let sums = this.log.sums.find(({ iteration }) => iteration === this.head.iteration) ?? this.#newSums()
     while (!this.finished) {
-      if (this.head.iteration >= this.steps || this.#patienceIsOver) return this.#finish()
+      if (this.head.iteration >= this.steps || this.#patienceIsOver) return await this.#finish()
       if (stop()) return this.#checkpoint(sums)
       const epoch = Math.floor(this.head.iteration / this.epochSteps)
       const { loss, stats } = await this.#step(epoch)
@@ -251,18 +268,20 @@ export class Training {
   async #checkpoint(sums: Sums): Promise<void> {
     const known = this.log.sums.filter(({ iteration }) => iteration !== sums.iteration)
     this.log.sums = [...known.slice(-1), sums]
-    this.#writeLog()
+    await this.#writeLog()
     await this.head.save(this.files.checkpoint)
   }
 
-  #finish(): void {
+  async #finish(): Promise<void> {
     this.log.finished = true
-    this.#writeLog()
-    rmSync(this.files.checkpoint, { force: true })
+    await this.#writeLog()
+    // Nothing is saved under these names any more, which would remove what saves left that were killed.
+    for (const file of Object.values(this.files)) await removeLeftovers((await targetOf(file)).path)
+    await rm(this.files.checkpoint, { force: true })
   }
 
-  #writeLog(): void {
-    writeWhole(this.files.log, `${JSON.stringify(this.log, undefined, 1)}\n`)
+  #writeLog(): Promise<void> {
+    return replaceText(this.files.log, `${JSON.stringify(this.log, undefined, 1)}\n`)
   }
 }
 
@@ -270,16 +289,57 @@ function accuracyOf({ validation }: Epoch): number {
   return validation?.accuracy ?? Number.NaN
 }
 
-function readLog(file: string): Log {
-  if (!existsSync(file)) throw new Failure(`Expected a training to be resumed in ${file} but there is none`)
+const largestLog = 100e6 // bytes: half a million epochs
+
+async function readLog(file: string): Promise<Log> {
   try {
-    const log = JSON.parse(readFileSync(file, 'utf8')) as Log
-    if (log.format !== logFormat) throw new Error(`its format is not ${logFormat}`)
-    return log
+    return checkLog(parseJson(await readText(file, largestLog), 'content'))
   } catch (cause) {
-    throw new Failure(`Expected a training to be resumed in ${file} but: ${(cause as Error).message}`, {
+    const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT'
+    const reason = missing ? 'there is none' : reasonOf(cause)
+    throw new Failure(`Expected a training to be resumed in ${file} but ${missing ? '' : ': '}${reason}`, {
       cause,
     })
+  }
+}
+
+/** Everything that is computed with. Throws an Error that says what is wrong. */
+function checkLog(content: unknown): Log {
+  const log = propertiesOf(content, 'content')
+  if (log.format !== logFormat) throw new Error(`its format is ${shown(log.format)}, not ${logFormat}`)
+  propertiesOf(propertiesOf(log.settings, 'settings').head, 'settings.head')
+  if (typeof log.data !== 'string') throw new Error(`its data is ${shown(log.data)}, not a string`)
+  if (typeof log.finished !== 'boolean') throw new Error(`its finished is ${shown(log.finished)}`)
+  for (const part of ['epochs', 'sums'] as const) {
+    const entries = log[part]
+    if (!Array.isArray(entries)) throw new Error(`its ${part} are ${shown(entries)}, not an array`)
+    entries.forEach((entry, i) => {
+      const { iteration, loss, accuracy, validation } = propertiesOf(entry, `${part}[${i}]`)
+      integerFrom(iteration, `${part}[${i}].iteration`, 0)
+      checkFigures({ loss, accuracy }, `${part}[${i}]`)
+      if (validation !== undefined)
+        checkFigures(propertiesOf(validation, `${part}[${i}].validation`), `${part}[${i}].validation`)
+    })
+  }
+  return log as unknown as Log
+}
+
+function checkFigures({ loss, accuracy }: Record<string, unknown>, where: string): void {
+  number(loss, `${where}.loss`)
+  number(accuracy, `${where}.accuracy`)
+}
+
+/** Settings with the defaults filled in, so that those of a training before an option was there compare with today's. */
+function complete({ head, ...settings }: TrainingSettings): object {
+  const { precision = 'float32', ...given } = head
+  try {
+    return {
+      head: { ...checkSettings(options(given, 'head', settingNames) as typeof given), precision },
+      ...trainingDefaults,
+      ...settings,
+    }
+  } catch (cause) {
+    throw new Failure(`Expected the settings of a training but: ${reasonOf(cause)}`, { cause })
   }
 }
 

@@ -1,6 +1,7 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
 import type { Command } from 'commander'
 import { type PairList, type VerificationResult, verification } from '../index'
+import { writeReport } from '../write-file'
 import {
   asIntegers,
   asLabels,
@@ -26,7 +27,6 @@ import {
   printJson,
   printList,
   printTable,
-  writeWhole,
 } from './terminal'
 
 interface Options {
@@ -87,7 +87,7 @@ async function verify(options: Options): Promise<void> {
     throw new Misuse(`Expected --labels, --pairs or --same beside ${embeddings}, which holds no labels`)
   if (report !== undefined) {
     needPackages(['vega', 'vega-lite'], '--report')
-    checkTarget(report, '--report')
+    await checkTarget(report, '--report', true)
   }
   const progress = new Progress()
   cleanUp(() => progress.stop())
@@ -118,7 +118,7 @@ async function verify(options: Options): Promise<void> {
   const table = { ...result, operatingPoints: result.operatingPoints.slice(0, tableRates.length) }
   if (report !== undefined) {
     const { renderVerificationReport } = await import('../report/verification.js')
-    writeWhole(
+    await writeReport(
       report,
       await renderVerificationReport({
         result: table,

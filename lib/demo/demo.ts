@@ -7,7 +7,8 @@ import os from 'node:os'
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { cleanUp } from '../cli/interrupt'
-import { checkTarget, duration, manifest, writeWhole } from '../cli/terminal'
+import { checkTarget, duration, manifest } from '../cli/terminal'
+import { writeReport } from '../write-file'
 import { type Data, type Outcome, run, type Settings } from './experiment'
 import { losses } from './losses'
 import * as mnist from './mnist'
@@ -40,7 +41,7 @@ export async function demo(options: DemoOptions): Promise<void> {
 
 async function trainAndReport(options: DemoOptions): Promise<void> {
   const start = performance.now()
-  checkTarget(options.out, '--out')
+  await checkTarget(options.out, '--out', true)
   tf.enableProdMode()
   if (!(await tf.setBackend('wasm')))
     throw new Error('Expected tfjs to start its wasm backend but it did not')
@@ -61,7 +62,7 @@ async function trainAndReport(options: DemoOptions): Promise<void> {
     totalSeconds: (performance.now() - start) / 1000,
     machine: machine(),
   })
-  writeWhole(options.out, html)
+  await writeReport(options.out, html)
   console.log(
     `\nReport: ${options.out} (${Math.round(html.length / 1024)} KiB, ${duration((performance.now() - start) / 1000)} in all)`
   )

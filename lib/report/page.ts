@@ -1,7 +1,8 @@
 /** The design that all reports share: the frame with its style sheet, and small pieces. */
+import { printable } from '../file-error'
 
 export function escaped(text: string): string {
-  return text.replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`)
+  return printable(text).replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`)
 }
 
 /** A colour and what it stands for. */

@@ -1,5 +1,5 @@
 /** Tables of numbers as text: comma, semicolon, tab or spaces between the fields, one row a line, quotes around a field if need be. */
-import { createReadStream } from 'node:fs'
+import { withFile } from '../../read-file'
 
 export interface CsvTable {
   /** [rows, columns] without the label's column. */
@@ -16,24 +16,41 @@ export interface CsvTable {
  */
 export async function readCsv(path: string, labelled: boolean): Promise<CsvTable> {
   const reader = new Reader(labelled)
-  for await (const lines of wholeLines(path)) reader.take(lines)
+  await withFile(path, async (file) => {
+    for await (const lines of wholeLines(file.createReadStream({ highWaterMark: 2 ** 20, autoClose: false })))
+      reader.take(lines)
+  })
   return reader.table()
 }
+
+/** A line of a million numbers is shorter. Its fields become strings, so a limit of the memory is a limit of the line. */
+const longestLine = 2 ** 24
 
 const ascii = { newline: 0x0a, carriageReturn: 0x0d, quote: 0x22, minus: 0x2d, point: 0x2e, zero: 0x30 }
 
 /** A file's bytes in parts that end where lines end. */
-async function* wholeLines(path: string): AsyncGenerator<Buffer> {
+async function* wholeLines(parts: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
   let rest: Buffer[] = []
-  for await (const part of createReadStream(path, { highWaterMark: 2 ** 20 }) as AsyncIterable<Buffer>) {
+  let restBytes = 0
+  let read = 0
+  for await (const part of parts) {
+    // Shorter lines than a part need no limit.
+    const lineEnd = part.findIndex((byte) => byte === ascii.newline || byte === ascii.carriageReturn)
+    if (restBytes + (lineEnd < 0 ? part.length : lineEnd) > longestLine)
+      throw new Error(
+        `the line that begins at byte ${read - restBytes} is longer than the limit of ${longestLine} bytes`
+      )
+    read += part.length
     // A carriage return at a part's end may be half of a line's end.
     const end =
       part.lastIndexOf(ascii.newline) + 1 || part.subarray(0, -1).lastIndexOf(ascii.carriageReturn) + 1
-    if (end === 0) rest.push(part)
-    else {
+    if (end > 0) {
       yield Buffer.concat([...rest, part.subarray(0, end)])
-      rest = [part.subarray(end)]
+      rest = []
+      restBytes = 0
     }
+    rest.push(part.subarray(end))
+    restBytes += part.length - end
   }
   yield Buffer.concat(rest)
 }

@@ -1,12 +1,14 @@
 /** Arrays from the files that embeddings come in: .npy, .npz, .safetensors, .csv, .tsv, .txt. */
-import { type FileHandle, open, readFile, stat } from 'node:fs/promises'
-import { unzipSync } from 'fflate'
+import type { FileHandle } from 'node:fs/promises'
 import { MarginSoftmaxError } from '../../errors'
-import { elementsOf, readAll, readHeader, type SafetensorsHeader } from '../../safetensors'
+import { brief, reasonOf } from '../../file-error'
+import { readAll, withFile } from '../../read-file'
+import { elementsOf, readHeader } from '../../safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import { npyHeaderBytes, parseNpyHeader } from './npy'
-import { type Numbers, readNumbers, safetensorsKinds, toFloat32 } from './numbers'
+import { membersOf, readMember } from './npz'
+import { bytesOfNumbers, type Numbers, readNumbers, safetensorsKinds, toFloat32 } from './numbers'
 
 /** For the help of commands that read such files. */
 export const filesNote =
@@ -61,7 +63,7 @@ export async function readArray(
     // Node.js replaces what is no UTF-8 in its arguments, and so looks for another file.
     const reason = path.includes('\ufffd')
       ? 'its name is not UTF-8, which Node.js cannot be told: rename it'
-      : (cause as Error).message
+      : reasonOf(cause)
     throw new Failure(`Expected ${what} in ${path} but: ${reason}`, { cause })
   }
 }
@@ -72,73 +74,49 @@ async function fromText(path: string, column: string): Promise<FileArray> {
   return { from: path, shape: [table.rows, table.columns], values: table.values }
 }
 
-async function fromNpy(path: string): Promise<FileArray> {
-  const file = await open(path)
-  try {
+function fromNpy(path: string): Promise<FileArray> {
+  return withFile(path, async (file) => {
     const { size } = await file.stat()
     const head = new Uint8Array(Math.min(size, npyHeaderBytes))
     await readAll(file, head, 0)
     const { kind, shape, start } = parseNpyHeader(head)
+    // Before memory is taken for what the file only claims to hold.
+    if (!(start + bytesOfNumbers(kind, shape) <= size)) throw new Error('it ends too early')
     return { from: path, shape, values: await numbersAt(file, kind, shape, start) }
-  } finally {
-    await file.close()
-  }
+  })
 }
 
 function numbersAt(file: FileHandle, kind: string, shape: number[], start: number): Promise<Numbers> {
   return readNumbers(kind, elementsOf(shape), (part, offset) => readAll(file, part, start + offset))
 }
 
-async function fromNpz({ path, name }: Source, what: string): Promise<FileArray> {
-  if ((await stat(path)).size >= 2 ** 31)
-    throw new Error('it is larger than 2 GiB: save its arrays as .npy files')
-  const bytes = await readFile(path)
-  const names: string[] = []
-  const plain = (entry: string) => entry.replace(/\.npy$/, '')
-  unzipSync(bytes, {
-    filter: (file) => {
-      names.push(plain(file.name))
-      return false
-    },
+function fromNpz({ path, name }: Source, what: string): Promise<FileArray> {
+  return withFile(path, async (file) => {
+    const members = await membersOf(file)
+    const chosen = choose([...members.keys()], name, what)
+    return { from: `${path}:${chosen}`, ...(await readMember(members, chosen)) }
   })
-  const chosen = choose(names, name, what)
-  const [entry] = Object.values(unzipSync(bytes, { filter: (file) => plain(file.name) === chosen }))
-  const { kind, shape, start } = parseNpyHeader(entry as Uint8Array)
-  const content = (entry as Uint8Array).subarray(start)
-  const values = await readNumbers(kind, elementsOf(shape), (part, offset) => {
-    if (offset + part.length > content.length) throw new Error('it ends too early')
-    part.set(content.subarray(offset, offset + part.length))
-  })
-  return { from: `${path}:${chosen}`, shape, values }
 }
 
-async function fromSafetensors({ path, name }: Source, what: string): Promise<FileArray> {
-  const file = await open(path)
-  try {
-    const header: SafetensorsHeader = await readHeader(file)
-    const chosen = choose([...header.entries.keys()], name, what)
-    const {
-      dtype,
-      shape,
-      data_offsets: offsets,
-    } = header.entries.get(chosen) ?? { dtype: '', shape: [] as number[], data_offsets: [0, 0] }
-    const kind = safetensorsKinds[dtype]
-    if (!kind) throw new Error(`its tensor ${chosen} is ${dtype}`)
-    const values = await numbersAt(file, kind, shape, header.start + (offsets[0] as number))
-    return { from: `${path}:${chosen}`, shape, values }
-  } finally {
-    await file.close()
-  }
+function fromSafetensors({ path, name }: Source, what: string): Promise<FileArray> {
+  return withFile(path, async (file) => {
+    const { entries, start } = await readHeader(file)
+    const chosen = choose([...entries.keys()], name, what)
+    const entry = entries.get(chosen)
+    const kind = entry && safetensorsKinds[entry.dtype]
+    if (!kind) throw new Error(`its tensor ${chosen} is ${entry?.dtype}`)
+    const values = await numbersAt(file, kind, entry.shape, start + entry.data_offsets[0])
+    return { from: `${path}:${chosen}`, shape: entry.shape, values }
+  })
 }
 
 function choose(names: string[], asked: string | undefined, usual: string): string {
-  if (asked !== undefined && !names.includes(asked))
-    throw new Error(`it has no array named ${asked}: it has ${names.join(', ') || 'none'}`)
+  const most = 20
+  const more = names.length > most ? ` and ${names.length - most} more` : ''
+  const has = `it has ${names.slice(0, most).map(brief).join(', ') || 'none'}${more}`
+  if (asked !== undefined && !names.includes(asked)) throw new Error(`it has no array named ${asked}: ${has}`)
   const chosen = asked ?? (names.includes(usual) ? usual : names.length === 1 ? names[0] : undefined)
-  if (chosen === undefined)
-    throw new Error(
-      `it has no array named ${usual}: it has ${names.join(', ') || 'none'}; name one as file:name`
-    )
+  if (chosen === undefined) throw new Error(`it has no array named ${usual}: ${has}; name one as file:name`)
   return chosen
 }
 

@@ -20,7 +20,9 @@ export function parseNpyHeader(bytes: Uint8Array): NpyHeader {
   const wide = (bytes[6] as number) > 1
   const length = wide ? view.getUint32(8, true) : view.getUint16(8, true)
   const start = (wide ? 12 : 10) + length
-  if (start > bytes.length) throw new Error('its header is cut short or too long')
+  if (start > npyHeaderBytes)
+    throw new Error(`its header has ${start} bytes, above the limit of ${npyHeaderBytes}`)
+  if (start > bytes.length) throw new Error('its header is cut short')
   const text = Buffer.from(bytes.subarray(wide ? 12 : 10, start)).toString('latin1')
   const type = /'descr':\s*'([<>|=])(\w+)'/.exec(text)
   const order = /'fortran_order':\s*(True|False)/.exec(text)?.[1]

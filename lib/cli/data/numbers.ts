@@ -1,5 +1,6 @@
 /** Numbers as files hold them, little-endian: how many bytes each takes, and how they become an array of ours. */
 import { native } from '../../native'
+import { elementsOf } from '../../safetensors'
 
 export type Numbers = Float32Array | Float64Array | Int32Array
 
@@ -42,6 +43,11 @@ export const kinds: Record<string, Kind> = {
 export const safetensorsKinds: Record<string, string> = {
   ...{ F16: 'f2', BF16: 'bf2', F32: 'f4', F64: 'f8', BOOL: 'b1' },
   ...{ I8: 'i1', U8: 'u1', I16: 'i2', U16: 'u2', I32: 'i4', U32: 'u4', I64: 'i8', U64: 'u8' },
+}
+
+/** What an array takes in a file; no exact number, if any, where no file could hold it. */
+export function bytesOfNumbers(kindName: string, shape: number[]): number {
+  return elementsOf(shape) * (kinds[kindName]?.bytes ?? Number.NaN)
 }
 
 const littleEndian = new Uint8Array(Uint16Array.of(1).buffer)[0] === 1
