@@ -106,6 +106,16 @@ HOST_DEVICE inline TargetShare inputShare(const RowState& state, bool normalized
           state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm};
 }
 
+// Factors of Σ_j A_ij·ŵ_j over the other classes, whose product with x_i is `product`, and of x_i: their sum is what the
+// other classes add to ∂L/∂x_i of a margin that normalises.
+struct InputProjection {
+  double scale, along;
+};
+HOST_DEVICE inline InputProjection inputProjection(const RowState& state, double product, bool radial) {
+  const double scale = state.gradient * state.scale * state.inverseNorm;
+  return {scale, product * state.inverseNorm * state.inverseNorm * ((radial ? state.gradient : 0) - scale)};
+}
+
 // What the row adds to ∂L/∂w_y.
 HOST_DEVICE inline TargetShare weightShare(const RowState& state, bool normalized) {
   const double share = state.gradient * state.scale * state.error * state.slope * state.targetInverseNorm;

@@ -72,6 +72,9 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         bfloat16_->inputGradient(
             thread, classes, chunk, partial, tile > firstTile,
             chunk + 1 < lastChunk ? keptLogits(tile, chunk + 1) : keptLogits(tile + 1, firstChunk));
+      else if (input && narrow_)
+        kernels_.narrowInputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels,
+                                     narrowInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
       else if (input)
         kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels, partial,
                                tile > firstTile);
@@ -166,11 +169,19 @@ void Step::finishRows(int64_t panel, int thread) {
   const int64_t dim = plan_.dim;
   rowSquares_[panel] = 0;
   if (panel * lanes_ >= plan_.rows) return;
+  const int64_t last = std::min(plan_.rows, (panel + 1) * lanes_);
+  if (narrow_) {
+    for (int64_t i = panel * lanes_; i < last; i++) {
+      finishNarrowRow(i);
+      const float* out = problem_.gradInput + (firstRow_ + i) * dim;
+      if (problem_.statistics) rowSquares_[panel] += kernels_.dot(out, out, dim);
+    }
+    return;
+  }
   float* sum = partialInput_ + panel * lanes_ * dim;
   for (int64_t slot = 1; slot < plan_.classSlots; slot++)
     kernels_.accumulate(sum, sum + slot * paddedRows_ * dim, dim * lanes_);
   float* v = scratchOf(thread).row;
-  const int64_t last = std::min(plan_.rows, (panel + 1) * lanes_);
   for (int64_t i = panel * lanes_; i < last; i++) {
     for (int64_t d = 0; d < dim; d++) v[d] = sum[d * lanes_ + i % lanes_];
     finishRow(i, v);
@@ -185,9 +196,8 @@ void Step::finishRow(int64_t row, const float* sum) {
   const float* x = problem_.input + (firstRow_ + row) * dim;
   float* out = problem_.gradInput + (firstRow_ + row) * dim;
   if (normalized_) {
-    const double scale = state.gradient * state.scale * state.inverseNorm;
-    const double along = kernels_.dotDouble(sum, x, dim) * state.inverseNorm * state.inverseNorm;
-    kernels_.combine(out, true, scale, sum, along * ((radial_ ? state.gradient : 0) - scale), x, dim);
+    const auto [scale, along] = inputProjection(state, kernels_.dotDouble(sum, x, dim), radial_);
+    kernels_.combine(out, true, scale, sum, along, x, dim);
   } else {
     kernels_.combine(out, true, state.gradient, sum, 0, sum, dim);
   }

@@ -71,6 +71,12 @@ struct Kernels {
   void (*inputGradient)(const float* weight, int64_t dim, int64_t classes, const float* gradient, int64_t tileStride,
                         int64_t panels, float* out, bool accumulate);
 
+  // The same of narrow rows, in double precision: narrow_impl.h.
+  void (*narrowLogits)(const float* weight, int64_t dim, int64_t classes, const double* query, int64_t panels,
+                       const double* inverseNorms, const double* ceilings, float* tile, int64_t tileStride);
+  void (*narrowInputGradient)(const float* weight, int64_t dim, int64_t classes, const float* gradient,
+                              int64_t tileStride, int64_t panels, double* out, bool accumulate);
+
   // As `probabilities`, on the first `count` lanes, and 0 below a limit: active_impl.h.
   void (*activeInputs)(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
                        const float* maximum, const float* factor, const float* scale, const float* cost, float limit,

@@ -7,6 +7,7 @@
 #include "active_impl.h"
 #include "bfloat16_impl.h"
 #include "kernels.h"
+#include "narrow_impl.h"
 #include "probability_impl.h"
 #include "simd.h"
 #include "storage_impl.h"
@@ -320,6 +321,8 @@ constexpr Kernels makeKernels(const char* name) {
                  probabilities,
                  weightGradient,
                  inputGradient,
+                 narrowLogits,
+                 narrowInputGradient,
                  activeInputs,
                  activeWeights,
                  listClasses,

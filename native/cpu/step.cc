@@ -22,6 +22,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       rowGradient_(rowGradient),
       parts_(plan_, lanes_),
       // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
+      narrow_(normalized_ && problem.dim < narrowDim && problem.execution.precision == Precision::float32),
       leavesOut_(problem.negligible > 0 && problem.execution.precision == Precision::float32 && normalized_ &&
                  problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && parts_.fit()) {
   if (problem.execution.precision == Precision::bfloat16) bfloat16_.emplace(kernels, plan_, paddedRows_);
@@ -63,7 +64,8 @@ void Step::layOut(Layout& layout) {
   states_ = layout.take<RowState>(n);
   totals_ = layout.take<RowTotals>(problem_.exchange ? n : 0);
   order_ = layout.take<int32_t>(n);
-  query_ = layout.take<float>(bfloat16_ ? 0 : n * dim);
+  query_ = layout.take<float>(bfloat16_ || narrow_ ? 0 : n * dim);
+  layOutNarrow(layout);
   value_ = layout.take<float>(weight && !bfloat16_ ? n * paddedDim_ : 0);
   if (bfloat16_) bfloat16_->layOut(layout, problem_.execution.threads, weight, problem_.gradInput);
   classScale_ = layout.take<float>(classes);
@@ -74,7 +76,7 @@ void Step::layOut(Layout& layout) {
   rowFactor_ = layout.take<float>(n);
   rowGradients_ = layout.take<float>(n);
   rowLimit_ = layout.take<float>(problem_.filters() ? n : 0);
-  partialInput_ = layout.take<float>(problem_.gradInput ? plan_.classSlots * n * dim : 0);
+  partialInput_ = layout.take<float>(problem_.gradInput && !narrow_ ? plan_.classSlots * n * dim : 0);
   const bool partial = weight && plan_.rowSlots > 1;
   partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
   partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
@@ -173,10 +175,12 @@ void Step::prepareRows(int64_t block, int thread) {
     }
     queryFactors[i] = state.scale * state.inverseNorm;
     valueFactors[i] = state.gradient * queryFactors[i];
-    if (problem_.filters()) rowLimit_[first + i] = static_cast<float>(problem_.interclassFilter * state.scale);
+    if (problem_.filters())
+      rowLimit_[first + i] = static_cast<float>((problem_.interclassFilter - (narrow_ ? 1 : 0)) * state.scale);
   }
   if (bfloat16_) return bfloat16_->packRows(rows, first, count, queryFactors, valueFactors);
-  packQuery(rows, dim, first, count, queryFactors, lanes_, query_);
+  if (narrow_) packNarrow(rows, first, count, queryFactors);
+  else packQuery(rows, dim, first, count, queryFactors, lanes_, query_);
   if (!wantsWeight()) return;
   for (int64_t i = 0; i < 16; i++) {
     const float factor = static_cast<float>(valueFactors[i]);
@@ -233,6 +237,7 @@ Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
 void Step::scaleClasses(int64_t tile, const float* weights) {
   const int64_t first = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   scaleRows(kernels_, weights, plan_.dim, classes, normalized_, classScale_ + first);
+  if (narrow_) scaleNarrowClasses(tile, weights);
   if (normalized_) large_.look(classScale_ + first, first, classes, leastInverseNorm_);
 }
 
@@ -256,6 +261,9 @@ void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, 
   const int64_t classes = plan_.tileSize(tile), firstRow = chunk * plan_.chunkRows, panels = panelsOf(chunk);
   const float* scale = classScale_ + tile * plan_.tileClasses;
   if (bfloat16_) bfloat16_->logits(thread, classes, chunk, scale, weights.bias, out, upcomingWeights(tile));
+  else if (narrow_)
+    kernels_.narrowLogits(weights.weight, plan_.dim, classes, narrowQuery_ + firstRow * plan_.dim, panels,
+                          narrowScale_ + tile * plan_.tileClasses, ceilings_ + firstRow, out, plan_.tileClasses);
   else
     kernels_.logits(weights.weight, plan_.dim, classes, query_ + firstRow * plan_.dim, panels, scale, weights.bias, out,
                     plan_.tileClasses);
@@ -317,6 +325,10 @@ RowTotals Step::totalsOf(int64_t row) const {
     totals.sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
     if (problem_.labelSmoothing != 0) totals.logits += logitSums_[at];
   }
+  if (narrow_ && maximum != leftOut) {
+    totals.maximum += ceilings_[row];
+    totals.logits += ceilings_[row] * static_cast<double>(plan_.classes - (state.label >= 0 ? 1 : 0));
+  }
   return totals;
 }
 
@@ -341,7 +353,7 @@ void Step::reduceRow(int64_t row, int thread) {
   }
   const RowTotals totals = problem_.exchange ? totals_[row] : totalsOf(row);
   rowFactor_[row] = closeRow(state, totals, problem_.othersWeight, problem_.labelSmoothing, problem_.classesInAll());
-  rowMaximum_[row] = static_cast<float>(totals.maximum);
+  rowMaximum_[row] = static_cast<float>(totals.maximum - (narrow_ ? ceilings_[row] : 0));
   rowGradients_[row] = static_cast<float>(state.gradient);
   problem_.losses[global] = static_cast<float>(state.loss);
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
@@ -352,11 +364,12 @@ void Step::reduceRow(int64_t row, int thread) {
 void Step::beginInputGradient(int64_t row, int thread) {
   const RowState& state = states_[row];
   const int64_t at = (firstRow_ + row) * plan_.dim;
+  const TargetShare share = inputShare(state, normalized_, radial_);
+  if (narrow_) keepNarrowTarget(row, share, state.label < 0 ? nullptr : weightRow(state.label, thread));
   if (state.label < 0) {
     std::memset(problem_.gradInput + at, 0, plan_.dim * sizeof(float));
     return;
   }
-  const TargetShare share = inputShare(state, normalized_, radial_);
   kernels_.combine(problem_.gradInput + at, false, share.weight, weightRow(state.label, thread), share.input,
                    problem_.input + at, plan_.dim);
 }

@@ -12,6 +12,10 @@
 //
 // The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
 // precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
+// Narrow rows, of fewer than 16 dimensions, take their logits and gradInput in double precision. Near directions are many
+// there, and what their gradients have in common cancels in the projection; so the rounding of a logit, which grows with
+// the scale, would be 3e-5 of what is left. Tiles then hold logits relative to the row's ceiling, its scale, which none
+// exceeds: floats resolve best what is closest to it.
 #pragma once
 #include <atomic>
 #include <cfloat>
@@ -66,6 +70,11 @@ class Step {
   void update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const;
   void finishRows(int64_t panel, int thread);
   void finishRow(int64_t row, const float* sum);
+  void layOutNarrow(Layout& layout);
+  void packNarrow(const float* rows, int64_t first, int64_t count, const double* factors);
+  void scaleNarrowClasses(int64_t tile, const float* weights);
+  void keepNarrowTarget(int64_t row, const TargetShare& share, const float* weight);
+  void finishNarrowRow(int64_t row);
   Status collect();
 
   struct Done {
@@ -133,12 +142,16 @@ class Step {
   LargeClass large_;
   float leastInverseNorm_ = 0;  // of a class whose products stay finite
   Parts parts_;
-  double *leftOfRows_, *leftOfTiles_;         // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
-  float* inputBlocks_;                        // [rows][D] in column blocks
-  int32_t* labels_;                           // [rows] the batch's classes
-  int64_t* computed_;                         // [slots] of the (i, j), those that were not left out
-  const bool leavesOut_;                      // whether what is negligible may be
-  std::optional<Bfloat16Products> bfloat16_;  // the products, where they are not in float32
+  double *leftOfRows_, *leftOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
+  float* inputBlocks_;                 // [rows][D] in column blocks
+  int32_t* labels_;                    // [rows] the batch's classes
+  int64_t* computed_;                  // [slots] of the (i, j), those that were not left out
+  static constexpr int64_t narrowDim = 16;
+  const bool narrow_;
+  double *narrowQuery_, *ceilings_, *narrowScale_;  // [panel][D][L], [N], [C] 1/‖w_j‖
+  double *narrowInput_, *narrowTarget_;             // [classSlots][panel][D][L], [N][D] the targets' share of gradInput
+  const bool leavesOut_;                            // whether what is negligible may be
+  std::optional<Bfloat16Products> bfloat16_;        // the products, where they are not in float32
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
