@@ -40,16 +40,23 @@ export function endSave(save: string): void {
   underWay.delete(save)
 }
 
+let ownName: string | undefined
+
+/** What the names of this process's saves begin with. */
 function ownSaves(): string {
+  if (ownName) return ownName
   const { pid } = process
-  return `${host()}-${pid.toString(36)}-${startOf(pid) ?? '0'}-${random}-`
+  const start = startOf(pid)
+  const name = `${host()}-${pid.toString(36)}-${start ?? '0'}-${random}-`
+  if (start !== undefined || process.platform !== 'linux') ownName = name // else no file could be opened just now
+  return name
 }
 
 /** @param save as `beginSave` named it; something else is nobody's */
 export function saverOf(save: string): Leftover['saver'] {
   if (save.startsWith(ownSaves())) return underWay.has(save) ? 'running' : 'gone'
   const [where, pid = '', start] = save.split('-')
-  if (where !== host()) return 'elsewhere'
+  if (where !== ownSaves().split('-')[0]) return 'elsewhere'
   const number = Number.parseInt(pid, 36)
   try {
     process.kill(number, 0)
@@ -94,15 +101,13 @@ export async function removeLeftovers(file: string): Promise<void> {
 
 export const literally = (text: string) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
 
-let hostName: string | undefined
-
 function host(): string {
-  hostName ??= createHash('sha256')
-    .update(`${os.hostname()} ${kernelSays(() => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8'))}`)
-    .update(kernelSays(() => readlinkSync('/proc/self/ns/pid')))
-    .digest('hex')
-    .slice(0, 8)
-  return hostName
+  const parts = [
+    os.hostname(),
+    kernelSays(() => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8')),
+    kernelSays(() => readlinkSync('/proc/self/ns/pid')),
+  ]
+  return createHash('sha256').update(parts.join(' ')).digest('hex').slice(0, 8)
 }
 
 /** When a process began, in base 36; '-' for one that has ended and waits to be heard; undefined where that is not told. */

@@ -64,21 +64,21 @@ static int fault(const char* call, int concerned, int canBeShort) {
   return shortens ? shortened : atoi(what);
 }
 
-#define REAL(name)                            \
-  static __typeof__(&name) real;              \
+#define REAL(name)               \
+  static __typeof__(&name) real; \
   if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
-#define FAIL(call, concerned)                  \
+#define FAIL(call, concerned)                    \
   const int failure = fault(call, concerned, 0); \
-  if (failure > 0) {                           \
-    errno = failure;                           \
-    return -1;                                 \
+  if (failure > 0) {                             \
+    errno = failure;                             \
+    return -1;                                   \
   }
-#define FAIL_OR_SHORTEN(call)                              \
+#define FAIL_OR_SHORTEN(call)                             \
   const int failure = fault(call, concernsFile(file), 1); \
-  if (failure > 0) {                                       \
-    errno = failure;                                       \
-    return -1;                                             \
-  }                                                        \
+  if (failure > 0) {                                      \
+    errno = failure;                                      \
+    return -1;                                            \
+  }                                                       \
   if (failure == shortened && length > 1) length /= 2
 
 ssize_t write(int file, const void* bytes, size_t length) {
