@@ -29,9 +29,6 @@ import type { Optimizer } from './optimizers'
 import { handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
 
-/** From here on a number rounds to infinity: half a step above the largest bfloat16. */
-const infiniteInBfloat16 = 2 ** 127 * (2 - 2 ** -8)
-
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
  * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
@@ -114,17 +111,18 @@ export class MarginHead {
     const length = settings.classes * settings.dim
     const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', length)
     const start = { iteration: 0, random: !first }
-    return MarginHead.#allocate(settings, execution(known), known.group, start, async (head) => {
+    return MarginHead.#allocate(settings, execution(known), groupOf(known), start, async (head) => {
       if (!first) return
       if (lengthOf(first) !== length) throw detached('weights')
       const { dim, shard } = head
       const own = partOf(first, shard.first * dim, shard.count * dim)
-      const half = settings.weightStorage === 'bfloat16'
-      const limit = half ? infiniteInBfloat16 : Infinity
-      for (let i = 0; i < shard.count * dim; i++)
-        if (!(Math.abs(own[i] as number) < limit))
-          throw notFinite(half ? 'weights in bfloat16' : 'weights', shard.first + Math.floor(i / dim))
-      succeeded(native().headWrite(head.#native, 'weight', 0, own))
+      const written = native().headWrite(head.#native, 'weight', 0, own)
+      if (written.failure === 'ERR_NOT_FINITE')
+        throw notFinite(
+          settings.weightStorage === 'bfloat16' ? 'weights in bfloat16' : 'weights',
+          shard.first + (written.row as number)
+        )
+      succeeded(written)
     })
   }
 
@@ -224,18 +222,24 @@ export class MarginHead {
     const asked =
       known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
     const { checksums = true } = known
+    const group = groupOf(known)
     boolean(checksums, 'checksums')
-    const file = await openHead(path)
+    const file = await together(group, 'open the file', () => openHead(path))
     try {
       const start = { iteration: file.iteration, random: false }
       const fill = (head: MarginHead) =>
         readHead(
           file,
           head.shard,
-          (name, offset, part) => succeeded(native().headWrite(head.#native, name, offset, part)),
+          (name, offset, part) => {
+            const written = native().headWrite(head.#native, name, offset, part)
+            if (written.failure === 'ERR_NOT_FINITE')
+              throw new Error(`it holds a ${name} that is not finite once stored, of class ${written.row}`)
+            succeeded(written)
+          },
           checksums
         )
-      return await MarginHead.#allocate({ ...file.settings, ...asked }, run, known.group, start, fill)
+      return await MarginHead.#allocate({ ...file.settings, ...asked }, run, group, start, fill)
     } finally {
       await file.close()
     }
@@ -267,8 +271,6 @@ export class MarginHead {
     start: { iteration: number; random: boolean },
     fill: (head: MarginHead) => Promise<void>
   ): Promise<MarginHead> {
-    if (group !== undefined && !(isObject(group) && group[groupTable]))
-      throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
     if (group && settings.classes < group.size)
       throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
     if (settings.weightStorage === 'bfloat16' && run.device !== cpu)
@@ -387,4 +389,10 @@ export class MarginHead {
         `Expected asynchronous work of this head to be awaited before ${name}`
       )
   }
+}
+
+function groupOf({ group }: { group?: ProcessGroup }): ProcessGroup | undefined {
+  if (group !== undefined && !(isObject(group) && group[groupTable]))
+    throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
+  return group
 }

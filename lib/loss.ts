@@ -25,7 +25,7 @@ import { handOver, outputArray, present, standIns } from './outputs'
 export interface Batch {
   /** Embeddings [B,D], row after row. A Float64Array is rounded to single precision. */
   input: FloatArray
-  /** Class weights [C,D]: row j is the centre of class j. */
+  /** Class weights [C,D]: row j is the centre of class j. Its norm may be up to 1e37, and up to 1e38 divided by the scale; below 1e-30 it counts as 0. */
   weight: FloatArray
   /** The class of each row [B], from 0 to C − 1, or `ignoreIndex`. */
   labels: LabelArray

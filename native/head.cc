@@ -11,6 +11,25 @@
 namespace margin_softmax {
 namespace {
 
+// The first number that is NaN or infinite once it is stored, as it is or rounded to bfloat16; `count` without one.
+int64_t firstNotFinite(const float* numbers, int64_t count, bool asBfloat16) {
+  constexpr int64_t block = 4096;  // is looked at as a whole first
+  const auto wrong = [&](int64_t i) {
+    uint32_t bits;
+    std::memcpy(&bits, numbers + i, sizeof bits);
+    // From half a step above the largest bfloat16 on a number is rounded to infinity.
+    return (bits & 0x7f800000) == 0x7f800000 || (asBfloat16 && (bits & 0x7fff8000) >= 0x7f7f8000);
+  };
+  for (int64_t first = 0; first < count; first += block) {
+    const int64_t last = std::min(count, first + block);
+    bool any = false;
+    for (int64_t i = first; i < last; i++) any |= wrong(i);
+    for (int64_t i = first; any && i < last; i++)
+      if (wrong(i)) return i;
+  }
+  return count;
+}
+
 constexpr double initialDeviation = 0.01;  // InsightFace's: only directions matter to a normalised margin
 
 }  // namespace
@@ -213,7 +232,13 @@ Status Head::read(const char* name, int64_t offset, float* to, int64_t count) {
 }
 
 Status Head::write(const char* name, int64_t offset, const float* from, int64_t count) {
-  if (uint16_t* halves = bfloat16Of(name)) {
+  uint16_t* const halves = bfloat16Of(name);
+  const int64_t wrong = firstNotFinite(from, count, halves != nullptr);
+  if (wrong < count) {
+    const bool oneAClass = std::strncmp(name, "bias", 4) == 0;
+    return {Failure::notFinite, "a number is not finite", (offset + wrong) / (oneAClass ? 1 : settings_.dim)};
+  }
+  if (halves) {
     std::transform(from, from + count, halves + offset, rounded);
     return {};
   }

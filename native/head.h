@@ -74,7 +74,8 @@ class Head {
   // name.
   int64_t length(const char* name);
   // Copies `count` elements of it from `offset` on, where they exist; weights stored in bfloat16 are rounded to nearest
-  // on their way in. By who has the Use of the head.
+  // on their way in. A number that would not be finite there is a failure, whose row is its class, before anything is
+  // written. By who has the Use of the head.
   Status read(const char* name, int64_t offset, float* to, int64_t count);
   Status write(const char* name, int64_t offset, const float* from, int64_t count);
   int64_t bytes() const;

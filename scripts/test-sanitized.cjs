@@ -7,7 +7,7 @@ const path = require('node:path')
 
 const root = path.join(__dirname, '..')
 const usual =
-  '^(loss|loss-edges|loss-outputs|head|head-reject|head-storage|reject|buffers|concurrency|topk|verification|probability|cross-entropy|cross-entropy-edges|sampling|bfloat16|negligible|margins|native|lying-buffer|fuzz-[a-z-]+|unwanted-outputs)\\.test'
+  '^(loss|loss-edges|loss-outputs|head|head-reject|head-storage|reject|buffers|concurrency|topk|verification|probability|cross-entropy|cross-entropy-edges|sampling|bfloat16|negligible|margins|lying-buffer|fuzz-[a-z-]+|outputs-off)\\.test'
 const sanitizers = {
   address: {
     library: 'libasan.so',

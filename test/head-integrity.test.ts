@@ -380,4 +380,22 @@ test('a head that the container has no memory for is refused before anything is 
     )
 })
 
+test('a number that is not finite is refused with its class, also where nothing is checksummed', async () => {
+  const file = at('head')
+  const head = await MarginHead.create({ classes, dim, optimizer: sgd({ momentum: 0.9 }) })
+  await head.step(new Float32Array(dim).fill(1), [2])
+  await head.save(file)
+  head.dispose()
+  const starts = { weight: 0, 'optimizer.momentum': classes * dim * 4 }
+  for (const [name, start] of Object.entries(starts))
+    for (const value of [Number.NaN, Number.POSITIVE_INFINITY, 3.4e38]) {
+      const damaged = at(`${name} ${value}`)
+      fs.copyFileSync(file, damaged)
+      edit(damaged, (_, body) => void body.writeFloatLE(value, start + 4 * (5 * dim + 1)))
+      const loaded = MarginHead.load(damaged, { checksums: false, weightStorage: 'bfloat16' })
+      if (name !== 'weight' && value === 3.4e38) (await loaded).dispose()
+      else await refused(loaded, /that is not finite once stored, of class 5$/)
+    }
+})
+
 test.run()

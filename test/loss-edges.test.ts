@@ -2,8 +2,9 @@
 // numbers, one dimension, one class. Nothing may come out that is not finite.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { topKSync } from '../lib/index'
 import type { LossResult } from './losses'
-import { compareWithOracle, gradients, runLoss } from './losses'
+import { compareWithOracle, errorsBesideTextbook, gradients, runLoss } from './losses'
 import { marginCase, marginCases } from './margins'
 import { reference } from './reference'
 import type { Batch } from './support'
@@ -152,6 +153,27 @@ for (const margin of marginCases) {
     })
   }
 
+  if (!raw)
+    test(`few dimensions, embeddings close to a class: ${margin.title}`, () => {
+      for (const dim of [1, 2, 3, 5, 15, 16])
+        for (let seed = 1; seed <= 8; seed++) {
+          const [rows, classes] = [1 + (seed % 5) * 9, 3 + ((seed * 37) % 400)]
+          const batch = makeBatch(seed, { rows, dim, classes })
+          const away = 10 ** -(1 + (seed % 4))
+          for (let k = 0; k < rows * dim; k++)
+            batch.input[k] =
+              (batch.weight[(k + seed * 7 * dim) % (classes * dim)] as number) +
+              away * (batch.input[k] as number)
+          const { library, textbook } = errorsBesideTextbook(margin, batch)
+          // What float32 can't tell from 0 has no digits to be right. (D = 1: embeddings have no gradient.)
+          const { gradInput, magnitudeInput } = reference(batch, margin.oracle)
+          if (norm(gradInput) < 1e-4 * magnitudeInput) continue
+          const [, error = 0] = library
+          within(error, Math.max(2e-6, textbook[1] ?? 0), `gradInput, ${rows}×${dim}×${classes}`)
+          within(error, 1e-5, `gradInput, ${rows}×${dim}×${classes}`)
+        }
+    })
+
   test(`one dimension and one class: ${margin.title}`, () => {
     for (const [rows, dim, classes] of [
       [5, 1, 4],
@@ -171,6 +193,41 @@ for (const margin of marginCases) {
 }
 
 const at = (values: ArrayLike<number>, index: number) => values[index] as number
+
+test('norms of class weights from 1e-29 to 1e36 change nothing, and larger ones are refused with the class', () => {
+  for (const precision of ['float32', 'bfloat16'] as const)
+    for (const [rows, dim, classes] of [
+      [5, 7, 300],
+      [70, 130, 40],
+    ] as const)
+      for (const exponent of [-29, -20, 0, 20, 30, 35]) {
+        const batch = makeBatch(30, { rows, dim, classes }, { weightScale: 10 ** exponent })
+        const { input, weight } = batch
+        const margin = marginCase('arcface')
+        compareWithOracle(margin, batch, { precision }, precision === 'float32' ? 1e-5 : 1e-2)
+        const large = 17
+        const size = norm(row(weight, large, dim))
+        for (let d = 0; d < dim; d++) weight[large * dim + d] *= 2e36 / size // times the scale, 64: above 1e38
+        const message = /^Expected class weights whose norm is at most 1e37, .* for class 17$/
+        assert.throws(
+          () => runLoss(margin, batch, { precision }),
+          (error: Error) => error instanceof RangeError && message.test(error.message)
+        )
+        assert.is(topKSync({ input, weight, dim }, { k: 2 }).indices.length, rows * 2)
+        for (let d = 0; d < dim; d++) weight[large * dim + d] *= 10
+        assert.throws(() => topKSync({ input, weight, dim }), message)
+      }
+})
+
+test('class weights of a norm below 1e-30 count as zero: cosine 0, no gradient', () => {
+  const batch = makeBatch(31, { rows: 9, dim: 20, classes: 30 })
+  row(batch.weight, 4, 20).fill(1e-32)
+  const zero = { ...batch, weight: batch.weight.slice() }
+  row(zero.weight, 4, 20).fill(0)
+  const [one, other] = [runLoss(marginCase('cosface'), batch), runLoss(marginCase('cosface'), zero)]
+  sameBits(one.losses, other.losses, 'losses')
+  assert.is(norm(row(one.gradWeight as Float32Array, 4, 20)), 0)
+})
 
 test('large raw logits: finite, and the oracle’s', () => {
   const margin = marginCase('softmax')
