@@ -27,11 +27,13 @@ const sanitizers = {
 
 function compile(sanitizer) {
   const out = path.join('build', sanitizer)
-  const cmakeJs = (...args) =>
-    execFileSync(process.execPath, [require.resolve('cmake-js/bin/cmake-js'), ...args, '--out', out], {
-      cwd: root,
-      stdio: ['ignore', 'ignore', 'inherit'],
-    })
+  const cmakeJs = (...args) => {
+    const script = require.resolve('cmake-js/bin/cmake-js')
+    const options = { cwd: root, encoding: 'utf8', maxBuffer: 2 ** 28 }
+    const { status, stdout, stderr } = spawnSync(process.execPath, [script, ...args, '--out', out], options)
+    if (status !== 0)
+      throw new Error(`cmake-js ${args.join(' ')} ended with ${status}:\n${stdout}\n${stderr}`)
+  }
   cmakeJs('configure', `--CDMARGIN_SOFTMAX_SANITIZE=${sanitizer}`, '--CDMARGIN_SOFTMAX_CUDA=off')
   cmakeJs('build')
   const binary = path.join(root, out, 'Release', 'margin_softmax.node')
