@@ -11,10 +11,15 @@ const root = path.join(__dirname, '..')
 const pattern = new RegExp(process.argv[2] ?? '')
 const limit = 8 * 60e3 // milliseconds for one file
 const bin = (name, file) => path.join(path.dirname(require.resolve(`${name}/package.json`)), file)
-const native = ['native', path.join('test', 'simt'), path.join('bench', 'gpu')].flatMap((folder) =>
+const native = [
+  'native',
+  path.join('test', 'simt'),
+  path.join('test', 'faults'),
+  path.join('bench', 'gpu'),
+].flatMap((folder) =>
   fs
     .readdirSync(path.join(root, folder), { recursive: true })
-    .filter((file) => /\.(h|cc|cuh|cu)$/.test(file))
+    .filter((file) => /\.(h|c|cc|cuh|cu)$/.test(file))
     .map((file) => path.join(folder, file))
 )
 

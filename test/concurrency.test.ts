@@ -1,36 +1,13 @@
 // Asynchronous calls together, the event loop beside them, Workers, and ends in mid-flight: see concurrency.child.ts.
-import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { runNode } from './processes'
 
 const test = suite('concurrency')
 
-interface Ended {
-  code: number | null
-  signal: string | null
-  output: string
-}
-
-function run(scenario: string, flags: string[] = []): Promise<Ended> {
-  return new Promise((resolve, reject) => {
-    const file = path.join(__dirname, 'concurrency.child.ts')
-    const child = spawn(process.execPath, [...flags, '--import', 'tsx', file, scenario], {
-      cwd: path.join(__dirname, '..'),
-      timeout: 120_000, // only so that a hang is a failure
-      killSignal: 'SIGKILL',
-    })
-    let output = ''
-    child.stdout.on('data', (data) => {
-      output += data
-    })
-    child.stderr.on('data', (data) => {
-      output += data
-    })
-    child.on('error', reject)
-    child.on('close', (code, signal) => resolve({ code, signal, output }))
-  })
-}
+const run = (scenario: string, flags: string[] = []) =>
+  runNode([...flags, '--import', 'tsx', path.join(__dirname, 'concurrency.child.ts'), scenario])
 
 async function ends(scenario: string, code: number, output: RegExp, flags?: string[]): Promise<void> {
   const ended = await run(scenario, flags)

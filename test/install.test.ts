@@ -118,6 +118,14 @@ for (const file of binaries.filter((name) => /linux-\w+.node\.napi/.test(name)))
     }
   })
 
+  test(`${name} guards its stack and what the linker resolved`, () => {
+    assert.match(readelf(file, '--dyn-syms'), /\b__stack_chk_(fail|guard)\b/)
+    assert.match(readelf(file, '--dynamic'), /\(FLAGS_1\).*\bNOW\b/)
+    const segments = readelf(file, '--segments')
+    assert.match(segments, /GNU_RELRO/)
+    assert.match(segments, /GNU_STACK.* RW /)
+  })
+
   test(`${name} is stripped and shows Node.js its two entries alone`, () => {
     assert.not.match(readelf(file, '--sections'), /\.symtab|\.debug/)
     const shown = [...readelf(file, '--dyn-syms').matchAll(/(?:GLOBAL|WEAK) +DEFAULT +\d+ (\S+)/g)].map(

@@ -20,26 +20,26 @@
 
 enum { wanted, seen, onwards, failed };
 
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-extern void *__libc_memalign(size_t, size_t);
-static void *(*real_mmap)(void *, size_t, int, int, int, off_t);
-static int (*real_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void*, size_t);
+extern void* __libc_memalign(size_t, size_t);
+static void* (*real_mmap)(void*, size_t, int, int, int, off_t);
+static int (*real_pthread_create)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
 
-static volatile int64_t *control;
+static volatile int64_t* control;
 static uintptr_t addon_begin, addon_end;
 
 __attribute__((constructor)) static void begin(void) {
   real_mmap = dlsym(RTLD_NEXT, "mmap");
   real_pthread_create = dlsym(RTLD_NEXT, "pthread_create");
-  const char *name = getenv("MARGIN_SOFTMAX_FAULTS");
+  const char* name = getenv("MARGIN_SOFTMAX_FAULTS");
   const int file = name ? open(name, O_RDWR | O_CLOEXEC) : -1;
   if (file < 0) return;
-  void *memory = real_mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* memory = real_mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (memory != MAP_FAILED) control = memory;
   close(file);
 }
 
-static int look_for_addon(struct dl_phdr_info *info, size_t size, void *data) {
+static int look_for_addon(struct dl_phdr_info* info, size_t size, void* data) {
   (void)size, (void)data;
   if (!strstr(info->dlpi_name, "margin_softmax")) return 0;
   for (int i = 0; i < info->dlpi_phnum; i++) {
@@ -52,7 +52,7 @@ static int look_for_addon(struct dl_phdr_info *info, size_t size, void *data) {
 }
 
 // Whether an allocation that is asked for by the code at `caller` is to fail.
-static int fails(const void *caller) {
+static int fails(const void* caller) {
   static __thread int inside;
   if (!control || !control[wanted] || inside) return 0;
   inside = 1;
@@ -70,19 +70,19 @@ static int fails(const void *caller) {
 
 #define FAILS fails(__builtin_return_address(0))
 
-void *malloc(size_t size) { return FAILS ? NULL : __libc_malloc(size); }
-void *calloc(size_t count, size_t size) { return FAILS ? NULL : __libc_calloc(count, size); }
-void *realloc(void *old, size_t size) { return FAILS ? NULL : __libc_realloc(old, size); }
-void *aligned_alloc(size_t alignment, size_t size) { return FAILS ? NULL : __libc_memalign(alignment, size); }
-int posix_memalign(void **to, size_t alignment, size_t size) {
+void* malloc(size_t size) { return FAILS ? NULL : __libc_malloc(size); }
+void* calloc(size_t count, size_t size) { return FAILS ? NULL : __libc_calloc(count, size); }
+void* realloc(void* old, size_t size) { return FAILS ? NULL : __libc_realloc(old, size); }
+void* aligned_alloc(size_t alignment, size_t size) { return FAILS ? NULL : __libc_memalign(alignment, size); }
+int posix_memalign(void** to, size_t alignment, size_t size) {
   if (FAILS) return ENOMEM;
   *to = __libc_memalign(alignment, size);
   return *to ? 0 : ENOMEM;
 }
-void *mmap(void *at, size_t size, int protection, int flags, int file, off_t offset) {
+void* mmap(void* at, size_t size, int protection, int flags, int file, off_t offset) {
   if (FAILS) return MAP_FAILED;
   return real_mmap ? real_mmap(at, size, protection, flags, file, offset) : MAP_FAILED;
 }
-int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
+int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*), void* argument) {
   return FAILS ? EAGAIN : real_pthread_create(thread, attributes, start, argument);
 }
