@@ -1,32 +1,26 @@
 // File operations that fail or fall short: the process survives, the file is the old one or the new one and whole, the next
-// call is right, nothing is left open or lying about. See faults-io.child.ts.
+// call is right, nothing is left open or lying about. See faults/io.child.ts.
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { compileShim, noShim, withoutShim } from './faults/shim'
 
 const test = suite('faults, I/O')
-const source = path.join(__dirname, 'faults', 'io.c')
-const compiler = ['cc', 'gcc', 'clang'].find((name) => !spawnSync(name, ['--version']).error)
-const missing = process.platform !== 'linux' ? 'no Linux' : compiler ? undefined : 'no C compiler'
 
-if (missing && process.env.CI && process.platform === 'linux') {
-  test('the shim', () => assert.unreachable(`Expected a C compiler for ${source} but there is ${missing}`))
-} else if (missing) {
-  test.skip(`faults of file operations are not tested: there is ${missing}`, () => {})
+if (noShim) {
+  withoutShim(test, 'file operations did not fail')
 } else {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-faults-'))
   test.after(() => fs.rmSync(folder, { recursive: true, force: true }))
 
   test('every operation of save, load and report fails once and falls short once', () => {
-    const library = path.join(folder, 'io.so')
-    const compiled = spawnSync(compiler as string, ['-shared', '-fPIC', '-O1', '-o', library, source, '-ldl'])
-    assert.is(compiled.status, 0, String(compiled.stderr))
+    const library = compileShim('io')
     const inner = path.join(folder, 'under-fault')
     fs.mkdirSync(inner)
-    const child = path.join(__dirname, 'faults-io.child.ts')
+    const child = path.join(__dirname, 'faults', 'io.child.ts')
     const { status, signal, stdout, stderr } = spawnSync(
       process.execPath,
       ['--import', 'tsx', child, inner],

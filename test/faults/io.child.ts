@@ -4,9 +4,9 @@ import assert from 'node:assert'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { MarginHead, MarginSoftmaxError } from '../lib/index'
-import { writeReport } from '../lib/write-file'
-import { loadHead, saveHead } from './saved-heads'
+import { MarginHead, MarginSoftmaxError } from '../../lib/index'
+import { writeReport } from '../../lib/write-file'
+import { loadHead, saveHead } from '../saved-heads'
 
 const folder = process.argv[2] as string // its name is $FAULT_PATH
 const log = process.env.FAULT_LOG as string
