@@ -74,9 +74,8 @@ struct Status {
   static Status tooLarge(int64_t classIndex) {
     Status status{
         Failure::tooLarge,
-        "Expected class weights whose norm is at most 1e37, and at most 1e38 divided by the scale, but received more "
-        "for class "};
-    status.message += classIndex;
+        "Expected a norm of at most 1e37, and of at most 1e38 divided by the scale, for the weights of class "};
+    (status.message += classIndex) += " but received a larger one";
     return status;
   }
   static Status abandoned() { return {Failure::cancelled, "The work was abandoned"}; }

@@ -208,7 +208,8 @@ test('norms of class weights from 1e-29 to 1e36 change nothing, and larger ones 
         const large = 17
         const size = norm(row(weight, large, dim))
         for (let d = 0; d < dim; d++) weight[large * dim + d] *= 2e36 / size // times the scale, 64: above 1e38
-        const message = /^Expected class weights whose norm is at most 1e37, .* for class 17$/
+        const message =
+          /^Expected a norm of at most 1e37, .* for the weights of class 17 but received a larger one$/
         assert.throws(
           () => runLoss(margin, batch, { precision }),
           (error: Error) => error instanceof RangeError && message.test(error.message)

@@ -73,7 +73,7 @@ function spoiled<T extends object>(dice: Dice, object: T, names: readonly string
 
 /** What native code says of its request; lib/ shows the value: `but received Float32Array(3)`. */
 const leftToNative =
-  /^Expected (another element type|a typed array for|a size for|sizes for|labels below|pairs of rows$|\d+ elements for \w+ but received \d+$)/
+  /^Expected (another element type|a typed array for|a size for|sizes for|indices in range for|whole rows of|arrays that stay|an array for|the head.s sizes|\d+ elements for \w+ but received \d+$)/
 
 /** Fails where a call ends in a way that is not documented. */
 export async function judged(work: () => unknown): Promise<undefined> {
