@@ -247,6 +247,18 @@ test('a training.json with anything else in it is refused by its part', () =>
     }
   }))
 
+test('killed at its very end, with its checkpoint still there, a training is resumed to the same end', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const args = ['--out', 'h.safetensors', '--epochs', '2']
+    await good(args, { cwd: folder })
+    const head = read(folder, 'h.safetensors')
+    fs.copyFileSync(path.join(folder, 'h.safetensors'), path.join(folder, 'h.checkpoint.safetensors'))
+    await good([...args, '--resume'], { cwd: folder })
+    assert.equal(read(folder, 'h.safetensors'), head)
+    assert.equal(fs.readdirSync(folder).sort(), ['e.npy', 'h.safetensors', 'h.training.json', 'l.npy'])
+  }))
+
 test('only the same training is resumed', () =>
   inFolder(async (folder) => {
     writeData(folder)

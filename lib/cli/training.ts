@@ -209,6 +209,7 @@ export class Training {
         await this.#checkpoint(sums)
       } else if (iteration % checkpointSteps === 0) await this.#checkpoint(sums)
     }
+    await this.#removeRest() // it was killed after its end
   }
 
   #newSums(): Sums {
@@ -275,6 +276,10 @@ export class Training {
   async #finish(): Promise<void> {
     this.log.finished = true
     await this.#writeLog()
+    await this.#removeRest()
+  }
+
+  async #removeRest(): Promise<void> {
     // Nothing is saved under these names any more, which would remove what saves left that were killed.
     for (const file of Object.values(this.files)) await removeLeftovers((await targetOf(file)).path)
     await rm(this.files.checkpoint, { force: true })
