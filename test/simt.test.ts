@@ -17,7 +17,7 @@ function run(command: string, args: string[], environment: Record<string, string
     cwd: root,
     encoding: 'utf8',
     env: { ...process.env, ...environment },
-    timeout: 240e3,
+    timeout: 600e3, // ThreadSanitizer takes minutes where fresh memory is slow
   })
 }
 
@@ -63,7 +63,7 @@ if (shimRuns) {
 
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
-      const result = run(program('steps', flavour), [])
+      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [])
       allRight(result, flavour)
       assert.not.match(result.stderr, /Sanitizer|runtime error/)
     })

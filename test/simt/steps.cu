@@ -262,20 +262,24 @@ void topKAgrees() {
 }  // namespace
 }  // namespace margin_softmax
 
-int main() {
+// `few`: each kernel in each precision once, for ThreadSanitizer, to which every fibre of every launch is a new thread.
+int main(int count, char** words) {
   using namespace margin_softmax;
-  stepsAgree(1, 1, 2, 0, Precision::float32, 0);
-  stepsAgree(37, 70, 300, 3, Precision::float32, 0);
+  const bool few = count > 1 && std::strcmp(words[1], "few") == 0;
   stepsAgree(7, 33, 129, 0, Precision::float32, 0.1);
-  stepsAgree(130, 20, 140, 5, Precision::float32, 0.1);
   stepsAgree(37, 70, 300, 3, Precision::tf32, 0);
-  stepsAgree(37, 70, 300, 3, Precision::bfloat16, 0);
   stepsAgree(20, 136, 130, 0, Precision::bfloat16, 0);
   updateAgrees();
-  rowsAgree(3, 1);
   rowsAgree(4, 1001);
-  rowsAgree(1, 60001);
   topKAgrees();
+  if (!few) {
+    stepsAgree(1, 1, 2, 0, Precision::float32, 0);
+    stepsAgree(37, 70, 300, 3, Precision::float32, 0);
+    stepsAgree(130, 20, 140, 5, Precision::float32, 0.1);
+    stepsAgree(37, 70, 300, 3, Precision::bfloat16, 0);
+    rowsAgree(3, 1);
+    rowsAgree(1, 60001);
+  }
   std::printf("hash %016llx\n", static_cast<unsigned long long>(hash));
   return wrong;
 }
