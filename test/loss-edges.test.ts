@@ -11,6 +11,8 @@ import type { Batch } from './support'
 import { allFinite, makeBatch, norm, normals, random, sameBits, within } from './support'
 
 const test = suite('loss, edges')
+/** cuda-suites.test.ts runs this file on the shim. */
+const onCpu = process.env.MARGIN_SOFTMAX_DEVICE !== 'cuda'
 
 function finite(result: LossResult, what: string): void {
   assert.ok(Number.isFinite(result.loss), `${what}: loss is ${result.loss}`)
@@ -156,7 +158,7 @@ for (const margin of marginCases) {
   if (!raw)
     test(`few dimensions, embeddings close to a class: ${margin.title}`, () => {
       for (const dim of [1, 2, 3, 5, 15, 16])
-        for (let seed = 1; seed <= 8; seed++) {
+        for (let seed = 1; seed <= (onCpu ? 8 : 2); seed++) {
           const [rows, classes] = [1 + (seed % 5) * 9, 3 + ((seed * 37) % 400)]
           const batch = makeBatch(seed, { rows, dim, classes })
           const away = 10 ** -(1 + (seed % 4))
@@ -194,7 +196,7 @@ for (const margin of marginCases) {
 
 const at = (values: ArrayLike<number>, index: number) => values[index] as number
 
-test('norms of class weights from 1e-29 to 1e36 change nothing, and larger ones are refused with the class', () => {
+test('norms of class weights from 1e-29 to 1e36 change nothing; the CPU refuses larger ones with the class', () => {
   for (const precision of ['float32', 'bfloat16'] as const)
     for (const [rows, dim, classes] of [
       [5, 7, 300],
@@ -205,6 +207,7 @@ test('norms of class weights from 1e-29 to 1e36 change nothing, and larger ones 
         const { input, weight } = batch
         const margin = marginCase('arcface')
         compareWithOracle(margin, batch, { precision }, precision === 'float32' ? 1e-5 : 1e-2)
+        if (!onCpu) continue // a GPU has each class normalised before it is multiplied
         const large = 17
         const size = norm(row(weight, large, dim))
         for (let d = 0; d < dim; d++) weight[large * dim + d] *= 2e36 / size // times the scale, 64: above 1e38
