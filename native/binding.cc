@@ -121,8 +121,7 @@ Execution readExecution(Napi::Object request, Job& job, std::string& instruction
   return execution;
 }
 
-static void exportAll(Napi::Env env, Napi::Object exports) {
-  openEnvironment(env);
+static void addAll(Napi::Object exports) {
   addFunction<margins>(exports, "margins");
   addFunction<instructionSets>(exports, "instructionSets");
   addFunction<cudaDevices>(exports, "cudaDevices");
@@ -135,14 +134,7 @@ static void exportAll(Napi::Env env, Napi::Object exports) {
   exportVerification(exports);
 }
 
-static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
-  try {
-    exportAll(env, exports);
-  } catch (const std::bad_alloc&) {
-    throwOutOfMemory(env);
-  }
-  return exports;
-}
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) { return load(env, exports, addAll); }
 
 NODE_API_MODULE(margin_softmax, initialize)
 

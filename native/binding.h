@@ -156,9 +156,6 @@ class Job : public Task {
   Status status_;
 };
 
-// Once per JavaScript environment, when the addon is loaded there: what asynchronous jobs need.
-void openEnvironment(Napi::Env env);
-
 // {failure, message, row}
 Napi::Object failureOf(Napi::Env env, const Status& status);
 
@@ -166,8 +163,17 @@ Napi::Object failureOf(Napi::Env env, const Status& status);
 // it.
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
 
-// Throws an Error with code ERR_OUT_OF_MEMORY where the addon can't be loaded for want of memory.
-[[noreturn]] void throwOutOfMemory(Napi::Env env);
+// Makes a job, fills it in by read(job), and performs it.
+template <class J, class Read>
+Napi::Value perform(const Napi::CallbackInfo& info, const Read& read) {
+  auto job = std::make_unique<J>();
+  job->prepare([&] { read(*job); });
+  return perform(info.Env(), std::move(job));
+}
+
+// Loads an addon into an environment: what asynchronous jobs need, then `add`, which adds the functions. Throws an Error
+// with code ERR_OUT_OF_MEMORY where there is no memory for it.
+Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports));
 
 // result[name] = value, without memory of ours.
 void set(Napi::Object result, const char* name, double value);
@@ -185,6 +191,17 @@ Napi::Value guarded(const Napi::CallbackInfo& info) {
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
 void addFunction(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New<guarded<function>>(exports.Env(), name));
+}
+
+// An opaque value of JavaScript's that owns `value` until it is collected.
+template <class T>
+Napi::Value external(Napi::Env env, std::unique_ptr<T> value, const napi_type_tag& tag) {
+  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<T*>(data); };
+  napi_value result;
+  if (napi_create_external(env, value.get(), finalize, nullptr, &result) != napi_ok) throw Napi::Error::New(env);
+  value.release();
+  if (napi_type_tag_object(env, result, &tag) != napi_ok) throw Napi::Error::New(env);
+  return Napi::Value(env, result);
 }
 
 // Parts of a request object. lib/ hands in objects without a prototype that have every name, so that reading one runs

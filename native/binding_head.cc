@@ -8,10 +8,24 @@
 namespace margin_softmax::binding {
 namespace {
 
-// What JavaScript holds of a head.
-struct Handle {
-  std::shared_ptr<Head> head;
-  int64_t bytes;  // that the garbage collector was told of
+// What JavaScript holds of a head. The garbage collector is told of its bytes.
+class Handle {
+ public:
+  Handle(Napi::Env env, std::shared_ptr<Head> owned, int64_t bytes) : head(std::move(owned)), env_(env), bytes_(bytes) {
+    Napi::MemoryManagement::AdjustExternalMemory(env_, bytes_);
+  }
+  ~Handle() {
+    int64_t now;
+    napi_adjust_external_memory(env_, -bytes_, &now);
+  }
+  Handle(const Handle&) = delete;
+  Handle& operator=(const Handle&) = delete;
+
+  const std::shared_ptr<Head> head;
+
+ private:
+  const Napi::Env env_;
+  const int64_t bytes_;
 };
 
 constexpr napi_type_tag headTag = {0x6d617267696e2d73ull, 0x6f66746d61782d68ull};
@@ -79,18 +93,7 @@ struct CreateJob : Job {
     Napi::Env env = result.Env();
     // What the garbage collector should know of: a GPU's memory is none of the process's.
     const int64_t bytes = head->settings().device == cpuDevice ? head->bytes() : 0;
-    auto handle = std::make_unique<Handle>(Handle{head, bytes});
-    napi_value external;
-    const auto finalize = [](napi_env finalizing, void* data, void*) {
-      const std::unique_ptr<Handle> owned(static_cast<Handle*>(data));
-      int64_t now;
-      napi_adjust_external_memory(finalizing, -owned->bytes, &now);
-    };
-    if (napi_create_external(env, handle.get(), finalize, nullptr, &external) != napi_ok) throw Napi::Error::New(env);
-    handle.release();
-    if (napi_type_tag_object(env, external, &headTag) != napi_ok) throw Napi::Error::New(env);
-    Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
-    result.Set("head", external);
+    result.Set("head", external(env, std::make_unique<Handle>(env, head, bytes), headTag));
     set(result, "firstClass", static_cast<double>(head->settings().firstClass));
     set(result, "ownClasses", static_cast<double>(head->settings().classes));
   }
@@ -126,12 +129,11 @@ HeadSettings readSettings(Napi::Object request) {
 }
 
 Napi::Value create(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<CreateJob>();
-  job->asynchronous = true;
-  job->prepare([&] {
+  return perform<CreateJob>(info, [&](CreateJob& job) {
+    job.asynchronous = true;
     Napi::Object request = info[0].As<Napi::Object>();
     HeadSettings settings = readSettings(request);
-    job->device = settings.device;
+    job.device = settings.device;
     const int64_t classes = settings.classes;
     const Napi::Value table = request.Get("group");
     if (!table.IsUndefined()) {
@@ -140,16 +142,15 @@ Napi::Value create(const Napi::CallbackInfo& info) {
       if (share.count == 0) throw Napi::RangeError::New(info.Env(), "Expected a class for every rank");
       settings.firstClass = share.from;
       settings.classes = share.count;
-      job->head = std::make_shared<Head>(settings);
-      job->head->shard(group, classes, request.Get("name").As<Napi::String>().Utf8Value());
+      job.head = std::make_shared<Head>(settings);
+      job.head->shard(group, classes, request.Get("name").As<Napi::String>().Utf8Value());
     } else {
-      job->head = std::make_shared<Head>(settings);
+      job.head = std::make_shared<Head>(settings);
     }
-    job->head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
-    job->random = request.Get("random").ToBoolean();
-    job->threads = request.Get("threads").As<Napi::Number>().Int32Value();
+    job.head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
+    job.random = request.Get("random").ToBoolean();
+    job.threads = request.Get("threads").As<Napi::Number>().Int32Value();
   });
-  return perform(info.Env(), std::move(job));
 }
 
 struct ConnectJob : HeadJob {
@@ -164,14 +165,12 @@ struct ConnectJob : HeadJob {
 
 // connect(head, library): for a sharded head, before its first work.
 Napi::Value connect(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<ConnectJob>();
-  job->asynchronous = true;
-  job->prepare([&] {
-    job->belongTo(info[0]);
-    if (!job->grouped) throw Napi::TypeError::New(info.Env(), "Expected a sharded head");
-    job->library = info[1].As<Napi::String>().Utf8Value();
+  return perform<ConnectJob>(info, [&](ConnectJob& job) {
+    job.asynchronous = true;
+    job.belongTo(info[0]);
+    if (!job.grouped) throw Napi::TypeError::New(info.Env(), "Expected a sharded head");
+    job.library = info[1].As<Napi::String>().Utf8Value();
   });
-  return perform(info.Env(), std::move(job));
 }
 
 struct StepJob : HeadJob {
@@ -193,22 +192,20 @@ struct StepJob : HeadJob {
 };
 
 Napi::Value step(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<StepJob>();
-  job->prepare([&] {
+  return perform<StepJob>(info, [&](StepJob& job) {
     Napi::Object request = info[1].As<Napi::Object>();
-    job->asynchronous = request.Get("asynchronous").ToBoolean();
-    job->belongTo(info[0]);
-    Problem& problem = job->problem;
+    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    job.belongTo(info[0]);
+    Problem& problem = job.problem;
     problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
-    problem.dim = job->head->settings().dim;
-    problem.classes = job->head->allClasses();
-    readBatch(request, *job, problem);
-    problem.statistics = &job->statistics;
-    problem.execution = readExecution(request, *job, job->instructionSet);
-    job->train = request.Get("train").ToBoolean();
-    job->learningRate = request.Get("learningRate").As<Napi::Number>().DoubleValue();
+    problem.dim = job.head->settings().dim;
+    problem.classes = job.head->allClasses();
+    readBatch(request, job, problem);
+    problem.statistics = &job.statistics;
+    problem.execution = readExecution(request, job, job.instructionSet);
+    job.train = request.Get("train").ToBoolean();
+    job.learningRate = request.Get("learningRate").As<Napi::Number>().DoubleValue();
   });
-  return perform(info.Env(), std::move(job));
 }
 
 struct HeadTopKJob : HeadJob {
@@ -219,17 +216,15 @@ struct HeadTopKJob : HeadJob {
 };
 
 Napi::Value topK(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<HeadTopKJob>();
-  job->prepare([&] {
+  return perform<HeadTopKJob>(info, [&](HeadTopKJob& job) {
     Napi::Object request = info[1].As<Napi::Object>();
-    job->asynchronous = request.Get("asynchronous").ToBoolean();
-    job->belongTo(info[0]);
-    readTopK(request, *job, job->problem, job->instructionSet);
-    const HeadSettings& settings = job->head->settings();
-    if (job->problem.dim != settings.dim || job->problem.classes != job->head->allClasses())
+    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    job.belongTo(info[0]);
+    readTopK(request, job, job.problem, job.instructionSet);
+    const HeadSettings& settings = job.head->settings();
+    if (job.problem.dim != settings.dim || job.problem.classes != job.head->allClasses())
       throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
   });
-  return perform(info.Env(), std::move(job));
 }
 
 // copy(head, name, offset, array): part of a resident array to (read) or from (write) a Float32Array. Returns its

@@ -164,11 +164,6 @@ class Environment {
   bool closed_ = false;
 };
 
-void openEnvironment(Napi::Env env) {
-  auto environment = std::make_unique<Environment>(env);
-  napi_set_instance_data(env, environment.release(), nullptr, nullptr);
-}
-
 Status Job::outcome() noexcept {
   try {
     return prepared ? work() : refuse(prepared);
@@ -237,11 +232,17 @@ Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
   return resultOf(env, *job, status);
 }
 
-void throwOutOfMemory(Napi::Env env) {
-  const Status status = Status::outOfMemory("the native addon", 0);
-  Napi::Error error = Napi::Error::New(env, status.message.c_str());
-  set(error.Value(), "code", failureName(status.failure));
-  throw error;
+Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports)) {
+  try {
+    napi_set_instance_data(env, std::make_unique<Environment>(env).release(), nullptr, nullptr);
+    add(exports);
+    return exports;
+  } catch (const std::bad_alloc&) {
+    const Status status = Status::outOfMemory("the native addon", 0);
+    Napi::Error error = Napi::Error::New(env, status.message.c_str());
+    set(error.Value(), "code", failureName(status.failure));
+    throw error;
+  }
 }
 
 // By Node-API's own calls: node-addon-api makes a std::string of each text that it sets. Those that fail leave the

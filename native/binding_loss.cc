@@ -53,29 +53,27 @@ struct LossJob : Job {
 };
 
 Napi::Value loss(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<LossJob>();
-  job->prepare([&] {
+  return perform<LossJob>(info, [&](LossJob& job) {
     Napi::Object request = info[0].As<Napi::Object>();
-    job->asynchronous = request.Get("asynchronous").ToBoolean();
-    Problem& problem = job->problem;
+    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    Problem& problem = job.problem;
     problem.rows = size(request, "rows");
     problem.dim = size(request, "dim");
     problem.classes = size(request, "classes");
     const size_t classes = static_cast<size_t>(problem.classes), weights = classes * static_cast<size_t>(problem.dim);
     // Only an update writes weights or bias, and there is none here.
-    problem.weight = const_cast<float*>(job->input<float>(request.Get("weight"), "weight", weights));
+    problem.weight = const_cast<float*>(job.input<float>(request.Get("weight"), "weight", weights));
     const Napi::Value bias = request.Get("bias");
-    if (!bias.IsUndefined()) problem.bias = const_cast<float*>(job->input<float>(bias, "bias", classes));
-    readBatch(request, *job, problem);
+    if (!bias.IsUndefined()) problem.bias = const_cast<float*>(job.input<float>(bias, "bias", classes));
+    readBatch(request, job, problem);
     problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
     problem.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();
-    problem.gradWeight = job->output<float>(request.Get("gradWeight"), "gradWeight", weights);
-    problem.gradBias = job->output<float>(request.Get("gradBias"), "gradBias", classes);
+    problem.gradWeight = job.output<float>(request.Get("gradWeight"), "gradWeight", weights);
+    problem.gradBias = job.output<float>(request.Get("gradBias"), "gradBias", classes);
     if (problem.gradBias && bias.IsUndefined()) throw Napi::TypeError::New(info.Env(), "Expected a bias for gradBias");
     problem.margin = readMargin(request);
-    problem.execution = readExecution(request, *job, job->instructionSet);
+    problem.execution = readExecution(request, job, job.instructionSet);
   });
-  return perform(info.Env(), std::move(job));
 }
 
 struct TopKJob : Job {
@@ -86,19 +84,17 @@ struct TopKJob : Job {
 };
 
 Napi::Value topK(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<TopKJob>();
-  job->prepare([&] {
+  return perform<TopKJob>(info, [&](TopKJob& job) {
     Napi::Object request = info[0].As<Napi::Object>();
-    job->asynchronous = request.Get("asynchronous").ToBoolean();
-    readTopK(request, *job, job->problem, job->instructionSet);
-    const size_t classes = static_cast<size_t>(job->problem.classes);
-    job->problem.weight =
-        job->input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job->problem.dim));
+    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    readTopK(request, job, job.problem, job.instructionSet);
+    const size_t classes = static_cast<size_t>(job.problem.classes);
+    job.problem.weight =
+        job.input<float>(request.Get("weight"), "weight", classes * static_cast<size_t>(job.problem.dim));
     const Napi::Value bias = request.Get("bias");
-    if (!bias.IsUndefined()) job->problem.bias = job->input<float>(bias, "bias", classes);
-    job->problem.normalized = isNormalized(readMargin(request));
+    if (!bias.IsUndefined()) job.problem.bias = job.input<float>(bias, "bias", classes);
+    job.problem.normalized = isNormalized(readMargin(request));
   });
-  return perform(info.Env(), std::move(job));
 }
 
 }  // namespace

@@ -21,10 +21,9 @@ struct MeasureJob : Job {
 };
 
 Napi::Value measure(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<MeasureJob>();
-  job->prepare([&] {
+  return perform<MeasureJob>(info, [&](MeasureJob& job) {
     Napi::Object request = info[0].As<Napi::Object>();
-    MeasureProblem& problem = job->problem;
+    MeasureProblem& problem = job.problem;
     problem.measure = static_cast<Measure>(request.Get("measure").As<Napi::Number>().Int32Value());
     problem.classes = request.Get("classes").As<Napi::Number>().Int64Value();
     const Napi::Value p = request.Get("p");
@@ -32,13 +31,12 @@ Napi::Value measure(const Napi::CallbackInfo& info) {
     const size_t rows = static_cast<size_t>(problem.rows), all = rows * static_cast<size_t>(problem.classes);
     const bool two = problem.measure == Measure::klDivergence || problem.measure == Measure::crossEntropy;
     const bool perRow = two || problem.measure == Measure::entropy;
-    problem.p = job->input<float>(p, "p", all);
-    if (two) problem.q = job->input<float>(request.Get("q"), "q", all);
-    problem.out = job->output<float>(request.Get("out"), "out", perRow ? rows : all);
+    problem.p = job.input<float>(p, "p", all);
+    if (two) problem.q = job.input<float>(request.Get("q"), "q", all);
+    problem.out = job.output<float>(request.Get("out"), "out", perRow ? rows : all);
     if (!problem.out && all) throw Napi::TypeError::New(info.Env(), "Expected an array for out");
-    problem.execution = readExecution(request, *job, job->instructionSet);
+    problem.execution = readExecution(request, job, job.instructionSet);
   });
-  return perform(info.Env(), std::move(job));
 }
 
 struct CrossEntropyJob : Job {
@@ -49,29 +47,27 @@ struct CrossEntropyJob : Job {
 };
 
 Napi::Value crossEntropyLoss(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<CrossEntropyJob>();
-  job->prepare([&] {
+  return perform<CrossEntropyJob>(info, [&](CrossEntropyJob& job) {
     Napi::Object request = info[0].As<Napi::Object>();
-    CrossEntropyProblem& problem = job->problem;
+    CrossEntropyProblem& problem = job.problem;
     problem.classes = request.Get("classes").As<Napi::Number>().Int64Value();
     const Napi::Value logits = request.Get("logits"), labels = request.Get("labels");
     problem.rows = rowsOf(logits, "logits", problem.classes);
     const size_t rows = static_cast<size_t>(problem.rows), classes = static_cast<size_t>(problem.classes);
-    problem.logits = job->input<float>(logits, "logits", rows * classes);
-    if (!labels.IsUndefined()) problem.labels = job->labels(labels, problem.rows, problem.classes);
-    else problem.targets = job->input<float>(request.Get("targets"), "targets", rows * classes);
+    problem.logits = job.input<float>(logits, "logits", rows * classes);
+    if (!labels.IsUndefined()) problem.labels = job.labels(labels, problem.rows, problem.classes);
+    else problem.targets = job.input<float>(request.Get("targets"), "targets", rows * classes);
     const Napi::Value weights = request.Get("classWeights"), gradOutput = request.Get("gradOutput");
-    if (!weights.IsUndefined()) problem.classWeights = job->input<float>(weights, "classWeights", classes);
-    if (!gradOutput.IsUndefined()) problem.gradOutput = job->input<float>(gradOutput, "gradOutput", rows);
+    if (!weights.IsUndefined()) problem.classWeights = job.input<float>(weights, "classWeights", classes);
+    if (!gradOutput.IsUndefined()) problem.gradOutput = job.input<float>(gradOutput, "gradOutput", rows);
     problem.reduction = static_cast<Reduction>(request.Get("reduction").As<Napi::Number>().Int32Value());
     problem.gradScale = request.Get("gradScale").As<Napi::Number>().DoubleValue();
     problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
-    problem.losses = job->output<float>(request.Get("losses"), "losses", rows);
+    problem.losses = job.output<float>(request.Get("losses"), "losses", rows);
     if (!problem.losses && rows) throw Napi::TypeError::New(info.Env(), "Expected an array for losses");
-    problem.gradLogits = job->output<float>(request.Get("gradLogits"), "gradLogits", rows * classes);
-    problem.execution = readExecution(request, *job, job->instructionSet);
+    problem.gradLogits = job.output<float>(request.Get("gradLogits"), "gradLogits", rows * classes);
+    problem.execution = readExecution(request, job, job.instructionSet);
   });
-  return perform(info.Env(), std::move(job));
 }
 
 }  // namespace

@@ -40,33 +40,31 @@ void readPairs(Napi::Object request, VerificationJob& job) {
 }
 
 Napi::Value verification(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<VerificationJob>();
-  job->prepare([&] {
+  return perform<VerificationJob>(info, [&](VerificationJob& job) {
     Napi::Object request = info[0].As<Napi::Object>();
-    job->asynchronous = request.Get("asynchronous").ToBoolean();
-    VerificationProblem& problem = job->problem;
+    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    VerificationProblem& problem = job.problem;
     problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
     problem.dim = request.Get("dim").As<Napi::Number>().Int64Value();
     if (problem.rows < 1 || problem.rows > INT32_MAX || problem.dim < 1 || problem.dim > INT32_MAX)
       throw Napi::RangeError::New(info.Env(), "Expected sizes for rows and dim");
     const size_t rows = static_cast<size_t>(problem.rows);
     problem.embeddings =
-        job->input<float>(request.Get("embeddings"), "embeddings", rows * static_cast<size_t>(problem.dim));
+        job.input<float>(request.Get("embeddings"), "embeddings", rows * static_cast<size_t>(problem.dim));
     const Napi::Value labels = request.Get("labels"), wanted = request.Get("limits");
-    if (labels.IsUndefined()) readPairs(request, *job);
-    else problem.labels = job->input<int32_t>(labels, "labels", rows);
+    if (labels.IsUndefined()) readPairs(request, job);
+    else problem.labels = job.input<int32_t>(labels, "labels", rows);
     problem.limits = static_cast<int64_t>(elements<double>(wanted, "limits").length);
     const size_t limits = static_cast<size_t>(problem.limits);
-    problem.falseAcceptLimits = job->input<double>(wanted, "limits", limits);
-    problem.trueAcceptRates = job->output<double>(request.Get("trueAcceptRates"), "trueAcceptRates", limits);
-    problem.falseAcceptRates = job->output<double>(request.Get("falseAcceptRates"), "falseAcceptRates", limits);
-    problem.thresholds = job->output<double>(request.Get("thresholds"), "thresholds", limits);
-    problem.sameHistogram = job->output<double>(request.Get("sameHistogram"), "sameHistogram", histogramBins);
+    problem.falseAcceptLimits = job.input<double>(wanted, "limits", limits);
+    problem.trueAcceptRates = job.output<double>(request.Get("trueAcceptRates"), "trueAcceptRates", limits);
+    problem.falseAcceptRates = job.output<double>(request.Get("falseAcceptRates"), "falseAcceptRates", limits);
+    problem.thresholds = job.output<double>(request.Get("thresholds"), "thresholds", limits);
+    problem.sameHistogram = job.output<double>(request.Get("sameHistogram"), "sameHistogram", histogramBins);
     problem.differentHistogram =
-        job->output<double>(request.Get("differentHistogram"), "differentHistogram", histogramBins);
-    problem.execution = readExecution(request, *job, job->instructionSet);
+        job.output<double>(request.Get("differentHistogram"), "differentHistogram", histogramBins);
+    problem.execution = readExecution(request, job, job.instructionSet);
   });
-  return perform(info.Env(), std::move(job));
 }
 
 }  // namespace

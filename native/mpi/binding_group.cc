@@ -83,22 +83,13 @@ struct CollectiveJob : GroupJob {
   // JavaScript makes the array, or has it, and calls take(values, array).
   void fill(Napi::Object filled) const override {
     if (length < 0) return;
-    auto values = std::make_unique<Block>(std::move(*result));
-    const auto finalize = [](napi_env, void* data, void*) { delete static_cast<Block*>(data); };
-    napi_value external;
-    if (napi_create_external(filled.Env(), values.get(), finalize, nullptr, &external) != napi_ok)
-      throw Napi::Error::New(filled.Env());
-    values.release();
-    if (napi_type_tag_object(filled.Env(), external, &valuesTag) != napi_ok) throw Napi::Error::New(filled.Env());
-    filled.Set("values", external);
+    filled.Set("values", external(filled.Env(), std::make_unique<Block>(std::move(*result)), valuesTag));
     set(filled, "length", static_cast<double>(length));
   }
 };
 
 Napi::Value open(const Napi::CallbackInfo& info) {
-  auto job = std::make_unique<OpenJob>();
-  job->launched = info[0].As<Napi::Number>().Int32Value();
-  return perform(info.Env(), std::move(job));
+  return perform<OpenJob>(info, [&](OpenJob& job) { job.launched = info[0].As<Napi::Number>().Int32Value(); });
 }
 
 // The elements of the array as they are now. What is shared is used in place: it can not be detached.
@@ -126,31 +117,28 @@ void readArray(CollectiveJob& job, Napi::Value value, bool wanted) {
 
 Napi::Value collective(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  auto job = std::make_unique<CollectiveJob>();
   const Group& group = Group::instance();
-  job->prepare([&] {
+  return perform<CollectiveJob>(info, [&](CollectiveJob& job) {
     Napi::Object request = info[0].As<Napi::Object>();
-    job->operation = request.Get("operation").As<Napi::String>().Utf8Value();
-    if (job->operation == "barrier") return;
-    job->root = request.Get("root").As<Napi::Number>().Int32Value();
-    job->combination = static_cast<Combination>(request.Get("combination").As<Napi::Number>().Int32Value());
-    if (job->root < 0 || job->root >= group.size() || job->combination < Combination::sum ||
-        job->combination >= Combination::count)
+    job.operation = request.Get("operation").As<Napi::String>().Utf8Value();
+    if (job.operation == "barrier") return;
+    job.root = request.Get("root").As<Napi::Number>().Int32Value();
+    job.combination = static_cast<Combination>(request.Get("combination").As<Napi::Number>().Int32Value());
+    if (job.root < 0 || job.root >= group.size() || job.combination < Combination::sum ||
+        job.combination >= Combination::count)
       throw Napi::RangeError::New(env, "Expected a root and a combination");
     const Napi::Value array = request.Get("array"), given = request.Get("counts");
-    readArray(*job, array, job->operation != "broadcast" || job->root == group.rank());
+    readArray(job, array, job.operation != "broadcast" || job.root == group.rank());
     const Span<double> counts = elements<double>(given, "counts");
     int64_t total = 0;
     for (size_t i = 0; i < counts.length; i++) {
-      job->counts.push_back(static_cast<int64_t>(counts.data[i]));
-      if (job->counts.back() < 0 || job->counts.back() > job->count)
-        throw Napi::RangeError::New(env, "Expected counts");
-      total += job->counts.back();
+      job.counts.push_back(static_cast<int64_t>(counts.data[i]));
+      if (job.counts.back() < 0 || job.counts.back() > job.count) throw Napi::RangeError::New(env, "Expected counts");
+      total += job.counts.back();
     }
-    if (counts.length && (counts.length != static_cast<size_t>(group.size()) || total != job->count))
+    if (counts.length && (counts.length != static_cast<size_t>(group.size()) || total != job.count))
       throw Napi::RangeError::New(env, "Expected counts of the array");
   });
-  return perform(env, std::move(job));
 }
 
 // take(values, array): moves a result to an array of its length, and frees it.
@@ -170,7 +158,7 @@ Napi::Value take(const Napi::CallbackInfo& info) {
   return env.Undefined();
 }
 
-// Of a number that may be infinite.
+// Converts a number that may be infinite.
 std::chrono::milliseconds milliseconds(Napi::Value value) {
   const double most = static_cast<double>(distributed::Transport::longest.count());
   return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(value.As<Napi::Number>().DoubleValue(), 0.0, most)));
@@ -193,7 +181,7 @@ Napi::Value setPatience(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// What the group waits for, or undefined.
+// Returns what the group waits for, or undefined.
 Napi::Value waiting(const Napi::CallbackInfo& info) {
   const Group::Waiting wait = Group::instance().waiting();
   if (wait.names.empty()) return info.Env().Undefined();
@@ -211,12 +199,7 @@ Napi::Value bytesSent(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
-  try {
-    openEnvironment(env);
-  } catch (const std::bad_alloc&) {
-    throwOutOfMemory(env);
-  }
+static void addAll(Napi::Object exports) {
   addFunction<open>(exports, "open");
   addFunction<collective>(exports, "collective");
   addFunction<take>(exports, "take");
@@ -225,8 +208,9 @@ static Napi::Object initialize(Napi::Env env, Napi::Object exports) {
   addFunction<setPatience>(exports, "setPatience");
   addFunction<waiting>(exports, "waiting");
   addFunction<bytesSent>(exports, "bytesSent");
-  return exports;
 }
+
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) { return load(env, exports, addAll); }
 
 NODE_API_MODULE(margin_softmax_mpi, initialize)
 
