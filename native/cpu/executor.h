@@ -28,25 +28,27 @@ inline float leastInverseNorm(double scale) {
   return static_cast<float>(std::max(1 / largestNorm, scale / largestProduct));
 }
 
-// The first class, of those that any thread came upon, whose norm is too large.
-class LargeClass {
+// The smallest of the places that any thread reports.
+class FirstPlace {
  public:
-  void look(const float* inverseNorms, int64_t first, int64_t count, float least) {
-    for (int64_t j = 0; j < count; j++) {
-      if (!(inverseNorms[j] > 0 && inverseNorms[j] < least)) continue;
-      int64_t known = class_;
-      while (first + j < known && !class_.compare_exchange_weak(known, first + j)) {
-      }
-      return;
+  void report(int64_t place) {
+    int64_t known = place_;
+    while (place < known && !place_.compare_exchange_weak(known, place)) {
     }
   }
-  bool found() const { return class_ != none; }
-  int64_t place() const { return class_; }
+  bool found() const { return place_ != none; }
+  int64_t place() const { return place_; }
 
  private:
   static constexpr int64_t none = INT64_MAX;
-  std::atomic<int64_t> class_{none};
+  std::atomic<int64_t> place_{none};
 };
+
+// Reports the classes from `first` on whose norm is too large.
+inline void reportLarge(const float* inverseNorms, int64_t first, int64_t count, float least, FirstPlace& large) {
+  for (int64_t j = 0; j < count; j++)
+    if (inverseNorms[j] > 0 && inverseNorms[j] < least) large.report(first + j);
+}
 
 // scales[j] = 1/‖row j‖ for rows of weights that are to be normalised, else 1.
 void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales);

@@ -238,7 +238,7 @@ void Step::scaleClasses(int64_t tile, const float* weights) {
   const int64_t first = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   scaleRows(kernels_, weights, plan_.dim, classes, normalized_, classScale_ + first);
   if (narrow_) scaleNarrowClasses(tile, weights);
-  if (normalized_) large_.look(classScale_ + first, first, classes, leastInverseNorm_);
+  if (normalized_) reportLarge(classScale_ + first, first, classes, leastInverseNorm_, large_);
 }
 
 Upcoming Step::storedWeights(int64_t first, int64_t count) const {

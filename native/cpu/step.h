@@ -139,7 +139,7 @@ class Step {
   const bool normalized_, radial_;
   const double rowGradient_;  // upstream gradient of each row, before gradOutput
   double lossSum_ = 0;
-  LargeClass large_;
+  FirstPlace large_;            // class whose norm is too large
   float leastInverseNorm_ = 0;  // of a class whose products stay finite
   Parts parts_;
   double *leftOfRows_, *leftOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units

@@ -83,7 +83,7 @@ class TopK {
     const int64_t first = tile * plan_.tileClasses;
     scaleRows(kernels_, tileWeights(tile, thread), plan_.dim, plan_.tileSize(tile), problem_.normalized,
               classScale_ + first);
-    if (problem_.normalized) large_.look(classScale_ + first, first, plan_.tileSize(tile), leastInverseNorm(1));
+    if (problem_.normalized) reportLarge(classScale_ + first, first, plan_.tileSize(tile), leastInverseNorm(1), large_);
   }
 
   void search(int64_t slot, int thread) {
@@ -140,7 +140,7 @@ class TopK {
   const int lanes_;
   const int64_t firstRow_, paddedRows_, classSlots_;
   int64_t tileFloats_ = 0;
-  LargeClass large_;
+  FirstPlace large_;  // class whose norm is too large
   float *query_, *classScale_, *tiles_, *weights_ = nullptr;
   Candidate* lists_;  // [classSlots][N][k]
 };

@@ -3,7 +3,6 @@
 #include "../verification.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 
 #include "executor.h"
@@ -16,20 +15,17 @@ constexpr int64_t block = 16;  // rows
 
 // Fills inverse norms [N]; fails for the first row that holds a number that is not finite.
 Status invertNorms(const VerificationProblem& problem, const Kernels& kernels, double* inverseNorms) {
-  std::atomic<int64_t> wrong{problem.rows};
+  FirstPlace wrong;
   Pool::instance().forEach(problem.execution.threads, divideUp(problem.rows, block), [&](int64_t item, int) {
     for (int64_t i = item * block; i < std::min(problem.rows, (item + 1) * block); i++) {
       const float* row = problem.embeddings + i * problem.dim;
       const double squares = kernels.dotDouble(row, row, problem.dim);
       inverseNorms[i] = margin_softmax::inverseNorm(squares);
-      if (std::isfinite(squares)) continue;
-      int64_t first = wrong;
-      while (i < first && !wrong.compare_exchange_weak(first, i)) {
-      }
+      if (!std::isfinite(squares)) wrong.report(i);
     }
   });
-  if (wrong == problem.rows) return {};
-  return {Failure::notFinite, "an embedding is not finite", wrong};
+  if (!wrong.found()) return {};
+  return {Failure::notFinite, "an embedding is not finite", wrong.place()};
 }
 
 // All pairs i < j. Rows i are packed, a run of them at a time; rows j are read in place.
