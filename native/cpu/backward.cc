@@ -171,11 +171,7 @@ void Step::finishRows(int64_t panel, int thread) {
   if (panel * lanes_ >= plan_.rows) return;
   const int64_t last = std::min(plan_.rows, (panel + 1) * lanes_);
   if (narrow_) {
-    for (int64_t i = panel * lanes_; i < last; i++) {
-      finishNarrowRow(i);
-      const float* out = problem_.gradInput + (firstRow_ + i) * dim;
-      if (problem_.statistics) rowSquares_[panel] += kernels_.dot(out, out, dim);
-    }
+    for (int64_t i = panel * lanes_; i < last; i++) finishNarrowRow(i);
     return;
   }
   float* sum = partialInput_ + panel * lanes_ * dim;

@@ -55,6 +55,7 @@ void Step::finishNarrowRow(int64_t row) {
   const auto [scale, along] = inputProjection(state, product, radial_);
   for (int64_t d = 0; d < dim; d++)
     out[d] = static_cast<float>(narrowTarget_[row * dim + d] + scale * sum[d] + along * x[d]);
+  if (problem_.statistics) rowSquares_[row / lanes_] += kernels_.dot(out, out, dim);
 }
 
 }  // namespace margin_softmax::cpu
