@@ -183,6 +183,20 @@ export async function openHead(file: string): Promise<HeadFile> {
   }
 }
 
+/** As `openHead`, on every rank of a group or on none. */
+export async function openHeadTogether(file: string, group: ProcessGroup | undefined): Promise<HeadFile> {
+  let opened: HeadFile | undefined
+  try {
+    return await together(group, 'open the file', async () => {
+      opened = await openHead(file)
+      return opened
+    })
+  } catch (error) {
+    await opened?.close() // another rank failed
+    throw error
+  }
+}
+
 const notTogether = () => new Error('it is a shard of another save than its index')
 
 function settingsOf(saved: unknown): { settings: Settings; iteration: number } {

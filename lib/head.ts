@@ -5,7 +5,7 @@ import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisio
 import type { ProcessGroup } from './distributed'
 import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from './errors'
 import { type Execution, execution, executionOptions } from './execution'
-import { type Move, openHead, readHead, writeHead } from './head-file'
+import { type Move, openHeadTogether, readHead, writeHead } from './head-file'
 import { resultOf, stepRequest, topKRequest } from './head-requests'
 import {
   checkBytes,
@@ -224,7 +224,7 @@ export class MarginHead {
     const { checksums = true } = known
     const group = groupOf(known)
     boolean(checksums, 'checksums')
-    const file = await together(group, 'open the file', () => openHead(path))
+    const file = await openHeadTogether(path, group)
     try {
       const start = { iteration: file.iteration, random: false }
       const fill = (head: MarginHead) =>

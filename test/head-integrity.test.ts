@@ -6,7 +6,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { MarginHead, MarginSoftmaxError, sgd } from '../lib/index'
 import { beginSave, endSave, leftoversOf } from '../lib/leftovers'
-import { classes, dim, loadHead, runOf, saveHead } from './saved-heads'
+import { classes, dim, loadHead, refused, runOf, saveHead } from './saved-heads'
 import { rejectsLike } from './support'
 
 const test = suite('head, integrity of files')
@@ -19,11 +19,6 @@ test.after.each(() => fs.rmSync(folder, { recursive: true, force: true }))
 const at = (name: string) => path.join(folder, name)
 const names = () => fs.readdirSync(folder).sort()
 const shards = (index: string) => names().filter((name) => name.startsWith(`${index}.`))
-const refused = async (promise: Promise<unknown>, pattern: RegExp) => {
-  await rejectsLike(promise, MarginSoftmaxError, pattern)
-  await promise.catch((error: MarginSoftmaxError) => assert.is(error.code, 'ERR_FILE'))
-}
-
 type Header = { __metadata__: Record<string, string> } & Record<string, Record<string, unknown>>
 
 /** Rewrites a file's header, and perhaps what is behind it. */

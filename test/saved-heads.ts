@@ -1,9 +1,11 @@
 // Heads in files without native memory: what writeHead and readHead do, on any number of ranks in this process.
 
+import * as assert from 'uvu/assert'
 import { openHead, readHead, writeHead } from '../lib/head-file'
 import { checkSettings, type Settings } from '../lib/head-settings'
-import { type ClassRun, sgd } from '../lib/index'
+import { type ClassRun, MarginSoftmaxError, sgd } from '../lib/index'
 import { inProcessGroups } from './in-process-group'
+import { rejectsLike } from './support'
 
 export const [classes, dim] = [11, 3]
 const settings: Settings = checkSettings({ classes, dim, optimizer: sgd({ momentum: 0.9 }) })
@@ -70,4 +72,10 @@ export async function loadHead(
   } finally {
     await opened.close()
   }
+}
+
+/** Holds that a file is refused, in these words. */
+export async function refused(promise: Promise<unknown>, pattern: RegExp): Promise<void> {
+  await rejectsLike(promise, MarginSoftmaxError, pattern)
+  await promise.catch((error: MarginSoftmaxError) => assert.is(error.code, 'ERR_FILE'))
 }

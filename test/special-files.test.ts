@@ -8,11 +8,14 @@ import path from 'node:path'
 import { zipSync } from 'fflate'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import type { ProcessGroup } from '../lib/distributed'
+import { openHeadTogether } from '../lib/head-file'
 import { MarginHead, MarginSoftmaxError } from '../lib/index'
 import { beginSave, endSave, temporaryName } from '../lib/leftovers'
 import { writeReport } from '../lib/write-file'
 import { cli, npyBytes, program } from './cli-support'
-import { loadHead, saveHead } from './saved-heads'
+import { inProcessGroups } from './in-process-group'
+import { loadHead, refused, saveHead } from './saved-heads'
 import { rejectsLike } from './support'
 
 const test = suite('special files')
@@ -24,11 +27,6 @@ test.before.each(() => {
 })
 test.after.each(() => fs.rmSync(folder, { recursive: true, force: true }))
 const at = (name: string) => path.join(folder, name)
-
-const refused = async (promise: Promise<unknown>, pattern: RegExp) => {
-  await rejectsLike(promise, MarginSoftmaxError, pattern)
-  await promise.catch((error: MarginSoftmaxError) => assert.is(error.code, 'ERR_FILE'))
-}
 
 /** The command line, killed where it does not end. */
 function run(args: string[], options: object = {}) {
@@ -359,6 +357,22 @@ test('inspect says whether checksums are right, and what saves left', async () =
   bytes[bytes.length - 1] = (bytes[bytes.length - 1] as number) ^ 1
   fs.writeFileSync(at('head'), bytes)
   fails(['inspect', 'head'], /its optimizer\.momentum does not have the checksum that it should/)
+})
+
+test('where one rank cannot open a head, every rank is told, and none keeps a file open', async () => {
+  await saveHead(at('head'), 1)
+  const open = () => (fs.existsSync('/proc/self/fd') ? fs.readdirSync('/proc/self/fd').length : 0)
+  const before = open()
+  const [first, second] = inProcessGroups(2) as [ProcessGroup, ProcessGroup]
+  await Promise.all([
+    rejectsLike(
+      openHeadTogether(at('head'), first),
+      MarginSoftmaxError,
+      /every rank to open the file but rank 1 failed/
+    ),
+    refused(openHeadTogether(at('none'), second), /ENOENT/),
+  ])
+  assert.is(open(), before)
 })
 
 test.run()
