@@ -4,7 +4,13 @@
 import { mkdirSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { MarginHead, sgd } from '../lib/index'
-import { readSafetensors, type StreamedTensor, writeSafetensors } from '../lib/safetensors'
+import {
+  elementsOf,
+  openSafetensors,
+  readTensors,
+  type StreamedTensor,
+  writeSafetensors,
+} from '../lib/safetensors'
 
 /** Of the training in stages.ts, and of the steps that are measured. */
 export const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
@@ -59,18 +65,7 @@ export async function readStage(folder: string, name: string, negligible: number
     device: 'cpu',
     optimizer,
   })
-  const { embeddings, labels } = await readSafetensors(batchFile(folder, name), async ({ entries }) => {
-    const result = { embeddings: new Float32Array(0), labels: new Float32Array(0) }
-    const tensors: Record<string, StreamedTensor> = {}
-    for (const key of ['embeddings', 'labels'] as const) {
-      const shape = entries.get(key)?.shape
-      if (!shape) throw new Error(`no ${key}`)
-      const values = new Float32Array(shape.reduce((product, length) => product * length, 1))
-      result[key] = values
-      tensors[key] = { shape, transfer: (offset, part) => values.set(part, offset) }
-    }
-    return { tensors, result }
-  })
+  const { embeddings, labels } = await readBatch(batchFile(folder, name))
   const batch = {
     input: embeddings.slice(0, rows * dim),
     weight,
@@ -78,4 +73,20 @@ export async function readStage(folder: string, name: string, negligible: number
     dim,
   }
   return { head, batch }
+}
+
+async function readBatch(file: string): Promise<{ embeddings: Float32Array; labels: Float32Array }> {
+  const opened = await openSafetensors(file)
+  const arrays = { embeddings: new Float32Array(0), labels: new Float32Array(0) }
+  const tensors: Record<string, StreamedTensor> = {}
+  for (const key of ['embeddings', 'labels'] as const) {
+    const shape = opened.header.entries.get(key)?.shape
+    if (!shape) throw new Error(`no ${key}`)
+    const values = new Float32Array(elementsOf(shape))
+    arrays[key] = values
+    tensors[key] = { shape, transfer: (offset, part) => values.set(part, offset) }
+  }
+  await readTensors(opened, tensors)
+  await opened.handle.close()
+  return arrays
 }

@@ -2,12 +2,10 @@ import {
   apart,
   type FloatArray,
   floats,
-  floatsToFill,
   ignoreIndexRange,
   integerFrom,
   type LabelArray,
   labels,
-  newArray,
   number,
   numberFrom,
   oneOf,
@@ -19,7 +17,7 @@ import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { type NativeResult, native, succeeded } from './native'
-import { handOver, outputArray, present, standIns } from './outputs'
+import { handOver, outputArray, present, resultArray, standIns } from './outputs'
 
 /** One batch. B rows of D numbers, C classes. */
 export interface Batch {
@@ -152,10 +150,7 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
     negligible: checkNegligible(known.negligible),
   }
   const outputs: Outputs = {
-    losses:
-      known.losses === undefined
-        ? newArray(Float32Array, rows, 'losses')
-        : floatsToFill(known.losses, 'losses', rows),
+    losses: resultArray(known.losses, 'losses', rows),
     gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
     gradWeight: outputArray(known.gradWeight, 'gradWeight', classes * dim, true),
     gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),

@@ -16,6 +16,11 @@ export function outputArray(
   return (given ?? wanted) ? newArray(Float32Array, length, name) : undefined
 }
 
+/** An array to hold a result that is always computed: the caller's own, or a new one. */
+export function resultArray(given: Float32Array | undefined, name: string, length: number): Float32Array {
+  return given === undefined ? newArray(Float32Array, length, name) : floatsToFill(given, name, length)
+}
+
 /**
  * Arrays for asynchronous work to write into. Those that the caller handed in (among `given`) could be transferred away
  * meanwhile, unless they are shared: each gets a stand-in until the work is done.

@@ -3,12 +3,10 @@ import {
   apart,
   countOf,
   floats,
-  floatsToFill,
   ignoreIndexRange,
   integerFrom,
   options as knownOptions,
   labels,
-  newArray,
   numberFrom,
   oneOf,
   size,
@@ -18,7 +16,7 @@ import { type ExecutionOptions, execution } from './execution'
 import { isList, lengthOf, typeOf } from './intrinsics'
 import { type Reduction, reductions, upstream } from './loss'
 import { native, succeeded } from './native'
-import { outputArray } from './outputs'
+import { outputArray, resultArray } from './outputs'
 
 /**
  * How a function over given numbers runs. `device: 'auto'` is the CPU here: one pass over memory takes less time than the
@@ -70,10 +68,6 @@ function classesIn(input: Float32Array, name: string, given: unknown): { classes
   return { classes, rows: rowsIn(input, name, classes) }
 }
 
-function arrayOut(given: Float32Array | undefined, length: number): Float32Array {
-  return given === undefined ? newArray(Float32Array, length, 'out') : floatsToFill(given, 'out', length)
-}
-
 function measure(
   name: (typeof measures)[number],
   arrays: { p: Float32Array; q?: Float32Array; out: Float32Array },
@@ -99,7 +93,7 @@ function elementwise(
 ) {
   const p = floats(given, inputName)
   const { classes } = classesIn(p, inputName, known.classes)
-  const out = arrayOut(known.out, lengthOf(p))
+  const out = resultArray(known.out, 'out', lengthOf(p))
   apartOrSame(out, 'out', p, inputName)
   return measure(name, { p, out }, classes, known)
 }
@@ -114,7 +108,7 @@ function perRow(
   const p = floats(first, 'p')
   const q = second && floats(second, 'q', lengthOf(p))
   const { classes, rows } = classesIn(p, 'p', known.classes)
-  const out = arrayOut(known.out, rows)
+  const out = resultArray(known.out, 'out', rows)
   apart(out, 'out', { p, q })
   return measure(name, { p, q, out }, classes, known)
 }
@@ -218,7 +212,7 @@ export interface CrossEntropyLossResult {
   gradLogits?: Float32Array
 }
 
-const crossEntropyOptions = [
+export const crossEntropyOptions = [
   'classes',
   'reduction',
   'ignoreIndex',
@@ -273,10 +267,7 @@ export function crossEntropyLoss(
     logits: floats(input, 'logits', elements),
   }
   const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
-  const losses =
-    known.losses === undefined
-      ? newArray(Float32Array, rows, 'losses')
-      : floatsToFill(known.losses, 'losses', rows)
+  const losses = resultArray(known.losses, 'losses', rows)
   const gradLogits = outputArray(known.gradLogits, 'gradLogits', elements, true)
   apart(losses, 'losses', { ...inputs, gradOutput })
   if (gradLogits) {

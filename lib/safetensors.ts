@@ -104,27 +104,6 @@ export async function openSafetensors(path: string, only?: TensorType[]): Promis
   }
 }
 
-/**
- * Reads a safetensors file's header, lets `place` say where its tensors go (and check that they are what it wants), and
- * streams them there. `place` throws to refuse the file.
- * @throws MarginSoftmaxError `ERR_FILE`
- */
-export async function readSafetensors<T>(
-  path: string,
-  place: (header: SafetensorsHeader) => Promise<{ tensors: Record<string, StreamedTensor>; result: T }>
-): Promise<T> {
-  const opened = await openSafetensors(path, ['F32', 'BF16'])
-  try {
-    const { tensors, result } = await place(opened.header)
-    await readTensors(opened, tensors)
-    return result
-  } catch (cause) {
-    throw unreadable(path, cause)
-  } finally {
-    await closeRead(opened.handle)
-  }
-}
-
 export const unreadable = (path: string, cause: unknown) =>
   fileError(`Expected a whole safetensors file of a head in ${path}`, cause)
 
