@@ -10,7 +10,7 @@ const test = suite('audit')
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-audit-'))
 test.after(() => fs.rmSync(folder, { recursive: true, force: true }))
 
-/** What the script says and its exit code, where npm prints this and fails. */
+/** Returns what the script says and its exit code, where npm prints this and fails. */
 function audit(printed: string) {
   fs.writeFileSync(path.join(folder, 'npm'), `#!/bin/sh\ncat << 'END'\n${printed}\nEND\nexit 1\n`, {
     mode: 0o755,

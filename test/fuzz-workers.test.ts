@@ -23,7 +23,7 @@ test('workers that are terminated in mid-call leave the others right', async () 
 
 const told = ({ code, signal, output }: Ended) => `ended with ${signal ?? `code ${code}`}:\n${output}`
 
-/** What each end of exits.child.ts is to the one who started it. */
+/** Says what each end of exits.child.ts is to the one who started it. */
 const expected: Record<string, [number | null, string | null]> = {
   exit: [7, null],
   exitCode: [7, null],

@@ -7,13 +7,10 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { MarginHead } from '../lib/index'
 import * as mpi from './mpirun'
-import { integer, lacking, random } from './support'
+import { integer, lacking, numbersIn, random } from './support'
 
 const test = suite('killed ranks')
-const [times = 4, seed = 1] = (process.env.MARGIN_SOFTMAX_RANK_KILLS ?? '')
-  .split(',')
-  .filter(Boolean)
-  .map(Number)
+const [times = 4, seed = 1] = numbersIn('MARGIN_SOFTMAX_RANK_KILLS')
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-killed-'))
 test.after(() => fs.rmSync(folder, { recursive: true, force: true }))
 

@@ -12,10 +12,10 @@ import * as assert from 'uvu/assert'
 import { MarginHead } from '../lib/index'
 import { leftoversOf } from '../lib/leftovers'
 import { program, writeNpy } from './cli-support'
-import { normals, random } from './support'
+import { normals, numbersIn, random } from './support'
 
 const test = suite('kills')
-const [saves = 20, trainings = 3] = (process.env.MARGIN_SOFTMAX_KILLS ?? '20,3').split(',').map(Number)
+const [saves = 20, trainings = 3] = numbersIn('MARGIN_SOFTMAX_KILLS')
 const seed = Number(process.env.MARGIN_SOFTMAX_SEED ?? 1)
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-kills-'))
 test.after(() => fs.rmSync(folder, { recursive: true, force: true }))

@@ -18,13 +18,10 @@ import {
   softmax,
   verification,
 } from '../lib/index'
-import { integer, makeBatch, normals, pick, random } from './support'
+import { integer, makeBatch, normals, numbersIn, pick, random } from './support'
 
 const test = suite('soak')
-const [seconds = 15, seed = 1] = (process.env.MARGIN_SOFTMAX_SOAK ?? '')
-  .split(',')
-  .filter(Boolean)
-  .map(Number)
+const [seconds = 15, seed = 1] = numbersIn('MARGIN_SOFTMAX_SOAK')
 /** Of resident memory, from the second third of the time to the last: what allocators keep differs from time to time. */
 const growth = 32 * 2 ** 20
 

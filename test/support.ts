@@ -125,6 +125,11 @@ export function throwsLike(run: () => unknown, kind: ErrorClass, pattern: RegExp
   assert.unreachable(`expected a ${kind.name} like ${pattern} but nothing was thrown`)
 }
 
+/** Numbers that a variable of the environment lists, parted by commas; none where it is not set. */
+export function numbersIn(variable: string): number[] {
+  return (process.env[variable] ?? '').split(',').filter(Boolean).map(Number)
+}
+
 export async function rejectsLike(
   promise: Promise<unknown>,
   kind: ErrorClass,

@@ -158,24 +158,18 @@ ssize_t readlink(const char* path, char* name, size_t length) {
   return real(path, name, length);
 }
 static int modeOf(int flags, va_list given) { return flags & (O_CREAT | O_TMPFILE) ? va_arg(given, int) : 0; }
-int open(const char* path, int flags, ...) {
-  REAL(open);
-  FAIL("open", concernsPath(path));
-  va_list given;
-  va_start(given, flags);
-  const int mode = modeOf(flags, given);
-  va_end(given);
-  return real(path, flags, mode);
-}
-int open64(const char* path, int flags, ...) {
-  REAL(open64);
-  FAIL("open", concernsPath(path));
-  va_list given;
-  va_start(given, flags);
-  const int mode = modeOf(flags, given);
-  va_end(given);
-  return real(path, flags, mode);
-}
+#define OPENS(name)                            \
+  int name(const char* path, int flags, ...) { \
+    REAL(name);                                \
+    FAIL("open", concernsPath(path));          \
+    va_list given;                             \
+    va_start(given, flags);                    \
+    const int mode = modeOf(flags, given);     \
+    va_end(given);                             \
+    return real(path, flags, mode);            \
+  }
+OPENS(open)
+OPENS(open64)
 // Closes in any case, as Linux does.
 static int failClose(int file) { return fault("close", concernsFile(file), 0); }
 int close(int file) {

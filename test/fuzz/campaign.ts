@@ -34,7 +34,7 @@ export interface Request {
 
 const usualSeed = 1
 
-/** What the environment asks for. */
+/** Reads what the environment asks for. */
 export function requested(calls: number, given = process.env.MARGIN_SOFTMAX_FUZZ): Request {
   if (!given) return { seed: usualSeed, calls, seconds: Infinity }
   const match = /^(\d+),(?:(\d+(?:\.\d+)?)|call:(\d+))$/.exec(given)

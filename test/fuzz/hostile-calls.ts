@@ -1,6 +1,10 @@
 // Hostile calls: arguments of the wrong kind, objects that lie or change while they are read, arrays that go away. Each
 // call may succeed or fail with an error of the documented shape; an error of the caller's own traps passes through.
+import { executionOptions } from '../../lib/execution'
+import { headOptions } from '../../lib/head-settings'
 import * as library from '../../lib/index'
+import { lossOptions } from '../../lib/loss'
+import { crossEntropyOptions } from '../../lib/probability'
 import { anyCall, anyShape, anyValues, tamper } from './batches'
 import type { Dice } from './campaign'
 import { faultOf } from './errors'
@@ -89,26 +93,8 @@ export async function judged(work: () => unknown): Promise<undefined> {
   }
 }
 const batchNames = ['input', 'weight', 'labels', 'dim', 'bias']
-const executionNames = ['threads', 'device', 'precision', 'workspace', 'instructionSet', 'unknown']
-const lossNames = [
-  ...['margin', 'reduction', 'ignoreIndex', 'labelSmoothing', 'negligible', 'gradOutput', 'losses'],
-  ...['gradInput', 'gradWeight', 'gradBias'],
-  ...executionNames,
-]
-const settingNames = [
-  ...['classes', 'dim', 'margin', 'bias', 'optimizer', 'marginWarmupSteps', 'labelSmoothing', 'ignoreIndex'],
-  ...[
-    'sampleRate',
-    'sampleCorrection',
-    'interclassFilter',
-    'negligible',
-    'weightStorage',
-    'seed',
-    'weights',
-    'group',
-  ],
-  ...executionNames,
-]
+/** The options of a call, and a name that is none. */
+const named = (options: readonly string[]) => [...options, 'unknown']
 
 const factories = [
   ...[library.softmaxMargin, library.normface, library.cosface, library.arcface, library.combined],
@@ -135,7 +121,7 @@ function spoiledPair(
 export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = {
   loss(dice) {
     const { batch, options } = anyCall(dice)
-    const [given, how] = spoiledPair(dice, batch, options, [batchNames, lossNames])
+    const [given, how] = spoiledPair(dice, batch, options, [batchNames, named(lossOptions)])
     const work = call(dice.pick([library.marginLoss, library.marginLossSync]))
     const [arrays, gone] = [
       Object.values(Object.getOwnPropertyDescriptors(batch)).map(({ value }) => value),
@@ -151,7 +137,10 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
     const { batch, options, classes } = anyCall(dice)
     const { labels: _, ...rest } = batch
     const asked = { k: dice.integer(1, classes), margin: options.margin }
-    const [given, how] = spoiledPair(dice, rest, asked, [batchNames, ['k', 'margin', ...executionNames]])
+    const [given, how] = spoiledPair(dice, rest, asked, [
+      batchNames,
+      named(['k', 'margin', ...executionOptions]),
+    ])
     return judged(() => call(dice.pick([library.topK, library.topKSync]))(given, how))
   },
   measure(dice) {
@@ -166,22 +155,9 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
   },
   logitsLoss(dice) {
     const [rows, classes] = [dice.integer(1, 5), dice.integer(1, 6)]
-    const names = [
-      'classes',
-      'reduction',
-      'ignoreIndex',
-      'labelSmoothing',
-      'classWeights',
-      'gradOutput',
-      'gradLogits',
-      'losses',
-      'threads',
-      'device',
-      'instructionSet',
-    ]
     const logits = dice.chance(0.7) ? anyValues(dice, rows * classes) : anything(dice)
     const target = dice.chance(0.5) ? anything(dice, rows) : new Array(rows).fill(0)
-    const how = spoiled(dice, { classes }, names, { logits })
+    const how = spoiled(dice, { classes }, named(crossEntropyOptions), { logits })
     return judged(() => call(library.crossEntropyLoss)(logits, target, how))
   },
   pairs(dice) {
@@ -209,7 +185,7 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
   create(dice) {
     const { classes, dim } = anyShape(dice)
     const settings = { classes, dim, optimizer: dice.pick([library.sgd({ momentum: 0.9 }), library.adamW()]) }
-    const given = dice.chance(0.97) ? spoiled(dice, settings, settingNames) : anything(dice)
+    const given = dice.chance(0.97) ? spoiled(dice, settings, named(headOptions)) : anything(dice)
     return judged(async () => {
       const head = (await call(MarginHead.create)(given)) as library.MarginHead
       if (dice.chance(0.7)) head.dispose()

@@ -10,7 +10,7 @@ import { OracleHead } from '../trainer'
 import { anyLabels, anyShape, anyValues, inAnyForm, tamper } from './batches'
 import type { Dice } from './campaign'
 import { compare } from './judge'
-import { checkBest } from './valid-losses'
+import { boundOf, checkBest } from './valid-losses'
 
 let folder: string | undefined
 
@@ -82,13 +82,8 @@ export async function life(dice: Dice): Promise<number> {
       const expected = reference(problem, oracle, { labelSmoothing })
       if (kind === 4) {
         const { scores, indices } = head.topKSync(embeddings, 1)
-        const { raw } = margin.oracle
-        const most = (of: Float32Array) => Math.max(...of.map(Math.abs))
-        const terms = raw
-          ? dim * most(values) * most(problem.weight) + most(problem.bias ?? new Float32Array(1))
-          : 1
         const free = reference({ ...problem, labels: new Array(rows).fill(-1) }, margin.oracle)
-        checkBest({ scores, indices }, free.scores, classes, 1, 2 ** -21 * terms)
+        checkBest({ scores, indices }, free.scores, classes, 1, boundOf(problem, margin.oracle.raw))
       } else if (kind === 5) {
         const actual = head.evaluateSync(embeddings, labels)
         if (settings.interclassFilter === undefined)

@@ -2,7 +2,7 @@
 import { marginLoss, marginLossSync, topK, topKSync } from '../../lib/index'
 import { reference, referenceTopK } from '../reference'
 import { within } from '../support'
-import { anyCall, tamper } from './batches'
+import { anyCall, type Problem, tamper } from './batches'
 import type { Dice } from './campaign'
 import { judge } from './judge'
 
@@ -32,7 +32,7 @@ export async function best(dice: Dice): Promise<undefined> {
 }
 
 /** What float32 may be off by in a score: by the size of the terms of the sum. */
-function boundOf({ input, weight, dim, bias }: ReturnType<typeof anyCall>['problem'], raw: boolean): number {
+export function boundOf({ input, weight, dim, bias }: Omit<Problem, 'labels'>, raw: boolean): number {
   if (!raw) return 2 ** -21
   const most = (values: Float32Array) => Math.max(...values.map(Math.abs))
   return 2 ** -21 * (dim * most(input) * most(weight) + (bias ? most(bias) : 0))
