@@ -1,4 +1,4 @@
-// What is said of files: errors of one shape, without a character that could steer a terminal.
+// This module words the errors of files: in one shape, without a character that could steer a terminal.
 import os from 'node:os'
 import { MarginSoftmaxError } from './errors'
 

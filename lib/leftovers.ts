@@ -42,7 +42,7 @@ export function endSave(save: string): void {
 
 let ownName: string | undefined
 
-/** What the names of this process's saves begin with. */
+/** Returns what the names of this process's saves begin with. */
 function ownSaves(): string {
   if (ownName) return ownName
   const { pid } = process

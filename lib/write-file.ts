@@ -27,7 +27,7 @@ export type Write = (bytes: ArrayBufferView, position: number) => Promise<void>
 export interface Target {
   path: string
   info?: Stats
-  /** Of an open file of this process, for names such as /dev/stdout. */
+  /** Set for an open file of this process, which names such as /dev/stdout lead to. */
   descriptor?: number
 }
 

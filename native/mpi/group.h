@@ -45,7 +45,7 @@ class Group {
   // Waits for the end of the leaving, but not longer than `time`. False: it goes on. True: `status` is how it ended.
   bool left(std::chrono::milliseconds time, Status& status);
 
-  // What the group waits for, in words. No names: for nothing. From any thread.
+  // Tells what the group waits for, in words; there are no names if it waits for nothing. From any thread.
   struct Waiting {
     std::chrono::milliseconds time{0};
     std::string names;  // of the ranks

@@ -31,7 +31,7 @@ std::string callOf(const Record& record) {
   return call;
 }
 
-// What the rank did.
+// Says what the rank did.
 std::string deed(const Record& record) {
   if (record.operation == Record::leave) return "ended its process with code " + std::to_string(record.endCode);
   return "called " + callOf(record);

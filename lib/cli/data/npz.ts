@@ -47,11 +47,11 @@ export async function readMember(
   }
 }
 
-/** What comes out of a stream, in parts of any length, one after the other. */
+/** Hands out the bytes of a stream in pieces of any length. */
 class StreamedBytes {
   readonly #chunks: AsyncIterator<Buffer>
   #rest: Uint8Array = new Uint8Array(0)
-  /** Of all that was read; undefined in a Node.js before 20.15, which computes none. */
+  /** CRC-32 of all that was read. Node.js before 20.15 computes none: then it is undefined. */
   checksum: number | undefined = 'crc32' in zlib ? 0 : undefined
 
   constructor(stream: Readable) {
