@@ -4,7 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { adamW, MarginHead, type MarginHeadOptions, MarginSoftmaxError, sgd } from '../../lib/index'
 import { marginCases, oracleAt } from '../margins'
-import { reference } from '../reference'
+import { type OracleResult, reference } from '../reference'
 import { distance, norm, normals, sameBits, within } from '../support'
 import { OracleHead } from '../trainer'
 import { anyLabels, anyShape, anyValues, inAnyForm, tamper } from './batches'
@@ -58,12 +58,12 @@ function anyHead(dice: Dice) {
 }
 
 export async function life(dice: Dice): Promise<number> {
-  const { settings, margin, optimizer, plain } = anyHead(dice)
-  const { classes, dim, labelSmoothing = 0, marginWarmupSteps = 0, bias = false } = settings
+  const made = anyHead(dice)
+  const { settings } = made
+  const { classes, dim } = settings
   let head = await MarginHead.create(settings)
-  const { weightStorage } = head
   let calls = 1
-  if (settings.weights && weightStorage === 'float32')
+  if (settings.weights && head.weightStorage === 'float32')
     sameBits(head.weights(), Float32Array.from(settings.weights), 'weights of a new head')
   const running: Promise<unknown>[] = []
   for (let steps = dice.integer(1, 4); steps > 0; steps--, calls++) {
@@ -76,45 +76,7 @@ export async function life(dice: Dice): Promise<number> {
     else if (kind === 1) running.push(head.topK(embeddings, dice.integer(1, classes)))
     else if (kind === 2) running.push(head.evaluate(embeddings, labels))
     else if (kind === 3) running.push(head.save(path.join(temporary(), 'unawaited.safetensors')))
-    else if (running.length === 0) {
-      const problem = { input: values, weight: head.weights(), labels: list, dim, bias: head.bias() }
-      const oracle = oracleAt(margin, head.iteration, marginWarmupSteps)
-      const expected = reference(problem, oracle, { labelSmoothing })
-      if (kind === 4) {
-        const { scores, indices } = head.topKSync(embeddings, 1)
-        const free = reference({ ...problem, labels: new Array(rows).fill(-1) }, margin.oracle)
-        checkBest({ scores, indices }, free.scores, classes, 1, boundOf(problem, margin.oracle.raw))
-      } else if (kind === 5) {
-        const actual = head.evaluateSync(embeddings, labels)
-        if (settings.interclassFilter === undefined)
-          compare(actual, expected, problem, oracle, { labelSmoothing })
-      } else {
-        const [before, iteration] = [problem.weight, head.iteration]
-        const actual = head.stepSync(embeddings, labels)
-        if (plain) compare(actual, expected, problem, oracle, { labelSmoothing })
-        if (head.iteration !== iteration + 1)
-          throw new Error(`iteration ${head.iteration} after ${iteration}`)
-        const after = head.weights()
-        if (plain && iteration === 0 && optimizer.name === 'sgd' && weightStorage === 'float32') {
-          const model = new OracleHead({
-            margin,
-            optimizer: { ...optimizer, kind: 'sgd' },
-            dim,
-            weights: before,
-            bias,
-            marginWarmupSteps,
-            labelSmoothing,
-          })
-          model.step(values, list)
-          const moved = optimizer.learningRate * (norm(expected.gradWeight) + expected.magnitudeWeight)
-          within(
-            distance(after, model.weight.values),
-            1e-3 * moved + 2 ** -22 * norm(before),
-            'weights after a step'
-          )
-        }
-      }
-    }
+    else if (running.length === 0) judgeSync(kind, head, made, { values, list, embeddings, labels })
     if (dice.chance(0.3)) tamper({ embeddings, labels })
   }
   if (running.length === 0 && dice.chance(0.1)) {
@@ -130,6 +92,64 @@ export async function life(dice: Dice): Promise<number> {
     }
   if (end === 1) head.dispose()
   return calls // else the garbage collector's
+}
+
+interface Rows {
+  values: Float32Array
+  list: number[]
+  /** The same in any form. */
+  embeddings: Float32Array | Float64Array
+  labels: number[] | Int32Array
+}
+
+/** A synchronous call beside the oracle: topKSync (kind 4), evaluateSync (5) or stepSync. */
+function judgeSync(kind: number, head: MarginHead, made: ReturnType<typeof anyHead>, rows: Rows): void {
+  const { settings, margin } = made
+  const { values, list, embeddings, labels } = rows
+  const { classes, dim, labelSmoothing = 0, marginWarmupSteps = 0 } = settings
+  const problem = { input: values, weight: head.weights(), labels: list, dim, bias: head.bias() }
+  const oracle = oracleAt(margin, head.iteration, marginWarmupSteps)
+  const expected = reference(problem, oracle, { labelSmoothing })
+  if (kind === 4) {
+    const best = head.topKSync(embeddings, 1)
+    const free = reference({ ...problem, labels: new Array(list.length).fill(-1) }, margin.oracle)
+    checkBest(best, free.scores, classes, 1, boundOf(problem, margin.oracle.raw))
+  } else if (kind === 5) {
+    const actual = head.evaluateSync(embeddings, labels)
+    if (settings.interclassFilter === undefined)
+      compare(actual, expected, problem, oracle, { labelSmoothing })
+  } else {
+    const { iteration } = head
+    const actual = head.stepSync(embeddings, labels)
+    if (made.plain) compare(actual, expected, problem, oracle, { labelSmoothing })
+    if (head.iteration !== iteration + 1) throw new Error(`iteration ${head.iteration} after ${iteration}`)
+    if (iteration === 0) judgeUpdate(head, made, problem.weight, rows, expected)
+  }
+}
+
+/** The first update of a plain head with SGD, from the weights `before`. */
+function judgeUpdate(
+  head: MarginHead,
+  { settings, margin, optimizer, plain }: ReturnType<typeof anyHead>,
+  before: Float32Array,
+  { values, list }: Rows,
+  expected: OracleResult
+): void {
+  const after = head.weights()
+  if (!plain || optimizer.name !== 'sgd' || head.weightStorage !== 'float32') return
+  const { dim, labelSmoothing = 0, marginWarmupSteps = 0, bias = false } = settings
+  const model = new OracleHead({
+    margin,
+    optimizer: { ...optimizer, kind: 'sgd' },
+    dim,
+    weights: before,
+    bias,
+    marginWarmupSteps,
+    labelSmoothing,
+  })
+  model.step(values, list)
+  const moved = optimizer.learningRate * (norm(expected.gradWeight) + expected.magnitudeWeight)
+  within(distance(after, model.weight.values), 1e-3 * moved + 2 ** -22 * norm(before), 'weights after a step')
 }
 
 /** What is loaded goes on with the same bits. */
