@@ -245,7 +245,10 @@ export class MarginHead {
     }
   }
 
-  /** Gives the native memory back at once rather than when the garbage collector comes by. Later calls throw. */
+  /**
+   * Gives the native memory back at once rather than when the garbage collector comes by, and waits for nothing. A step
+   * that has begun ends as it would, and the memory goes with it; one that waits rejects. Later calls throw.
+   */
   dispose(): void {
     if (MarginHead.#of(this).#disposed) return
     this.#disposed = true
