@@ -50,7 +50,7 @@ if (shimRuns) {
 
   for (const flavour of flavours)
     test(`every PTX wrapper keeps its contract: ${flavour}`, () => {
-      assert.is(allRight(run(program('conformance', flavour), []), flavour).length, 8)
+      assert.is(allRight(run(program('conformance', flavour), []), flavour).length, 11)
     })
 
   test('the kernels agree with double precision, with the same bits in every order of fibres', () => {

@@ -5,47 +5,61 @@
 namespace margin_softmax::cuda {
 
 struct GradientShared {
-  float bias[tileSize];
+  LogitShared logits;
   float columnSums[8][tileSize];
 };
 
 // A_ij = ∂loss/∂(cosine of row i to class j), targets left out, and its sums down the columns: Σ_i A_ij·cos_ij is how
-// far a class's gradient goes along its own weights; without cosines Σ_i A_ij is the bias's gradient.
-template <class Core, class Element>
+// far a class's gradient goes along its own weights; without cosines Σ_i A_ij is the bias's gradient. `corrected`:
+// operands are pairs.
+template <class Core, bool normalized, bool corrected>
 __global__ void __launch_bounds__(tileThreads, Core::blocks)
-    gradientTile(StepData<Element> step, int firstClass, int classes) {
+    gradientTile(StepData<typename Core::Element> step, int firstClass, int classes) {
+  using Element = typename Core::Element;
   gpu::SharedPool pool;
   Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
-  const LogitTile tile = logitTile<Element>();
+  const LogitTile tile = logitTile();
   if (blockIdx.x == 0 && threadIdx.x < tileSize) {  // here, where the wait for it is hidden by the product
     const int column = tile.firstColumn + threadIdx.x, label = firstClass + column;
     const int place = column < classes ? firstTarget(step, label) : step.rows;
     step.targetPlaces[column] = place < step.rows && step.sorted[place] == label ? place : -1;
   }
   Sums sums;
-  multiplyLogits<Core>(step, tile, staged, sums);
+  multiplyLogits<Core>(step, tile, corrected ? leadingAndCorrection : leadingOnly, staged, sums);
   GradientShared& shared = *reinterpret_cast<GradientShared*>(staged);
-  loadBias(step, tile, firstClass, classes, shared.bias);
+  loadFactors<Core>(step, tile, firstClass, classes, shared.logits);
   __syncthreads();
 
-  const float smoothing = static_cast<float>(step.labelSmoothing / step.classesInAll);
   float columnSums[8] = {};
+  const int firstOfThread = Core::template row<Lies::along>(0);
+  const int further = (Core::template row<Lies::along>(1) - firstOfThread) * step.chunk;  // from a row to the next
+  Element* out =
+      step.gradientOperand + static_cast<int64_t>(tile.firstRow + firstOfThread) * step.chunk + tile.firstColumn;
 #pragma unroll
-  for (int r = 0; r < 8; r++) {
-    const int row = tile.firstRow + Core::template row<Lies::along>(r);
-    const RowFactors factors = step.factors[row];
-    const int own = step.labels[row] - firstClass - tile.firstColumn;
-    Element* out = step.gradientOperand + static_cast<int64_t>(row) * step.chunk + tile.firstColumn;
+  for (int r = 0; r < 8; r++, out += further) {
+    const int row = Core::template row<Lies::along>(r), own = shared.logits.own[row];
+    const RowFactors factors = shared.logits.rows[row];
 #pragma unroll
-    for (int c = 0; c < 8; c++) {
+    for (int c = 0; c < 8; c += 2) {
+      float pair[2];
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int column = Core::template column<Lies::along>(c + i);
+        const float cosine = sums.at(r, c + i);
+        // One rounding where a logit is near the maximum and matters.
+        const float exponent = fmaf(factors.scale, cosine, -factors.maximum) + shared.logits.bias[column];
+        const float a = fmaf(Core::power(exponent), factors.share, -factors.even);
+        pair[i] = counted(step, cosine, column == own) ? a : 0;
+      }
       const int column = Core::template column<Lies::along>(c);
-      const float cosine = sums.at(r, c);
-      const bool counts =
-          factors.gradient != 0 && counted(step, cosine) && tile.firstColumn + column < classes && column != own;
-      const float z = fmaf(factors.scale, cosine, shared.bias[column]);
-      const float a = counts ? factors.gradient * fmaf(expf(z - factors.maximum), factors.factor, -smoothing) : 0;
-      const float seen = storeOperand(out + column, step.gradientPlane(), step.terms, a);
-      columnSums[c] += step.normalized && counts ? seen * cosine : seen;
+      if constexpr (Core::pairsColumns) {
+        storePair<corrected>(out + column, step.gradientPlane(), pair);
+      } else {
+        out[column] = pair[0];
+        out[Core::template column<Lies::along>(c + 1)] = pair[1];
+      }
+#pragma unroll
+      for (int i = 0; i < 2; i++) columnSums[c + i] += normalized ? pair[i] * sums.at(r, c + i) : pair[i];
     }
   }
 #pragma unroll
@@ -61,11 +75,13 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   step.columnSums[static_cast<int64_t>(blockIdx.x) * step.chunk + tile.firstColumn + threadIdx.x] = sum;
 }
 
-// partialInput[slot] += A·ŵ over the slot's share of the chunk. Grid: dim tiles × row tiles × slots.
-template <class Core, class Element>
-__global__ void __launch_bounds__(tileThreads, Core::blocks) inputGradient(StepData<Element> step, int tiles) {
+// partialInput[slot] += A·ŵ over the slot's share of the chunk. Grid: dim tiles × row tiles × slots. `first`: the sums
+// begin with this chunk.
+template <class Core>
+__global__ void __launch_bounds__(tileThreads, Core::blocks)
+    inputGradient(StepData<typename Core::Element> step, int tiles, bool first) {
   gpu::SharedPool pool;
-  Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
+  auto* staged = pool.take<typename Core::Element>(tileSharedBytes / sizeof(typename Core::Element));
   const int slot = blockIdx.z, firstRow = blockIdx.y * tileSize, firstDim = blockIdx.x * tileSize;
   const int64_t firstTile = static_cast<int64_t>(tiles) * slot / step.inputSlots;
   const int64_t lastTile = static_cast<int64_t>(tiles) * (slot + 1) / step.inputSlots;
@@ -78,32 +94,39 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks) inputGradient(StepD
 #pragma unroll
   for (int r = 0; r < 8; r++) {
     float* row = out + Core::template row<Lies::along>(r) * step.paddedDim;
+    float2 before[4];
 #pragma unroll
-    for (int c = 0; c < 8; c++) {
-      const int dim = Core::template column<Lies::across>(c);
-      if (dim < dims) row[dim] += sums.at(r, c);
+    for (int c = 0; c < 4; c++) {  // all on their way before the first is used
+      const int dim = Core::template column<Lies::across>(2 * c);
+      before[c] = first || dim >= dims ? make_float2(0, 0) : *reinterpret_cast<const float2*>(row + dim);
+    }
+#pragma unroll
+    for (int c = 0; c < 4; c++) {
+      const int dim = Core::template column<Lies::across>(2 * c);
+      if (dim < dims)
+        *reinterpret_cast<float2*>(row + dim) =
+            make_float2(before[c].x + sums.at(r, 2 * c), before[c].y + sums.at(r, 2 * c + 1));
     }
   }
 }
 
-// One element of a weight or bias, given its gradient; `parameter` and `state` are the arrays that `at` counts in.
-__device__ inline void applyUpdate(const StepRows& step, float* parameter, float* const (&state)[2], int64_t at,
-                                   float gradient) {
-  const float before = parameter[at];
-  float after;
-  if (step.weightUse == WeightUse::sgd) {
-    after = sgdElement(before, gradient, step.sgd, multiplyAdd);
-  } else if (step.weightUse == WeightUse::momentum) {
-    float momentum = state[0][at];
-    after = sgdElement(before, gradient, momentum, step.sgd, multiplyAdd);
-    state[0][at] = momentum;
-  } else {
-    float moment = state[0][at], second = state[1][at];
-    after = adamWElement(before, gradient, moment, second, step.adamW, multiplyAdd);
-    state[0][at] = moment;
-    state[1][at] = second;
-  }
-  parameter[at] = after;
+// A weight or bias after the update, given its gradient and its optimizer's states.
+template <WeightUse use>
+__device__ float updated(const StepRows& step, float before, float& first, float& second, float gradient) {
+  if constexpr (use == WeightUse::sgd) return sgdElement(before, gradient, step.sgd, multiplyAdd);
+  else if constexpr (use == WeightUse::momentum) return sgdElement(before, gradient, first, step.sgd, multiplyAdd);
+  else return adamWElement(before, gradient, first, second, step.adamW, multiplyAdd);
+}
+
+__device__ inline void updateBias(const StepRows& step, int64_t at, float gradient) {
+  float& bias = step.bias[at];
+  float none = 0;
+  float& first = step.biasState[0] ? step.biasState[0][at] : none;
+  float& second = step.biasState[1] ? step.biasState[1][at] : none;
+  if (step.weightUse == WeightUse::sgd) bias = updated<WeightUse::sgd>(step, bias, none, none, gradient);
+  else if (step.weightUse == WeightUse::momentum)
+    bias = updated<WeightUse::momentum>(step, bias, first, none, gradient);
+  else bias = updated<WeightUse::adamW>(step, bias, first, second, gradient);
 }
 
 // Sums a block's threads in a fixed order; the result is thread 0's.
@@ -123,20 +146,67 @@ __device__ inline double columnSum(const StepRows& step, int j) {
   return sum;
 }
 
+// The tile's sums pass through shared memory in two strips of rows, so that a warp meets whole rows of the weights: 512
+// bytes at once, and few instructions for all of them. Rows are 8 words longer than the tile: no bank is met twice.
+constexpr int stripRows = 64, stripStride = tileSize + 8, rowsOfWarp = stripRows / (tileThreads / 32);
+
 struct WeightShared {
-  float scale[tileSize];  // 1/‖w_j‖
-  float along[tileSize];  // how far the sum over rows goes along w_j's direction
-  int targets[tileSize];  // the class's row of targetGradient, or −1
+  float strip[stripRows][stripStride];
+  float scale[tileSize];   // 1/‖w_j‖
+  float along[tileSize];   // how far the sum over rows goes along w_j's direction
+  int targets[tileSize];   // the class's row of targetGradient, or −1
+  int64_t rows[tileSize];  // of the weights
   double squares[tileThreads / 32];
 };
+static_assert(sizeof(WeightShared) <= tileSharedBytes);
 
-// Aᵀ·x̂ for the chunk's classes, finished on the spot. Grid: dim tiles × class tiles.
-template <class Core, class Element>
+// A lane's four elements of a row of `dims` numbers: neighbours, or 32 apart where rows are not aligned to 16 bytes.
+template <bool aligned>
+struct RowPart {
+  __device__ static int at(int e) { return aligned ? threadIdx.x % 32 * 4 + e : threadIdx.x % 32 + 32 * e; }
+
+  __device__ static void load(const float* row, int dims, float (&to)[4]) {
+    if constexpr (aligned) {
+      const float4 four = at(0) < dims ? *reinterpret_cast<const float4*>(row + at(0)) : make_float4(0, 0, 0, 0);
+      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; e++) to[e] = at(e) < dims ? row[at(e)] : 0;
+    }
+  }
+  // Of what is met once in a step.
+  __device__ static void loadOnce(const float* row, int dims, float (&to)[4]) {
+    if constexpr (aligned) {
+      const float4 four =
+          at(0) < dims ? gpu::loadStreaming(reinterpret_cast<const float4*>(row + at(0))) : make_float4(0, 0, 0, 0);
+      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; e++) to[e] = at(e) < dims ? gpu::loadStreaming(row + at(e)) : 0;
+    }
+  }
+  __device__ static void storeOnce(float* row, int dims, const float (&from)[4]) {
+    if constexpr (aligned) {
+      if (at(0) < dims)
+        gpu::storeStreaming(reinterpret_cast<float4*>(row + at(0)), make_float4(from[0], from[1], from[2], from[3]));
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        if (at(e) < dims) gpu::storeStreaming(row + at(e), from[e]);
+    }
+  }
+};
+
+// Aᵀ·x̂ for the chunk's classes, finished on the spot. Grid: dim tiles × class tiles. `aligned`: dim is a multiple of 4.
+template <class Core, WeightUse use, bool aligned>
 __global__ void __launch_bounds__(tileThreads, Core::blocks)
-    weightGradient(StepData<Element> step, int firstClass, int classes) {
-  if (step.weightUse != WeightUse::gradient && step.totals->notFinite >= 0) return;  // the head refuses such a step
+    weightGradient(StepData<typename Core::Element> step, int firstClass, int classes) {
+  if (use != WeightUse::gradient && step.totals->notFinite >= 0) return;  // the head refuses such a step
+  using Part = RowPart<aligned>;
+  constexpr int states = use == WeightUse::adamW ? 2 : use == WeightUse::momentum ? 1 : 0;
+  constexpr int rowsAtOnce = aligned && states < 2 ? 4 : 2;
   gpu::SharedPool pool;
-  Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
+  auto* staged = pool.take<typename Core::Element>(tileSharedBytes / sizeof(typename Core::Element));
   const int firstDim = blockIdx.x * tileSize, firstRow = blockIdx.y * tileSize;
   Sums sums;
   multiplyTile<Core, Lies::across, Lies::across>(step.gradients(), firstRow, step.inputs(), firstDim, 0,
@@ -144,34 +214,66 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   WeightShared& shared = *reinterpret_cast<WeightShared*>(staged);
   if (threadIdx.x < tileSize) {
     const int j = firstRow + threadIdx.x;
-    const float scale = step.classScale[j];
-    shared.scale[threadIdx.x] = scale;
+    shared.scale[threadIdx.x] = step.classScale[j];
     shared.along[threadIdx.x] = step.normalized ? static_cast<float>(columnSum(step, j)) : 0;
     shared.targets[threadIdx.x] = step.targetPlaces[j];
+    shared.rows[threadIdx.x] = j < classes ? step.rowOf(firstClass + j) : 0;
   }
-  __syncthreads();
+  const int dims = step.dim - firstDim;
   double squares = 0;
 #pragma unroll
-  for (int r = 0; r < 8; r++) {
-    const int row = Core::template row<Lies::across>(r);
-    if (firstRow + row >= classes) continue;
-    const int64_t from = step.rowOf(firstClass + firstRow + row) * step.dim;
-    const int targets = shared.targets[row];
-    const float scale = shared.scale[row], along = shared.along[row];
-    float rowSquares = 0;
+  for (int strip = 0; strip < tileSize / stripRows; strip++) {
+    __syncthreads();
 #pragma unroll
-    for (int c = 0; c < 8; c++) {
-      const int dim = firstDim + Core::template column<Lies::across>(c);
-      if (dim >= step.dim) continue;
-      // Scaled last: weights of 1e±15 would leave float32's range on another way.
-      float gradient = sums.at(r, c);
-      if (step.normalized) gradient = scale * fmaf(-along, scale * step.weight[from + dim], gradient);
-      if (targets >= 0) gradient += step.targetGradient[static_cast<int64_t>(targets) * step.dim + dim];
-      rowSquares = fmaf(gradient, gradient, rowSquares);
-      if (step.weightUse == WeightUse::gradient) gpu::storeStreaming(step.gradWeight + from + dim, gradient);
-      else applyUpdate(step, step.weight, step.weightState, from + dim, gradient);
+    for (int r = strip * 4; r < strip * 4 + 4; r++)
+#pragma unroll
+      for (int c = 0; c < 8; c += 2)
+        *reinterpret_cast<float2*>(&shared.strip[Core::inStrip(r)][Core::template column<Lies::across>(c)]) =
+            make_float2(sums.at(r, c), sums.at(r, c + 1));
+    __syncthreads();
+#pragma unroll 1
+    for (int i = 0; i < rowsOfWarp; i += rowsAtOnce) {
+      const int from = threadIdx.x / 32 * rowsOfWarp + i;
+      float weight[rowsAtOnce][4], state[2][rowsAtOnce][4];
+      float partSquares = 0;
+#pragma unroll
+      for (int r = 0; r < rowsAtOnce; r++) {  // all on their way before the first is used
+        const int row = Core::rowOfStrip(strip, from + r), limit = firstRow + row < classes ? dims : 0;
+        const int64_t at = shared.rows[row] * step.dim + firstDim;
+        const bool projects = use != WeightUse::gradient || step.normalized;
+        Part::load(step.weight + at, projects ? limit : 0, weight[r]);
+#pragma unroll
+        for (int s = 0; s < states; s++) Part::loadOnce(step.weightState[s] + at, limit, state[s][r]);
+      }
+#pragma unroll
+      for (int r = 0; r < rowsAtOnce; r++) {
+        const int row = Core::rowOfStrip(strip, from + r), limit = firstRow + row < classes ? dims : 0;
+        const int targets = shared.targets[row];
+        const int64_t at = shared.rows[row] * step.dim + firstDim;
+        const float scale = shared.scale[row], along = shared.along[row];
+        float gradient[4], target[4] = {};
+        if (targets >= 0)
+          Part::load(step.targetGradient + static_cast<int64_t>(targets) * step.dim + firstDim, limit, target);
+        Part::load(shared.strip[from + r], limit, gradient);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+          // Scaled last: weights of 1e±15 would leave float32's range on another way.
+          float& g = gradient[e];
+          g = fmaf(scale, fmaf(-along, scale * weight[r][e], g), target[e]);
+          partSquares = fmaf(g, g, partSquares);
+          if constexpr (use != WeightUse::gradient)
+            weight[r][e] = updated<use>(step, weight[r][e], state[0][r][e], state[1][r][e], g);
+        }
+        if constexpr (use == WeightUse::gradient) {
+          Part::storeOnce(step.gradWeight + at, limit, gradient);
+        } else {
+          Part::storeOnce(step.weight + at, limit, weight[r]);
+#pragma unroll
+          for (int s = 0; s < states; s++) Part::storeOnce(step.weightState[s] + at, limit, state[s][r]);
+        }
+      }
+      squares += partSquares;
     }
-    squares += rowSquares;
   }
   const double total = sumOfBlock(shared.squares, squares);
   if (threadIdx.x != 0) return;
@@ -195,8 +297,7 @@ static __global__ void __launch_bounds__(tileThreads) biasGradient(StepRows step
     }
     const float gradient = static_cast<float>(sum);
     square = static_cast<double>(gradient) * gradient;
-    if (step.weightUse != WeightUse::gradient)
-      applyUpdate(step, step.bias, step.biasState, step.rowOf(label), gradient);
+    if (step.weightUse != WeightUse::gradient) updateBias(step, step.rowOf(label), gradient);
     else if (step.gradBias) step.gradBias[label] = gradient;
   }
   const double total = sumOfBlock(shared.squares, square);

@@ -17,82 +17,91 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareClasses(StepData<Element
     storeOperand(out + d, step.weightPlane(), step.terms, present && d < step.dim ? w[d] * scale : 0);
 }
 
-// Whether another class of this cosine takes part in a row. NaN does: the loss shall show it.
-__device__ inline bool counted(const StepRows& step, float cosine) { return !(cosine > step.interclassFilter); }
-
 // Where a block's tile of logits begins.
 struct LogitTile {
   int firstRow, firstColumn;  // in the batch, in the chunk
 };
 
-template <class Element>
-__device__ LogitTile logitTile() {
+__device__ inline LogitTile logitTile() {
   return {static_cast<int>(blockIdx.x) * tileSize, static_cast<int>(blockIdx.y) * tileSize};
 }
 
 template <class Core, class Element>
-__device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, Element* staged, Sums& sums) {
+__device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, int terms, Element* staged, Sums& sums) {
   multiplyTile<Core, Lies::along, Lies::along>(step.inputs(), tile.firstRow, step.weights(), tile.firstColumn, 0,
-                                               step.paddedDim, step.terms, staged, sums);
+                                               step.paddedDim, terms, staged, sums);
 }
 
-// The biases of a block's columns, 0 where there are none.
-__device__ inline void loadBias(const StepRows& step, LogitTile tile, int firstClass, int classes, float* bias) {
-  if (threadIdx.x >= tileSize) return;
-  const int column = tile.firstColumn + threadIdx.x;
-  bias[threadIdx.x] = step.bias && column < classes ? step.bias[step.rowOf(firstClass + column)] : 0;
-}
-
-// The scratch of an epilogue takes the place of the staged operands, which nobody reads any more: more shared memory
-// would cost the second block of a multiprocessor on sm_86 and sm_89.
-struct ForwardShared {
-  float bias[tileSize];
-  float maxima[4][tileSize], sums[4][tileSize], logits[4][tileSize];
+// What an epilogue knows of its rows and columns. The scratch of an epilogue takes the place of the staged operands,
+// which nobody reads any more: more shared memory would cost the second block of a multiprocessor on sm_86 and sm_89.
+struct LogitShared {
+  RowFactors rows[tileSize];
+  int own[tileSize];     // the column of the row's label, or one that is none of the tile's
+  float bias[tileSize];  // in logit units; −∞ past the classes, so that their logits count nothing
 };
 
-// `first`: the running figures begin with this chunk.
-template <class Core, class Element>
+// Needs a barrier before it is read.
+template <class Core>
+__device__ void loadFactors(const StepRows& step, LogitTile tile, int firstClass, int classes, LogitShared& shared) {
+  if (threadIdx.x >= tileSize) return;
+  const int row = tile.firstRow + threadIdx.x, column = tile.firstColumn + threadIdx.x;
+  shared.rows[threadIdx.x] = step.factors[row];
+  shared.own[threadIdx.x] = step.labels[row] - firstClass - tile.firstColumn;
+  float bias = column < classes ? 0 : -HUGE_VALF;
+  if (step.bias && column < classes)
+    bias = step.bias[step.rowOf(firstClass + column)] * static_cast<float>(1 / Core::logitUnit);
+  shared.bias[threadIdx.x] = bias;
+}
+
+// Whether another class of this cosine takes part in a row. NaN does: the loss shall show it.
+__device__ inline bool counted(const StepRows& step, float cosine, bool own) {
+  return !(cosine > step.interclassFilter || own);
+}
+
+struct ForwardShared {
+  LogitShared logits;
+  float maxima[4][tileSize], sums[4][tileSize], logitSums[4][tileSize];
+};
+
+// `first`: the running figures begin with this chunk. `smooths`: the logits' sums are wanted, for label smoothing.
+template <class Core, bool smooths>
 __global__ void __launch_bounds__(tileThreads, Core::blocks)
-    forwardTile(StepData<Element> step, int firstClass, int classes, bool first) {
+    forwardTile(StepData<typename Core::Element> step, int firstClass, int classes, bool first) {
   gpu::SharedPool pool;
-  Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
-  const LogitTile tile = logitTile<Element>();
+  auto* staged = pool.take<typename Core::Element>(tileSharedBytes / sizeof(typename Core::Element));
+  const LogitTile tile = logitTile();
   Sums sums;
-  multiplyLogits<Core>(step, tile, staged, sums);
+  multiplyLogits<Core>(step, tile, step.terms, staged, sums);
   ForwardShared& shared = *reinterpret_cast<ForwardShared*>(staged);
-  loadBias(step, tile, firstClass, classes, shared.bias);
+  loadFactors<Core>(step, tile, firstClass, classes, shared.logits);
   __syncthreads();
 
 #pragma unroll
   for (int r = 0; r < 8; r++) {
-    const int row = Core::template row<Lies::along>(r);
-    const float scale = step.factors[tile.firstRow + row].scale;
-    const int own = step.labels[tile.firstRow + row] - firstClass - tile.firstColumn;
+    const int row = Core::template row<Lies::along>(r), own = shared.logits.own[row];
+    const float scale = shared.logits.rows[row].scale;
     float maximum = leftOut, logits = 0;
 #pragma unroll
     for (int c = 0; c < 8; c++) {
       const int column = Core::template column<Lies::along>(c);
       float& z = sums.at(r, c);
-      const bool counts = counted(step, z) && tile.firstColumn + column < classes && column != own;
-      z = fmaf(scale, z, shared.bias[column]);
-      if (counts) logits += z;
-      else z = leftOut;
+      const bool counts = counted(step, z, column == own);
+      z = fmaf(scale, z, shared.logits.bias[column]);
+      if constexpr (smooths) logits += counts && tile.firstColumn + column < classes ? z : 0;
+      z = counts ? z : -HUGE_VALF;
       maximum = fmaxf(maximum, z);
     }
     maximum = acrossRow<Core>(maximum, [](float a, float b) { return fmaxf(a, b); });
     float sum = 0;
 #pragma unroll
-    for (int c = 0; c < 8; c++) {
-      const float z = sums.at(r, c);
-      if (z != leftOut) sum += expf(z - maximum);
-    }
+    for (int c = 0; c < 8; c++) sum += Core::power(sums.at(r, c) - maximum);
     const auto add = [](float a, float b) { return a + b; };
     sum = acrossRow<Core>(sum, add);
-    if (step.labelSmoothing != 0) logits = acrossRow<Core>(logits, add);
+    if constexpr (smooths) logits = acrossRow<Core>(logits, add);
     if (threadIdx.x % Core::lanesOfRow == 0) {
       shared.maxima[Core::warpInRow()][row] = maximum;
       shared.sums[Core::warpInRow()][row] = sum;
-      shared.logits[Core::warpInRow()][row] = logits;
+      if constexpr (smooths) shared.logitSums[Core::warpInRow()][row] = logits;
     }
   }
   __syncthreads();
@@ -103,12 +112,12 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   const float2 before = first ? make_float2(leftOut, 0) : step.extremes[at];
   float maximum = before.x;
   for (int w = 0; w < Core::warpsOfRow; w++) maximum = fmaxf(maximum, shared.maxima[w][row]);
-  float sum = before.y * expf(before.x - maximum);
-  for (int w = 0; w < Core::warpsOfRow; w++) sum += shared.sums[w][row] * expf(shared.maxima[w][row] - maximum);
+  float sum = before.y * Core::power(before.x - maximum);
+  for (int w = 0; w < Core::warpsOfRow; w++) sum += shared.sums[w][row] * Core::power(shared.maxima[w][row] - maximum);
   step.extremes[at] = make_float2(maximum, sum);
-  if (step.labelSmoothing != 0) {
+  if constexpr (smooths) {
     double logits = first ? 0 : step.logitSums[at];
-    for (int w = 0; w < Core::warpsOfRow; w++) logits += shared.logits[w][row];
+    for (int w = 0; w < Core::warpsOfRow; w++) logits += shared.logitSums[w][row];
     step.logitSums[at] = logits;
   }
 }

@@ -55,22 +55,43 @@ struct Same {
 
 #if defined(__CUDACC__)
 
-__device__ __forceinline__ unsigned sharedAddress(const void* at) {
-  return static_cast<unsigned>(__cvta_generic_to_shared(at));
+// A place in shared memory, as PTX counts it: 32 bits, so that a tile's addresses cost one register each.
+struct SharedAddress {
+  uint32_t place;
+
+  __device__ __forceinline__ SharedAddress(const void* at)
+      : place(static_cast<uint32_t>(__cvta_generic_to_shared(at))) {}
+  __device__ __forceinline__ explicit SharedAddress(uint32_t at) : place(at) {}
+  __device__ __forceinline__ SharedAddress operator+(unsigned bytes) const { return SharedAddress(place + bytes); }
+};
+
+__device__ __forceinline__ uint32_t loadShared32(SharedAddress from) {
+  uint32_t value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(from.place) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ float4 loadShared128(SharedAddress from) {
+  float4 value;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(from.place)
+               : "memory");
+  return value;
 }
 
 // Four 8 × 8 matrices of 16-bit elements (or 8 × 4 of 32-bit ones); lane l gives row l % 8 of matrix l / 8.
-__device__ __forceinline__ void ldmatrix4(uint32_t (&out)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix4(uint32_t (&out)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(sharedAddress(row))
+               : "r"(row.place)
                : "memory");
 }
 
-__device__ __forceinline__ void ldmatrix4Transposed(uint32_t (&out)[4], const void* row) {
+__device__ __forceinline__ void ldmatrix4Transposed(uint32_t (&out)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
-               : "r"(sharedAddress(row))
+               : "r"(row.place)
                : "memory");
 }
 
@@ -109,15 +130,30 @@ __device__ __forceinline__ float toTf32(float value) {
 #endif
 }
 
+// 2^x to some 22 bits; 0 where that is too small for a normal number.
+__device__ __forceinline__ float powerOfTwo(float exponent) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
+  return power;
+}
+
+// Two values rounded to bfloat16, to nearest, the first one in the lower half.
+__device__ __forceinline__ uint32_t packBf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
 // 16 bytes from global to shared memory, done at the latest when waitCopies says so; zeros, and nothing read, if not
 // valid. Before sm_80 they are copied at once: a barrier follows every wait anyhow.
-__device__ __forceinline__ void copyAsync16(void* shared, const void* global, bool valid) {
+__device__ __forceinline__ void copyAsync16(SharedAddress shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(sharedAddress(shared)), "l"(global),
-               "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared.place), "l"(global), "r"(valid ? 16 : 0)
                : "memory");
 #else
-  *static_cast<uint4*>(shared) = valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
+  const uint4 value = valid ? *static_cast<const uint4*>(global) : make_uint4(0, 0, 0, 0);
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(shared.place), "r"(value.x), "r"(value.y), "r"(value.z),
+               "r"(value.w)
+               : "memory");
 #endif
 }
 
@@ -162,14 +198,33 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
 
 using simt::commitCopies;
 using simt::launch;
-using simt::ldmatrix4;
-using simt::ldmatrix4Transposed;
 using simt::mmaBf16;
 using simt::mmaTf32;
 using simt::toTf32;
 
-inline void copyAsync16(void* shared, const void* global, bool valid, SIMT_SITE_PARAMETER) {
-  simt::copyAsync(shared, global, 16, valid, site);
+struct SharedAddress {
+  unsigned char* place;
+
+  SharedAddress(const void* at) : place(static_cast<unsigned char*>(const_cast<void*>(at))) {}
+  SharedAddress operator+(unsigned bytes) const { return place + bytes; }
+};
+inline uint32_t loadShared32(SharedAddress from) { return *reinterpret_cast<const uint32_t*>(from.place); }
+inline float4 loadShared128(SharedAddress from) { return *reinterpret_cast<const float4*>(from.place); }
+inline void ldmatrix4(uint32_t (&out)[4], SharedAddress row, SIMT_SITE_PARAMETER) {
+  simt::ldmatrix4(out, row.place, site);
+}
+inline void ldmatrix4Transposed(uint32_t (&out)[4], SharedAddress row, SIMT_SITE_PARAMETER) {
+  simt::ldmatrix4Transposed(out, row.place, site);
+}
+inline float powerOfTwo(float exponent) {
+  const float power = std::exp2(exponent);
+  return power < 0x1p-126f ? 0 : power;  // NaN stays
+}
+inline uint32_t packBf16(float low, float high) {
+  return __float2bfloat16(low).bits | uint32_t{__float2bfloat16(high).bits} << 16;
+}
+inline void copyAsync16(SharedAddress shared, const void* global, bool valid, SIMT_SITE_PARAMETER) {
+  simt::copyAsync(shared.place, global, 16, valid, site);
 }
 template <int Pending>
 void waitCopies() {

@@ -11,12 +11,14 @@
 namespace margin_softmax::cuda {
 
 struct Plan {
-  // A chunk's class directions and gradients are written once and read once or twice: 32 MB of them stay in the level-2
-  // cache of an H100 (50 MB) or an L4 (48 MB). More chunks than that costs launches, about 3 µs each.
+  // A chunk's class directions and gradients are written once and read once or twice, its weights read twice: 32 MB of
+  // them stay in the level-2 cache of an H100 (50 MB) or an L4 (48 MB). More chunks than that costs launches, about 3 µs
+  // each.
   static constexpr int64_t chunkBytes = int64_t{32} << 20;
   static constexpr int64_t mostClasses = 16384;
-  // Blocks that fill a large GPU: two on each of 132 multiprocessors.
-  static constexpr int64_t wantedBlocks = 264;
+  // Blocks of the input gradient: one on each of a large GPU's 132 multiprocessors. Each has sums of its own, which are
+  // read and written with every chunk: more blocks cost more of that than they gain.
+  static constexpr int64_t wantedBlocks = 132;
 
   int64_t paddedRows, paddedDim, classes;
   int64_t chunk, chunks;  // classes of a chunk, a multiple of a tile
@@ -28,7 +30,7 @@ struct Plan {
       : paddedRows(roundUp(rows, tileSize)), paddedDim(roundUp(dim, 32)), classes(c) {
     terms = rounds && dim < correctionsBelow ? leadingAndCorrection : leadingOnly;
     planes = terms == leadingOnly ? 1 : 2;
-    const int64_t perClass = planes * elementBytes * (paddedRows + paddedDim);
+    const int64_t perClass = planes * elementBytes * (paddedRows + paddedDim) + int64_t{sizeof(float)} * dim;
     const int64_t affordable = std::clamp<int64_t>(chunkBytes / perClass / tileSize * tileSize, tileSize, mostClasses);
     chunk = std::min(affordable, roundUp(classes, tileSize));
     chunks = divideUp(classes, chunk);

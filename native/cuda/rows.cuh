@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
                                                                step.bias ? step.bias[step.rowOf(label)] : 0, gradient);
     if (lane == 0) {
       step.states[row] = state;
-      step.factors[row] = {static_cast<float>(state.scale), 0, 0, 0};
+      step.factors[row] = {static_cast<float>(state.scale / step.logitUnit), 0, 0, 0};
     }
     factor = static_cast<float>(state.inverseNorm);
   } else if (lane == 0) {
@@ -57,10 +57,11 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
     for (int t = lane; t < tiles; t += 32) {
       const int64_t at = static_cast<int64_t>(t) * step.paddedRows + row;
       const float2 partial = step.extremes[at];
-      sum += partial.y * exp(static_cast<double>(partial.x) - maximum);
+      sum += partial.y * exp((static_cast<double>(partial.x) - maximum) * step.logitUnit);
       if (step.labelSmoothing != 0) logitSum += step.logitSums[at];
     }
-    totals = {maximum, gpu::warpSum(sum), gpu::warpSum(logitSum), step.states[row].target, step.states[row].cosine};
+    totals = {maximum * step.logitUnit, gpu::warpSum(sum), gpu::warpSum(logitSum) * step.logitUnit,
+              step.states[row].target, step.states[row].cosine};
   }
   if (lane == 0) step.totalsOfRows[row] = totals;
 }
@@ -78,8 +79,12 @@ static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
   const float factor = closeRow(state, totals, step.othersWeight, step.labelSmoothing, step.classesInAll);
   step.states[row] = state;
   step.losses[row] = static_cast<float>(state.loss);
-  step.factors[row] = {static_cast<float>(state.scale), static_cast<float>(totals.maximum), factor,
-                       static_cast<float>(state.gradient * state.scale)};
+  const double gradient = state.gradient * state.scale;
+  // A row without other classes has no maximum: any finite one will do.
+  step.factors[row] = {static_cast<float>(state.scale / step.logitUnit),
+                       totals.sum == 0 ? 0 : static_cast<float>(totals.maximum / step.logitUnit),
+                       static_cast<float>(gradient * factor),
+                       static_cast<float>(gradient * step.labelSmoothing / step.classesInAll)};
 }
 
 // The target's share of a row's gradInput, while the weights are what the forward pass saw: an update may change them.

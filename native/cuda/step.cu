@@ -66,6 +66,7 @@ class Step {
     data.othersWeight = problem_.othersWeight;
     data.labelSmoothing = problem_.labelSmoothing;
     data.classesInAll = problem_.classesInAll();
+    data.logitUnit = Core::logitUnit;
     data.margin = problem_.margin;
     data.interclassFilter = problem_.filters() ? static_cast<float>(problem_.interclassFilter) : HUGE_VALF;
     data.weightUse = WeightUse::none;
@@ -146,7 +147,6 @@ class Step {
     }
     device_.clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
     device_.clear(data_.biasSquares, data_.chunkTiles);
-    if (problem_.gradInput) device_.clear(data_.partialInput, plan_.inputSlots * plan_.paddedRows * plan_.paddedDim);
   }
 
   static dim3 rowGrid(int64_t rows) { return dim3(static_cast<unsigned>(divideUp(rows, rowWarps))); }
@@ -169,27 +169,50 @@ class Step {
   void forward(int64_t c) {
     prepareChunk(c);
     const int classes = static_cast<int>(plan_.chunkSize(c));
-    launchTiles("compute the logits", forwardTile<Core, Element>, dim3(data_.rowTiles(), tilesOf(classes)),
-                static_cast<int>(plan_.firstClass(c)), classes, c == 0);
+    launchTiles("compute the logits", data_.labelSmoothing != 0 ? forwardTile<Core, true> : forwardTile<Core, false>,
+                dim3(data_.rowTiles(), tilesOf(classes)), static_cast<int>(plan_.firstClass(c)), classes, c == 0);
   }
 
   void backward(int64_t c) {
     prepareChunk(c);
     const int firstClass = static_cast<int>(plan_.firstClass(c)), classes = static_cast<int>(plan_.chunkSize(c));
     const unsigned tiles = tilesOf(classes), dimTiles = static_cast<unsigned>(data_.dimTiles());
-    launchTiles("compute the logits' gradient", gradientTile<Core, Element>, dim3(data_.rowTiles(), tiles), firstClass,
-                classes);
+    launchTiles("compute the logits' gradient", data_.normalized ? gradientKernel<true>() : gradientKernel<false>(),
+                dim3(data_.rowTiles(), tiles), firstClass, classes);
+    // First what reads the classes' weights once more, while the level-2 cache may still hold them.
+    if (wantsWeight()) {
+      if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
+      launchTiles("compute the weight gradient", data_.dim % 4 == 0 ? weightKernel<true>() : weightKernel<false>(),
+                  dim3(dimTiles, tiles), firstClass, classes);
+    }
     if (problem_.gradInput)
-      launchTiles("compute the input gradient", inputGradient<Core, Element>,
-                  dim3(dimTiles, data_.rowTiles(), data_.inputSlots), static_cast<int>(tiles));
-    if (!wantsWeight()) return;
-    if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
-    launchTiles("compute the weight gradient", weightGradient<Core, Element>, dim3(dimTiles, tiles), firstClass,
-                classes);
-    if (problem_.bias)
+      launchTiles("compute the input gradient", inputGradient<Core>, dim3(dimTiles, data_.rowTiles(), data_.inputSlots),
+                  static_cast<int>(tiles), c == 0);
+    if (wantsWeight() && problem_.bias)
       device_.launch("compute the bias gradient", biasGradient,
                      dim3(static_cast<unsigned>(divideUp(classes, tileThreads))), tileThreads, 0, data_, firstClass,
                      classes);
+  }
+
+  template <bool normalized>
+  auto gradientKernel() const {
+    if constexpr (Rounded<Element>::rounds)
+      if (data_.terms == leadingAndCorrection) return gradientTile<Core, normalized, true>;
+    return gradientTile<Core, normalized, false>;
+  }
+
+  template <bool aligned>
+  auto weightKernel() const {
+    switch (data_.weightUse) {
+      case WeightUse::sgd:
+        return weightGradient<Core, WeightUse::sgd, aligned>;
+      case WeightUse::momentum:
+        return weightGradient<Core, WeightUse::momentum, aligned>;
+      case WeightUse::adamW:
+        return weightGradient<Core, WeightUse::adamW, aligned>;
+      default:
+        return weightGradient<Core, WeightUse::gradient, aligned>;
+    }
   }
 
   // Shards of the classes meet here. What they tell each other goes from GPU to GPU, or the host carries it.

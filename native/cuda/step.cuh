@@ -26,9 +26,11 @@ namespace margin_softmax::cuda {
 // A left-out logit: below every other, and finite, so that differences to it stay numbers.
 constexpr float leftOut = -3.402823466e38f;
 
-// A row as the tiles see it: z = scale·cos (+ bias); A = gradient·(e^(z − maximum)·factor − smoothing).
-struct RowFactors {
-  float scale, maximum, factor, gradient;
+// A row as the tiles see it: A = 2^(scale·cos + bias − maximum)·share − even. All logits are multiples of the core's
+// logitUnit, ln 2 for those that raise 2 and not e to them.
+struct alignas(16) RowFactors {
+  float scale, maximum;
+  float share, even;  // with the row's upstream gradient in them; even: what label smoothing gives each class
 };
 
 struct Totals {
@@ -48,6 +50,7 @@ struct StepRows {
   int terms;              // leadingOnly or leadingAndCorrection
   bool normalized, radial, perRowGradient;
   double rowGradient, othersWeight, labelSmoothing, classesInAll;
+  double logitUnit;
   Margin margin;
 
   const int32_t* sample;    // [classes] where their weights lie, or null: in order
@@ -64,11 +67,11 @@ struct StepRows {
   RowTotals* totalsOfRows;  // [rows]
   RowFactors* factors;      // [paddedRows]
   float* classScale;        // [chunk] 1/‖w‖; 1 for raw scores
-  float2* extremes;         // [chunkTiles][paddedRows] running maximum, and Σ e^(z − maximum)
-  double* logitSums;        // [chunkTiles][paddedRows], only with label smoothing
+  float2* extremes;         // [chunkTiles][paddedRows] running maximum in logit units, and Σ e^(z − maximum)
+  double* logitSums;        // [chunkTiles][paddedRows] in logit units, only with label smoothing
   float* columnSums;        // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
   int32_t* targetPlaces;    // [chunk] where the class's rows begin in `order`, or −1
-  float* partialInput;      // [inputSlots][paddedRows][paddedDim], zeros at first
+  float* partialInput;      // [inputSlots][paddedRows][paddedDim]
   float* targetGradient;    // [rows][dim]: at the place in `order` of a label's first row
   double* gradientSquares;  // [chunkTiles][dimTiles], zeros at first
   double* biasSquares;      // [chunkTiles], zeros at first
@@ -133,18 +136,36 @@ struct Rounded<Tf32> {
   __device__ static float back(Tf32 value) { return value.value; }
 };
 
-// Writes a value into an operand, and returns it as the products will see it.
+// Writes a value into an operand.
 template <class Element>
-__device__ float storeOperand(Element* at, int64_t plane, int terms, float value) {
+__device__ void storeOperand(Element* at, int64_t plane, int terms, float value) {
   const Element leading = Rounded<Element>::of(value);
   *at = leading;
-  float seen = Rounded<Element>::back(leading);
-  if (terms == leadingAndCorrection) {
-    const Element correction = Rounded<Element>::of(value - seen);
-    at[plane] = correction;
-    seen += Rounded<Element>::back(correction);
+  if (terms == leadingAndCorrection) at[plane] = Rounded<Element>::of(value - Rounded<Element>::back(leading));
+}
+
+// Two neighbours at once, where the first one stands at an even place; they become what the products will see.
+template <class Element>
+__device__ void storeRounded(Element* at, float (&pair)[2]) {
+  if constexpr (sizeof(Element) == 2) {
+    const uint32_t packed = gpu::packBf16(pair[0], pair[1]);
+    *reinterpret_cast<uint32_t*>(at) = packed;
+    pair[0] = __uint_as_float(packed << 16);
+    pair[1] = __uint_as_float(packed & 0xffff0000u);
+  } else {
+    for (int i = 0; i < 2; i++) pair[i] = Rounded<Element>::back(Rounded<Element>::of(pair[i]));
+    *reinterpret_cast<float2*>(at) = make_float2(pair[0], pair[1]);
   }
-  return seen;
+}
+template <bool corrected, class Element>
+__device__ void storePair(Element* at, int64_t plane, float (&pair)[2]) {
+  const float exact[2] = {pair[0], pair[1]};
+  storeRounded(at, pair);
+  if constexpr (corrected) {
+    float rest[2] = {exact[0] - pair[0], exact[1] - pair[1]};
+    storeRounded(at + plane, rest);
+    for (int i = 0; i < 2; i++) pair[i] += rest[i];
+  }
 }
 
 __device__ inline float multiplyAdd(float a, float b, float c) { return fmaf(a, b, c); }

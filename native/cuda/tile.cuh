@@ -15,10 +15,11 @@
 namespace margin_softmax::cuda {
 
 constexpr int tileSize = 128, tileThreads = 256, slabBytes = 64, stages = 3;
-constexpr int chunkBytes = 16;                                  // what one copy moves
-constexpr int stageChunks = tileSize * slabBytes / chunkBytes;  // of one operand: 512, two for each thread
-constexpr unsigned tileSharedBytes = 2 * stages * tileSize * slabBytes;
+constexpr int chunkBytes = 16;                           // what one copy moves
+constexpr unsigned operandBytes = tileSize * slabBytes;  // of a slab: 512 chunks, two for each thread
+constexpr unsigned tileSharedBytes = 2 * stages * operandBytes;
 constexpr unsigned allLanes = 0xffffffffu;
+constexpr double logTwo = 0.693147180559945309417;
 
 enum class Lies { along, across };
 
@@ -27,8 +28,8 @@ enum class Lies { along, across };
 template <class Element>
 struct Matrix {
   const Element* data;
-  int64_t stride;  // elements from a row to the next
-  int64_t plane;   // elements from the leading to the correcting part, see Terms
+  int stride;     // elements from a row to the next
+  int64_t plane;  // elements from the leading to the correcting part, see Terms
   int columns;
 };
 
@@ -42,45 +43,71 @@ struct Sums {
   __device__ float& at(int r, int c) { return value[r / 2][c / 2][r % 2 * 2 + c % 2]; }
 };
 
-template <class Element>
+// How a slab of an operand is staged, and what a thread copies of it: two chunks, `halfBytes` apart.
+template <class Element, Lies lies>
 struct Slab {
   static constexpr int perChunk = chunkBytes / sizeof(Element);
   static constexpr int depth = slabBytes / sizeof(Element);  // along k
+  static constexpr int chunksOfRow = lies == Lies::along ? depth / perChunk : tileSize / perChunk;
+  static constexpr int rowBytes = chunksOfRow * chunkBytes;
+  static constexpr int rowsOfHalf = tileThreads / chunksOfRow;  // that the block's first copies cover
+  static constexpr unsigned halfBytes = operandBytes / 2;
 
-  // Where a chunk of a staged operand stands, in elements.
-  template <Lies lies>
-  __device__ static int at(int row, int chunk) {
-    if (lies == Lies::along) return (row * 4 + (chunk ^ (row >> 1 & 3))) * perChunk;
-    const int turn = sizeof(Element) == 2 ? row & 7 : (row & 3) << 1;
-    return row * tileSize + (chunk ^ turn) * perChunk;
-  }
-
-  // Copies slab k0 of 128 rows (or columns) from `first` on.
-  template <Lies lies>
-  __device__ static void copy(Element* staged, const Matrix<Element>& matrix, int64_t plane, int64_t first,
-                              int64_t k0) {
-#pragma unroll
-    for (int i = 0; i < stageChunks / tileThreads; i++) {
-      const int index = threadIdx.x + i * tileThreads;
-      constexpr int perRow = lies == Lies::along ? depth / perChunk : tileSize / perChunk;
-      const int row = index / perRow, chunk = index % perRow;
-      const int64_t matrixRow = lies == Lies::along ? first + row : k0 + row;
-      const int64_t column = (lies == Lies::along ? k0 : first) + chunk * perChunk;
-      const bool valid = lies == Lies::along || column < matrix.columns;
-      const Element* from = matrix.data + plane + matrixRow * matrix.stride + (valid ? column : 0);
-      gpu::copyAsync16(staged + at<lies>(row, chunk), from, valid);
-    }
+  // Where a chunk stands, in bytes.
+  __device__ static unsigned at(int row, int chunk) {
+    const int turn = lies == Lies::along ? row >> 1 & 3 : sizeof(Element) == 2 ? row & 7 : (row & 3) << 1;
+    return row * rowBytes + (chunk ^ turn) * chunkBytes;
   }
 };
 
-// Products on the tensor cores: 8 warps of 64 × 32 outputs, two mma steps to a slab. bfloat16 and tf32 differ in the
-// width of an element alone: in 32-bit registers their fragments along k are the same.
+// A thread's part of an operand's copies, slab after slab. The rows of its two chunks are turned alike (see at), so one
+// place and one address serve both.
+template <class Element, Lies lies>
+class SlabCopies {
+  using S = Slab<Element, lies>;
+
+ public:
+  // Of 128 rows (or columns) from `first` on, beginning at k.
+  __device__ SlabCopies(const Matrix<Element>& matrix, int64_t first, int64_t k)
+      : place_(S::at(row(), chunk())),
+        second_(S::rowsOfHalf * matrix.stride),
+        advance_(lies == Lies::along ? S::depth : S::depth * matrix.stride) {
+    const int64_t matrixRow = (lies == Lies::along ? first : k) + row();
+    const int64_t column = (lies == Lies::along ? k : first) + chunk() * S::perChunk;
+    valid_ = lies == Lies::along || column < matrix.columns;
+    from_ = matrix.data + matrixRow * matrix.stride + (valid_ ? column : 0);
+  }
+  __device__ void copy(gpu::SharedAddress operand) const {
+    gpu::copyAsync16(operand + place_, from_, valid_);
+    gpu::copyAsync16(operand + place_ + S::halfBytes, from_ + second_, valid_);
+  }
+  __device__ void next() { from_ += advance_; }
+  // To the first of these slabs, in the plane that lies `plane` elements on.
+  __device__ void restart(int slabs, int64_t plane) { from_ += plane - static_cast<int64_t>(slabs) * advance_; }
+
+ private:
+  __device__ static int row() { return threadIdx.x / S::chunksOfRow; }
+  __device__ static int chunk() { return threadIdx.x % S::chunksOfRow; }
+
+  const Element* from_;
+  unsigned place_;
+  int second_, advance_;  // elements on to the other chunk, and to the next slab
+  bool valid_;
+};
+
+// Products on the tensor cores: 8 warps of 64 × 32 outputs, two mma steps (halves) to a slab. bfloat16 and tf32 differ
+// in the width of an element alone: in 32-bit registers their fragments along k are the same.
 template <class T>
 struct TensorCore {
   using Element = T;
   static constexpr int blocks = 2;                              // of a multiprocessor: at most 128 registers a thread
   static constexpr int lanesOfRow = 4, warpsOfRow = 4;          // that share a row of outputs
   static constexpr int firstColumnLane = 4, warpsOfColumn = 2;  // lanes 4, 8 and 16 apart share a column
+  static constexpr bool pairsColumns = true;                    // outputs 2i and 2i + 1 of a row are neighbours
+
+  // The rounding of the products hides that of the exponential: 2^x by the special function unit.
+  static constexpr double logitUnit = logTwo;
+  __device__ static float power(float exponent) { return gpu::powerOfTwo(exponent); }
 
   template <Lies>
   __device__ static int row(int r) {
@@ -90,70 +117,86 @@ struct TensorCore {
   __device__ static int column(int c) {
     return threadIdx.x / 32 % 4 * 32 + c / 2 * 8 + threadIdx.x % 4 * 2 + c % 2;
   }
+  // Half of each thread's outputs, r from 4·strip on: the place of its row among the strip's 64, and that row.
+  __device__ static int inStrip(int r) { return row<Lies::across>(r % 4) - threadIdx.x / 128 * 32; }
+  __device__ static int rowOfStrip(int strip, int place) { return place / 32 * 64 + strip * 32 + place % 32; }
   __device__ static int warpInRow() { return threadIdx.x / 32 % 4; }
   __device__ static int warpInColumn() { return threadIdx.x / 128; }
 
-  template <Lies aLies, Lies bLies>
-  __device__ static void multiply(const T* a, const T* b, Sums& sums) {
-    const int warpRow = threadIdx.x / 128 * 64, warpColumn = threadIdx.x / 32 % 4 * 32;
+  // Reads an operand's fragments of 16 × 16 elements (8 in tf32) from a staged slab. What the exclusive or makes of a
+  // lane's chunk differs with few bits of the fragment's place: those addresses are kept, the rest are constants.
+  template <Lies lies, bool left>
+  class Operand {
+    using S = Slab<T, lies>;
+    static constexpr bool words = lies == Lies::across && sizeof(T) == 4;  // ldmatrix transposes 16-bit elements only
+    static constexpr int kept = lies == Lies::along ? 2 : words || left ? 4 : 2;
+
+   public:
+    __device__ Operand() {
+      const int lane = threadIdx.x % 32, first = left ? threadIdx.x / 128 * 64 : threadIdx.x / 32 % 4 * 32;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-      uint32_t left[4][4], right[4][2];
-#pragma unroll
-      for (int i = 0; i < 4; i++) leftFragment<aLies>(left[i], a, warpRow + i * 16, half);
-#pragma unroll
-      for (int j = 0; j < 4; j += 2) {
-        uint32_t pair[4];
-        rightFragments<bLies>(pair, b, warpColumn + j * 8, half);
-        right[j][0] = pair[0], right[j][1] = pair[1], right[j + 1][0] = pair[2], right[j + 1][1] = pair[3];
-      }
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          if constexpr (sizeof(T) == 2) gpu::mmaBf16(sums.value[i][j], left[i], right[j]);
-          else gpu::mmaTf32(sums.value[i][j], left[i], right[j]);
+      for (int i = 0; i < kept; i++) {
+        if constexpr (lies == Lies::along) {  // i: the half
+          const int row = left ? lane % 16 : lane % 8 + lane / 16 * 8, chunk = left ? lane / 16 : lane / 8 % 2;
+          places_[i] = S::at(first + row, i * 2 + chunk);
+        } else if constexpr (!words) {  // i: the fragment
+          const int k = (left ? lane / 16 : lane / 8 % 2) * 8 + lane % 8, chunk = left ? lane / 8 % 2 : lane / 16;
+          places_[i] = S::at(k, first / 8 + i * 2 + chunk);
+        } else {  // i: bits of the fragment's and the word's place across k
+          places_[i] = S::at(lane % 4, first / 4 + i * 2 + lane / 16) + lane / 4 % 4 * sizeof(T);
         }
+      }
     }
-  }
-
- private:
-  using S = Slab<T>;
-
-  // 16 rows from `first` on, a quarter of the slab's chunks times two along k.
-  template <Lies lies>
-  __device__ static void leftFragment(uint32_t (&out)[4], const T* a, int first, int half) {
-    const int lane = threadIdx.x % 32;
-    if constexpr (lies == Lies::along) {
-      gpu::ldmatrix4(out, a + S::template at<lies>(first + lane % 16, half * 2 + lane / 16));
-    } else if constexpr (sizeof(T) == 2) {
-      const int k = half * 16 + lane / 16 * 8 + lane % 8;
-      gpu::ldmatrix4Transposed(out, a + S::template at<lies>(k, first / 8 + lane / 8 % 2));
-    } else {
+    // Fragment i (of rows 16i…, or of columns 16i… as two neighbours of 8) of this half of the slab.
+    __device__ void read(gpu::SharedAddress slab, int i, int half, uint32_t (&out)[4]) const {
+      if constexpr (lies == Lies::along) {
+        gpu::ldmatrix4(out, slab + places_[half] + i * 16 * S::rowBytes);
+      } else if constexpr (!words) {
+        gpu::ldmatrix4Transposed(out, slab + places_[i] + half * 16 * S::rowBytes);
+      } else {
 #pragma unroll
-      for (int q = 0; q < 4; q++) out[q] = word(a, half * 8 + lane % 4 + q / 2 * 4, first + lane / 4 + q % 2 * 8);
+        for (int q = 0; q < 4; q++) {
+          const int deeper = left ? q / 2 : q % 2, further = left ? q % 2 : q / 2;  // by 4 along k, by 8 across
+          out[q] = gpu::loadShared32(slab + places_[further + i % 2 * 2] + i / 2 * 8 * chunkBytes +
+                                     (half * 8 + deeper * 4) * S::rowBytes);
+        }
+      }
     }
-  }
 
-  // Two fragments of 8 columns each from `first` on.
-  template <Lies lies>
-  __device__ static void rightFragments(uint32_t (&out)[4], const T* b, int first, int half) {
-    const int lane = threadIdx.x % 32;
-    if constexpr (lies == Lies::along) {
-      gpu::ldmatrix4(out, b + S::template at<lies>(first + lane % 8 + lane / 16 * 8, half * 2 + lane / 8 % 2));
-    } else if constexpr (sizeof(T) == 2) {
-      const int k = half * 16 + lane / 8 % 2 * 8 + lane % 8;
-      gpu::ldmatrix4Transposed(out, b + S::template at<lies>(k, first / 8 + lane / 16));
-    } else {
+   private:
+    unsigned places_[kept];
+  };
+
+  template <Lies aLies, Lies bLies>
+  class Reader {
+   public:
+    __device__ void multiply(gpu::SharedAddress a, gpu::SharedAddress b, Sums& sums) const {
 #pragma unroll
-      for (int q = 0; q < 4; q++) out[q] = word(b, half * 8 + lane % 4 + q % 2 * 4, first + lane / 4 + q / 2 * 8);
+      for (int half = 0; half < 2; half++) {
+        uint32_t left[4][4], right[4][2];
+#pragma unroll
+        for (int i = 0; i < 4; i++) left_.read(a, i, half, left[i]);
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          uint32_t pair[4];
+          right_.read(b, j, half, pair);
+          right[2 * j][0] = pair[0], right[2 * j][1] = pair[1];
+          right[2 * j + 1][0] = pair[2], right[2 * j + 1][1] = pair[3];
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            if constexpr (sizeof(T) == 2) gpu::mmaBf16(sums.value[i][j], left[i], right[j]);
+            else gpu::mmaTf32(sums.value[i][j], left[i], right[j]);
+          }
+      }
     }
-  }
 
-  // ldmatrix transposes 16-bit elements only: a 32-bit one is read by itself.
-  __device__ static uint32_t word(const T* staged, int k, int column) {
-    return *reinterpret_cast<const uint32_t*>(staged + S::template at<Lies::across>(k, column / 4) + column % 4);
-  }
+   private:
+    Operand<aLies, true> left_;
+    Operand<bLies, false> right_;
+  };
 };
 
 // Products with single-precision multiply-adds: 16 × 16 threads, four k at a time read as 16-byte words from either
@@ -163,6 +206,10 @@ struct MultiplyAddCore {
   static constexpr int blocks = 1;  // 64 sums and 64 operands a thread
   static constexpr int lanesOfRow = 16, warpsOfRow = 1;
   static constexpr int firstColumnLane = 16, warpsOfColumn = 8;
+  static constexpr bool pairsColumns = false;
+
+  static constexpr double logitUnit = 1;
+  __device__ static float power(float exponent) { return expf(exponent); }
 
   template <Lies lies>
   __device__ static int row(int r) {
@@ -172,39 +219,43 @@ struct MultiplyAddCore {
   __device__ static int column(int c) {
     return position<lies>(threadIdx.x % 16, c);
   }
+  __device__ static int inStrip(int r) { return row<Lies::across>(r % 4); }
+  __device__ static int rowOfStrip(int strip, int place) { return strip * 64 + place; }
   __device__ static int warpInRow() { return 0; }
   __device__ static int warpInColumn() { return threadIdx.x / 32; }
 
   template <Lies aLies, Lies bLies>
-  __device__ static void multiply(const float* a, const float* b, Sums& sums) {
+  class Reader {
+   public:
+    __device__ void multiply(gpu::SharedAddress a, gpu::SharedAddress b, Sums& sums) const {
 #pragma unroll 1
-    for (int chunk = 0; chunk < 4; chunk++) {
-      float left[8][4], right[8][4];
-      read<aLies>(left, a, threadIdx.x / 16, chunk);
-      read<bLies>(right, b, threadIdx.x % 16, chunk);
+      for (int chunk = 0; chunk < 4; chunk++) {
+        float left[8][4], right[8][4];
+        read<aLies>(left, a, threadIdx.x / 16, chunk);
+        read<bLies>(right, b, threadIdx.x % 16, chunk);
 #pragma unroll
-      for (int k = 0; k < 4; k++)
+        for (int k = 0; k < 4; k++)
 #pragma unroll
-        for (int r = 0; r < 8; r++)
+          for (int r = 0; r < 8; r++)
 #pragma unroll
-          for (int c = 0; c < 8; c++) sums.at(r, c) = fmaf(left[r][k], right[c][k], sums.at(r, c));
+            for (int c = 0; c < 8; c++) sums.at(r, c) = fmaf(left[r][k], right[c][k], sums.at(r, c));
+      }
     }
-  }
+  };
 
  private:
-  using S = Slab<float>;
-
   template <Lies lies>
   __device__ static int position(int thread, int i) {
     return lies == Lies::along ? thread + 16 * i : i / 4 * 64 + thread * 4 + i % 4;
   }
 
   template <Lies lies>
-  __device__ static void read(float (&out)[8][4], const float* staged, int thread, int chunk) {
+  __device__ static void read(float (&out)[8][4], gpu::SharedAddress slab, int thread, int chunk) {
+    using S = Slab<float, lies>;
     if constexpr (lies == Lies::along) {
 #pragma unroll
       for (int i = 0; i < 8; i++) {
-        const float4 v = *reinterpret_cast<const float4*>(staged + S::at<lies>(position<lies>(thread, i), chunk));
+        const float4 v = gpu::loadShared128(slab + S::at(position<lies>(thread, i), chunk));
         out[i][0] = v.x, out[i][1] = v.y, out[i][2] = v.z, out[i][3] = v.w;
       }
     } else {
@@ -212,7 +263,7 @@ struct MultiplyAddCore {
       for (int k = 0; k < 4; k++)
 #pragma unroll
         for (int i = 0; i < 8; i += 4) {
-          const float4 v = *reinterpret_cast<const float4*>(staged + S::at<lies>(chunk * 4 + k, i / 4 * 16 + thread));
+          const float4 v = gpu::loadShared128(slab + S::at(chunk * 4 + k, i / 4 * 16 + thread));
           out[i][k] = v.x, out[i + 1][k] = v.y, out[i + 2][k] = v.z, out[i + 3][k] = v.w;
         }
     }
@@ -226,33 +277,40 @@ __device__ void multiplyTile(const Matrix<typename Core::Element>& a, int64_t m0
                              const Matrix<typename Core::Element>& b, int64_t n0, int64_t kFirst, int64_t kLast,
                              int terms, typename Core::Element* staged, Sums& sums) {
   using Element = typename Core::Element;
-  using S = Slab<Element>;
-  constexpr int operand = tileSize * S::depth;
-  const int slabs = static_cast<int>((kLast - kFirst) / S::depth), all = slabs * terms;
+  constexpr unsigned stageBytes = 2 * operandBytes, ringBytes = stages * stageBytes;
+  const int slabs = static_cast<int>((kLast - kFirst) / Slab<Element, aLies>::depth), all = slabs * terms;
 #pragma unroll
   for (int i = 0; i < 64; i++) sums.at(i / 8, i % 8) = 0;
+  SlabCopies<Element, aLies> aCopies(a, m0, kFirst);
+  SlabCopies<Element, bLies> bCopies(b, n0, kFirst);
+  const typename Core::template Reader<aLies, bLies> reader;
+  const gpu::SharedAddress ring = staged;
   // The terms of a product of pairs: leading·leading, leading·correction, correction·leading.
   int next = 0, term = 0;
-  const auto copyNext = [&](int stage) {
-    const int64_t k = kFirst + static_cast<int64_t>(next) * S::depth;
-    Element* to = staged + stage * 2 * operand;
-    S::template copy<aLies>(to, a, term == 2 ? a.plane : 0, m0, k);
-    S::template copy<bLies>(to + operand, b, term == 1 ? b.plane : 0, n0, k);
-    if (++next == slabs) next = 0, term++;
+  const auto copyNext = [&](unsigned stage) {
+    aCopies.copy(ring + stage);
+    bCopies.copy(ring + stage + operandBytes);
+    aCopies.next();
+    bCopies.next();
+    if (terms == leadingOnly || ++next < slabs) return;
+    next = 0, term++;
+    aCopies.restart(slabs, term == 2 ? a.plane : 0);
+    bCopies.restart(slabs, term == 1 ? b.plane : -b.plane);
   };
+  unsigned stage = 0;
 #pragma unroll
   for (int s = 0; s < stages - 1; s++) {
-    if (s < all) copyNext(s);
+    if (s < all) copyNext(s * stageBytes);
     gpu::commitCopies();
   }
 #pragma unroll 1
   for (int slab = 0; slab < all; slab++) {
     gpu::waitCopies<stages - 2>();
     __syncthreads();  // this slab has arrived for all, and all are done with the stage that is filled next
-    if (slab + stages - 1 < all) copyNext((slab + stages - 1) % stages);
+    if (slab + stages - 1 < all) copyNext(stage == 0 ? ringBytes - stageBytes : stage - stageBytes);
     gpu::commitCopies();
-    const Element* stage = staged + slab % stages * 2 * operand;
-    Core::template multiply<aLies, bLies>(stage, stage + operand, sums);
+    reader.multiply(ring + stage, ring + stage + operandBytes, sums);
+    stage = stage == ringBytes - stageBytes ? 0 : stage + stageBytes;
   }
   __syncthreads();
 }

@@ -232,6 +232,74 @@ void dynamicShared() {
   report("SharedPool beyond 48 KiB", right);
 }
 
+__global__ void powers(const float* in, float* out, uint32_t* packed) {
+  const int lane = threadIdx.x;
+  out[lane] = gpu::powerOfTwo(in[lane]);
+  packed[lane] = gpu::packBf16(in[lane], out[lane]);
+}
+
+void specialFunctions() {
+  std::vector<float> in(32);
+  for (int i = 0; i < 32; i++) in[i] = -0.37f * static_cast<float>(i * i);  // down to -355.6
+  in[30] = -HUGE_VALF;
+  in[31] = NAN;
+  OnDevice<float> from(32), to(32);
+  OnDevice<uint32_t> packed(32);
+  from.set(in);
+  run(powers, from.data, to.data, packed.data);
+  const std::vector<float> got = to.get();
+  const std::vector<uint32_t> pairs = packed.get();
+  const auto half = [](uint32_t word) {
+    float value;
+    word <<= 16;
+    std::memcpy(&value, &word, 4);
+    return value;
+  };
+  bool right = std::isnan(got[31]) && got[30] == 0 && got[0] == 1, rounded = std::isnan(half(pairs[31]));
+  for (int i = 0; i < 31; i++) {
+    const double exact = std::exp2(static_cast<double>(in[i]));
+    right = right && std::fabs(got[i] - exact) <= 3e-7 * exact + 1.2e-38;
+    const float low = half(pairs[i]), high = half(pairs[i] >> 16);
+    rounded = rounded && (low == in[i] || std::fabs(low - in[i]) <= 0x1p-8f * std::fabs(in[i])) &&
+              std::fabs(high - got[i]) <= 0x1p-8f * got[i];
+  }
+  report("powerOfTwo", right);
+  report("packBf16", rounded);
+}
+
+struct Wide {
+  float4 fours[32];
+};
+
+__global__ void sharedWords(float* out) {
+  GPU_SHARED(Wide, shared);
+  const int lane = threadIdx.x;
+  const float x = static_cast<float>(lane);
+  shared.fours[lane] = make_float4(x, x + 100, x + 200, x + 300);
+  __syncthreads();
+  const gpu::SharedAddress from = &shared.fours[31 - lane];
+  const float4 four = gpu::loadShared128(from);
+  out[lane] = four.x + four.y + four.z + four.w;
+  out[32 + lane] = __uint_as_float(gpu::loadShared32(from + 8));
+  out += 64 + lane * 4;
+  gpu::storeStreaming(reinterpret_cast<float4*>(out), four);
+  const float4 back = gpu::loadStreaming(reinterpret_cast<const float4*>(out));
+  gpu::storeStreaming(reinterpret_cast<float4*>(out), make_float4(back.x, back.y, back.z, back.w + 1));
+}
+
+void sharedAccesses() {
+  OnDevice<float> out(192);
+  run(sharedWords, out.data);
+  const std::vector<float> got = out.get();
+  bool right = true;
+  for (int lane = 0; lane < 32; lane++) {
+    const float x = static_cast<float>(31 - lane);
+    right = right && got[lane] == 4 * x + 600 && got[32 + lane] == x + 200 && got[64 + lane * 4] == x &&
+            got[67 + lane * 4] == x + 301;
+  }
+  report("loadShared32, loadShared128 and streaming accesses of 16 bytes", right);
+}
+
 }  // namespace
 
 int main() {
@@ -241,5 +309,7 @@ int main() {
   copying();
   wide();
   dynamicShared();
+  specialFunctions();
+  sharedAccesses();
   return wrong;
 }
