@@ -1,9 +1,10 @@
-// The scenarios of distributed.test.ts, which starts them on several ranks: node --import tsx distributed.child.ts <scenario> …
+// The scenarios of distributed.test.ts, which starts them on several ranks: node distributed.child.cjs <scenario> … (mpirun.ts)
 import assert from 'node:assert'
 import { execFileSync } from 'node:child_process'
+import path from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { type Combination, type NumberArray, type ProcessGroup, processGroup } from '../lib/distributed'
-import { limitMemory } from './mpirun'
+import { limitMemory } from './memory-limit'
 import { ranksOf } from './ranks'
 import { integer, normals, pick, random, sameBits } from './support'
 
@@ -186,15 +187,16 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     const counts = ranksOf(group).map(() => 1)
     await wrong(group.reduceScatter(new Int8Array(group.size + 1), { counts }), /for counts but received/)
     assert.strictEqual(await processGroup(), group)
-    const worker = new Worker(
-      `require('tsx/cjs'); require(${JSON.stringify(require.resolve('../lib/distributed'))}).processGroup()`,
-      { eval: true, execArgv: [] }
-    )
+    const library = JSON.stringify(path.resolve('lib/distributed.ts'))
+    const worker = new Worker(`require('tsx/cjs'); require(${library}).processGroup()`, {
+      eval: true,
+      execArgv: [],
+    })
     const [error] = await new Promise<[Error]>((resolve) =>
       worker.once('error', (caught) => resolve([caught]))
     )
     assert.match(error.message, /^Expected the main thread for processGroup but received a Worker$/)
-    const code = `require(${JSON.stringify(require.resolve('../lib/distributed'))}).processGroup().then(console.log, (error) => console.log(error.message))`
+    const code = `require(${library}).processGroup().then(console.log, (error) => console.log(error.message))`
     const child = execFileSync(process.execPath, ['--import', 'tsx', '-e', code], { encoding: 'utf8' })
     if (group.size > 1)
       assert.match(child, /^Expected a process that mpirun itself started .* received a child of one/)

@@ -4,7 +4,7 @@ import fs from 'node:fs'
 import { type ProcessGroup, processGroup } from '../lib/distributed'
 import { adamW, arcface, cosface, MarginHead, normface, sgd, softmaxMargin } from '../lib/index'
 import { marginCases } from './margins'
-import { limitMemory } from './mpirun'
+import { limitMemory } from './memory-limit'
 import { type Batch, batchOf, joined, type Options, precise, ranksOf, sameStep, training } from './ranks'
 import { normals, random, relativeError, sameBits, within } from './support'
 

@@ -55,11 +55,11 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
     maximum = gpu::warpMax(maximum);
     double sum = 0, logitSum = 0;
     for (int t = lane; t < tiles; t += 32) {
-      const int64_t at = static_cast<int64_t>(t) * step.paddedRows + row;
-      const float2 partial = step.extremes[at];
+      const float2 partial = step.extremes[static_cast<int64_t>(t) * step.paddedRows + row];
       sum += partial.y * exp((static_cast<double>(partial.x) - maximum) * step.logitUnit);
-      if (step.labelSmoothing != 0) logitSum += step.logitSums[at];
     }
+    for (int t = lane; step.labelSmoothing != 0 && t < tiles; t += 32)
+      logitSum += step.logitSums[static_cast<int64_t>(t) * step.paddedRows + row];
     totals = {maximum * step.logitUnit, gpu::warpSum(sum), gpu::warpSum(logitSum) * step.logitUnit,
               step.states[row].target, step.states[row].cosine};
   }
