@@ -162,10 +162,11 @@ std::vector<DeviceState> listDevices() {
     DeviceState none;
     none.index = -1;
     none.driverVersion = driver;
+    // A driver runs what was built with any toolkit of the major version that it knows.
     if (driver == 0) none.reason = "no NVIDIA driver was found";
     else if (error == cudaErrorInsufficientDriver)
-      none.reason = "the NVIDIA driver knows CUDA " + versionOf(driver) + " but this build needs " + versionOf(built) +
-                    ": update the driver";
+      none.reason = "the NVIDIA driver knows CUDA " + versionOf(driver) + " but this build needs " +
+                    versionOf(built / 1000 * 1000) + ": update the driver";
     else if (error == cudaSuccess || error == cudaErrorNoDevice) none.reason = "the NVIDIA driver sees no GPU";
     else none.reason = "the NVIDIA driver reported " + reported(error);
     return {none};
