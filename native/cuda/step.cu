@@ -1,5 +1,6 @@
 // Launches a step's kernels in the order that step.cuh lists, and moves what goes up and down.
 #include <new>
+#include <string>
 #include <vector>
 
 #include "../batch.h"
@@ -19,7 +20,8 @@ class Step {
   Step(Device& device, Problem& problem)
       : device_(device),
         problem_(problem),
-        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds) {}
+        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds,
+              problem.execution.chunkClasses) {}
 
   Status run() {
     describe();
@@ -241,6 +243,9 @@ class Step {
 };
 
 Status run(Problem& problem) {
+  if (problem.classes > mostClassesInAll)
+    return {Failure::tooLarge, "Expected at most " + std::to_string(mostClassesInAll) +
+                                   " classes on a GPU but received " + std::to_string(problem.classes)};
   const Turn turn(problem.execution.device);
   if (!turn.status()) return turn.status();
   switch (problem.execution.precision) {
