@@ -70,7 +70,7 @@ if (shimRuns) {
 
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
-      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [])
+      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [], { SIMT_PINNED: '65536' })
       allRight(result, flavour)
       assert.not.match(result.stderr, /Sanitizer|runtime error/)
     })

@@ -39,8 +39,8 @@ class Device {
   // Waits for everything that was launched, hands the downloads over, and tells how the work at hand went.
   Status finish(const char* what);
 
-  // Copies in the stream's order. Small ones go through pinned memory, so that neither side waits. What `download`
-  // promises is there after `finish`.
+  // Copies in the stream's order, through pinned memory as far as it reaches, so that neither side waits. `from` may be
+  // read, and `to` is written, until `finish`: what is copied must live as long.
   void upload(void* to, const void* from, int64_t bytes);
   void download(void* to, const void* from, int64_t bytes);
 
