@@ -39,6 +39,7 @@ struct Execution {
   Precision precision = Precision::float32;
   int threads = 1;
   int64_t workspaceBytes = 0;                    // for tiles kept between the passes; the rest is computed again
+  int64_t chunkClasses = 0;                      // of a GPU's chunk at most, for tests; 0: as its plan says
   const char* instructionSet = nullptr;          // null: the best one here
   const std::atomic<bool>* cancelled = nullptr;  // set from another thread to abandon the work
 

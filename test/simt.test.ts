@@ -53,6 +53,13 @@ if (shimRuns) {
       assert.is(allRight(run(program('conformance', flavour), []), flavour).length, 11)
     })
 
+  for (const flavour of flavours)
+    test(`the host's side copies, prefers and loses as it should: ${flavour}`, () => {
+      const result = run(program('host', flavour), [])
+      assert.ok(allRight(result, flavour).length > 10)
+      assert.not.match(result.stderr, /Sanitizer|runtime error/)
+    })
+
   test('the kernels agree with double precision, with the same bits in every order of fibres', () => {
     const hashes = ['0', '1', '7'].map((order) =>
       allRight(run(program('steps', 'plain'), [], { SIMT_ORDER: order }), `order ${order}`).pop()
@@ -63,7 +70,7 @@ if (shimRuns) {
 
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
-      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [])
+      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [], { SIMT_PINNED: '65536' })
       allRight(result, flavour)
       assert.not.match(result.stderr, /Sanitizer|runtime error/)
     })

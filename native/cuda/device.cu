@@ -1,22 +1,26 @@
 #include "device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
 #include "../executor.h"
+#include "../sizes.h"
 
 namespace margin_softmax::cuda {
 namespace {
 
-constexpr int64_t stagingBytes = 8 << 20;  // batches of 4096 × 512 embeddings; what exceeds it is copied unpinned
-constexpr int oldestCapability = 75;       // what the toolkit still compiles for
+// Batches of 16,384 × 512 embeddings; what exceeds it is copied unpinned. Each process pins it for each GPU it opens.
+constexpr int64_t mostStaging = int64_t{32} << 20, leastStaging = int64_t{64} << 10;
+constexpr int oldestCapability = 75;  // what the toolkit still compiles for
 
 int mostDevices() {
   int count = 0;
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
-// One per device of the machine, never destroyed: work may still run while the process ends.
+// One per device of the machine, never destroyed: work may still run while the process ends. Counted once, as CUDA
+// itself looks once for its driver: one that is loaded later serves the next process.
 Device* deviceAt(int index) {
   static const int count = mostDevices();
   static Device* const devices = new Device[static_cast<size_t>(count) + 1];
@@ -40,8 +44,8 @@ Status Device::open(int index) {
   index_ = index;
   cudaDeviceProp properties;
   cudaError_t error = cudaGetDeviceProperties(&properties, index);
-  if (error == cudaSuccess) error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
-  if (error == cudaSuccess) error = cudaMallocHost(reinterpret_cast<void**>(&staging_), stagingBytes);
+  if (error == cudaSuccess && !stream_) error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  if (error == cudaSuccess) error = pinStaging();
   if (error != cudaSuccess) {
     cudaGetLastError();
     return {Failure::device, "Expected the GPU to open but " + nameOf(index) + " reported " + reported(error)};
@@ -51,19 +55,50 @@ Status Device::open(int index) {
   return {};
 }
 
+// Where the system lets a process pin less (WSL, a limit of locked memory) less has to do.
+cudaError_t Device::pinStaging() {
+  cudaError_t error = cudaSuccess;
+  for (stagingBytes_ = mostStaging; stagingBytes_ >= leastStaging; stagingBytes_ /= 2) {
+    error = cudaMallocHost(reinterpret_cast<void**>(&staging_), static_cast<size_t>(stagingBytes_));
+    if (error == cudaSuccess) break;
+    staging_ = nullptr;
+    cudaGetLastError();
+  }
+  return error;
+}
+
 Status Device::failure(cudaError_t error, const char* what) {
   cudaGetLastError();  // forget an error of one call; one that broke the context stays
   Status status{Failure::device,
                 "Expected the GPU to " + std::string(what) + " but " + nameOf(index_) + " reported " + reported(error)};
   if (cudaStreamSynchronize(stream_) != cudaSuccess) {
     status.message += "; it can't be used again in this process";
-    lost_ = status;
+    lose(status);
   }
   return status;
 }
 
+// A communicator that does not end loses its device while another thread's work may hold the `Turn` (nccl.cu).
+void Device::lose(Status reason) {
+  const std::lock_guard<std::mutex> lock(lostMutex_);
+  lost_ = std::move(reason);
+}
+
+Status Device::lost() const {
+  const std::lock_guard<std::mutex> lock(lostMutex_);
+  return lost_;
+}
+
 void Device::check(cudaError_t error, const char* what) {
   if (error != cudaSuccess && well()) outcome_ = failure(error, what);
+}
+
+// A multiprocessor divides its memory between the level-1 cache and shared memory as the driver sees fit: two blocks of
+// a tile kernel need 98 KiB of it. Said once for each kernel.
+void Device::preferSharedMemory(const void* kernel, const char* what) {
+  if (well() && preferring_.insert(kernel).second)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+          what);
 }
 
 Status Device::finish(const char* what) {
@@ -71,21 +106,25 @@ Status Device::finish(const char* what) {
   if (well())
     for (const Download& download : downloads_)
       std::memcpy(download.to, download.from, static_cast<size_t>(download.bytes));
-  downloads_.clear();
-  staged_ = 0;
+  freeStaging();
   return outcome_;
 }
 
-void* Device::stage(int64_t bytes) {
-  const int64_t at = staged_, end = at + (bytes + 63) / 64 * 64;
-  if (end > stagingBytes) return nullptr;
-  staged_ = end;
+void* Device::stage(int64_t at, int64_t bytes, int64_t& end) {
+  if (at + bytes > stagingBytes_) return nullptr;
+  end = at + roundUp(bytes, 64);
   return staging_ + at;
+}
+
+void Device::freeStaging() {
+  downloads_.clear();
+  uploaded_ = downloaded_ = 0;
 }
 
 void Device::upload(void* to, const void* from, int64_t bytes) {
   if (bytes == 0 || !well()) return;
-  if (void* pinned = stage(bytes)) {
+  // The host writes at once: neither on what still goes up nor where something comes down.
+  if (void* pinned = stage(std::max(uploaded_, downloaded_), bytes, uploaded_)) {
     std::memcpy(pinned, from, static_cast<size_t>(bytes));
     from = pinned;
   }
@@ -94,7 +133,8 @@ void Device::upload(void* to, const void* from, int64_t bytes) {
 
 void Device::download(void* to, const void* from, int64_t bytes) {
   if (bytes == 0 || !well()) return;
-  void* pinned = stage(bytes);
+  // Over the uploads, which the stream has done by then.
+  void* pinned = stage(downloaded_, bytes, downloaded_);
   if (pinned) downloads_.push_back({to, pinned, bytes});
   check(cudaMemcpyAsync(pinned ? pinned : to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
         "send its results");
@@ -138,8 +178,8 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
     return;
   }
   cudaGetLastError();  // of another device, on this thread: the first launch here would take it for its own
-  if (!device_->lost_) status_ = device_->lost_;
-  else if (!device_->stream_ || !device_->staging_) status_ = device_->open(index);
+  status_ = device_->lost();
+  if (status_ && !device_->staging_) status_ = device_->open(index);
   device_->outcome_ = {};
 }
 
@@ -147,8 +187,7 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
 Turn::~Turn() {
   if (!device_ || !device_->stream_) return;
   cudaStreamSynchronize(device_->stream_);
-  device_->downloads_.clear();
-  device_->staged_ = 0;
+  device_->freeStaging();
 }
 
 std::vector<DeviceState> listDevices() {
@@ -162,10 +201,11 @@ std::vector<DeviceState> listDevices() {
     DeviceState none;
     none.index = -1;
     none.driverVersion = driver;
+    // A driver runs what was built with any toolkit of the major version that it knows.
     if (driver == 0) none.reason = "no NVIDIA driver was found";
     else if (error == cudaErrorInsufficientDriver)
-      none.reason = "the NVIDIA driver knows CUDA " + versionOf(driver) + " but this build needs " + versionOf(built) +
-                    ": update the driver";
+      none.reason = "the NVIDIA driver knows CUDA " + versionOf(driver) + " but this build needs " +
+                    versionOf(built / 1000 * 1000) + ": update the driver";
     else if (error == cudaSuccess || error == cudaErrorNoDevice) none.reason = "the NVIDIA driver sees no GPU";
     else none.reason = "the NVIDIA driver reported " + reported(error);
     return {none};

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <mutex>
+#include <set>
 #include <vector>
 
 #include "../layout.h"
@@ -26,19 +27,20 @@ class Device {
   template <class... Parameters, class... Arguments>
   void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
               const Arguments&... arguments) {
+    if (sharedBytes) preferSharedMemory(reinterpret_cast<const void*>(kernel), what);
     if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, stream_, arguments...), what);
   }
   template <class T>
   void clear(T* array, int64_t count) {
     if (well()) check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), stream_), "clear memory");
   }
-  // Counts as beyond repair from now on, for this reason.
-  void lose(Status reason) { lost_ = std::move(reason); }
+  // Counts as beyond repair from now on, for this reason. The one call that needs no `Turn`.
+  void lose(Status reason);
   // Waits for everything that was launched, hands the downloads over, and tells how the work at hand went.
   Status finish(const char* what);
 
-  // Copies in the stream's order. Small ones go through pinned memory, so that neither side waits. What `download`
-  // promises is there after `finish`.
+  // Copies in the stream's order, through pinned memory as far as it reaches, so that neither side waits. `from` may be
+  // read, and `to` is written, until `finish`: what is copied must live as long.
   void upload(void* to, const void* from, int64_t bytes);
   void download(void* to, const void* from, int64_t bytes);
 
@@ -66,9 +68,14 @@ class Device {
   };
 
   Status open(int index);
+  cudaError_t pinStaging();
   Status reserve(int64_t bytes);
-  void* stage(int64_t bytes);
+  // Staging memory from byte `at` on, in use up to `end` then; null where it does not suffice.
+  void* stage(int64_t at, int64_t bytes, int64_t& end);
+  void preferSharedMemory(const void* kernel, const char* what);
+  void freeStaging();
   Status failure(cudaError_t error, const char* what);
+  Status lost() const;
 
   std::mutex mutex_;
   int index_ = -1, capability_ = 0;
@@ -77,10 +84,13 @@ class Device {
   void* workspace_ = nullptr;
   int64_t workspaceBytes_ = 0;
   char* staging_ = nullptr;  // pinned
-  int64_t staged_ = 0;       // bytes of it in use by the work at hand
+  int64_t stagingBytes_ = 0;
+  int64_t uploaded_ = 0, downloaded_ = 0;  // where the work at hand's uploads and downloads end in it
   std::vector<Download> downloads_;
-  Status outcome_;  // of the work at hand: well, or its first error
-  Status lost_;     // set for good once the device's context is beyond repair
+  std::set<const void*> preferring_;  // kernels that preferSharedMemory was called for
+  Status outcome_;                    // of the work at hand: well, or its first error
+  mutable std::mutex lostMutex_;
+  Status lost_;  // set for good once the device's context is beyond repair; under lostMutex_
 };
 
 // The right to use a device, and the device made current on this thread, for as long as it lives.

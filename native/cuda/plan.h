@@ -10,6 +10,9 @@
 
 namespace margin_softmax::cuda {
 
+// Kernels count classes in 32 bits, and the threads of a block may run beyond the last one.
+constexpr int64_t mostClassesInAll = INT32_MAX - tileThreads;
+
 struct Plan {
   // A chunk's class directions and gradients are written once and read once or twice, its weights read twice: 32 MB of
   // them stay in the level-2 cache of an H100 (50 MB) or an L4 (48 MB). More chunks than that costs launches, about 3 µs
@@ -25,13 +28,14 @@ struct Plan {
   int64_t inputSlots;     // shares of a chunk's classes in the sums of gradInput
   int terms, planes;
 
-  // `rounds`: the operands are rounded below float32.
-  Plan(int64_t rows, int64_t dim, int64_t c, int64_t elementBytes, bool rounds)
+  // `rounds`: the operands are rounded below float32. `limit`: Execution::chunkClasses.
+  Plan(int64_t rows, int64_t dim, int64_t c, int64_t elementBytes, bool rounds, int64_t limit)
       : paddedRows(roundUp(rows, tileSize)), paddedDim(roundUp(dim, 32)), classes(c) {
     terms = rounds && dim < correctionsBelow ? leadingAndCorrection : leadingOnly;
     planes = terms == leadingOnly ? 1 : 2;
     const int64_t perClass = planes * elementBytes * (paddedRows + paddedDim) + int64_t{sizeof(float)} * dim;
-    const int64_t affordable = std::clamp<int64_t>(chunkBytes / perClass / tileSize * tileSize, tileSize, mostClasses);
+    const int64_t most = limit ? std::min(roundUp(limit, tileSize), mostClasses) : mostClasses;
+    const int64_t affordable = std::clamp<int64_t>(chunkBytes / perClass / tileSize * tileSize, tileSize, most);
     chunk = std::min(affordable, roundUp(classes, tileSize));
     chunks = divideUp(classes, chunk);
     const int64_t outputs = paddedRows / tileSize * divideUp(paddedDim, tileSize);

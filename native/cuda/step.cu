@@ -1,5 +1,6 @@
 // Launches a step's kernels in the order that step.cuh lists, and moves what goes up and down.
 #include <new>
+#include <string>
 #include <vector>
 
 #include "../batch.h"
@@ -19,7 +20,8 @@ class Step {
   Step(Device& device, Problem& problem)
       : device_(device),
         problem_(problem),
-        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds) {}
+        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds,
+              problem.execution.chunkClasses) {}
 
   Status run() {
     describe();
@@ -131,14 +133,15 @@ class Step {
 
   void upload() {
     const int64_t rows = problem_.rows, dim = problem_.dim, classes = problem_.classes;
-    std::vector<int32_t> labels(problem_.labels, problem_.labels + rows), order(rows), sorted(rows);
-    sortByLabel(labels.data(), rows, classes, order.data());
-    for (int64_t i = 0; i < rows; i++) sorted[i] = labels[order[i]];
-    labels.resize(plan_.paddedRows, ignoredLabel);
+    hostLabels_.assign(problem_.labels, problem_.labels + rows);
+    hostOrder_.resize(rows);
+    sortByLabel(hostLabels_.data(), rows, classes, hostOrder_.data());
+    for (const int32_t row : hostOrder_) hostSorted_.push_back(hostLabels_[row]);
+    hostLabels_.resize(plan_.paddedRows, ignoredLabel);
+    device_.upload(labels_, hostLabels_.data(), plan_.paddedRows * 4);
+    device_.upload(order_, hostOrder_.data(), rows * 4);
+    device_.upload(sorted_, hostSorted_.data(), rows * 4);
     if (input_) device_.upload(input_, problem_.input, rows * dim * 4);
-    device_.upload(labels_, labels.data(), plan_.paddedRows * 4);
-    device_.upload(order_, order.data(), rows * 4);
-    device_.upload(sorted_, sorted.data(), rows * 4);
     if (sample_) device_.upload(sample_, problem_.sample, classes * 4);
     if (gradOutput_) device_.upload(gradOutput_, problem_.gradOutput, rows * 4);
     if (!problem_.resident) {
@@ -261,9 +264,14 @@ class Step {
   // In the workspace, as what is uploaded into.
   float *input_ = nullptr, *gradOutput_ = nullptr;
   int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr, *sample_ = nullptr;
+  // Of the first three, for as long as they may be on their way.
+  std::vector<int32_t> hostLabels_, hostOrder_, hostSorted_;
 };
 
 Status run(Problem& problem) {
+  if (problem.classes > mostClassesInAll)
+    return {Failure::tooLarge, "Expected at most " + std::to_string(mostClassesInAll) +
+                                   " classes on a GPU but received " + std::to_string(problem.classes)};
   const Turn turn(problem.execution.device);
   if (!turn.status()) return turn.status();
   switch (problem.execution.precision) {

@@ -19,7 +19,8 @@ class TopK {
     const int64_t byLists = listBytes / (problem.k * 16);
     rows_ = std::clamp<int64_t>(byLists / tileSize * tileSize, tileSize, 4096);
     rows_ = std::min(rows_, roundUp(problem.rows, tileSize));
-    chunk_ = std::min(scoreBytes / 4 / rows_ / tileSize * tileSize, roundUp(problem.classes, tileSize));
+    const int64_t limit = problem.execution.chunkClasses ? problem.execution.chunkClasses : problem.classes;
+    chunk_ = std::min(scoreBytes / 4 / rows_ / tileSize * tileSize, roundUp(limit, tileSize));
     paddedDim_ = roundUp(problem.dim, 32);
   }
 

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace {
 
@@ -20,11 +22,21 @@ struct Piece {
   size_t bytes;
 };
 
+// A copy, or a fill where nothing is copied, that a device has still to do.
+struct Transfer {
+  void* to;
+  const void* from;  // null: a fill
+  size_t bytes;
+  int value;
+};
+
 struct Machine {
   std::mutex mutex;
   std::map<void*, Piece> pieces;
+  std::vector<Transfer> transfers[mostDevices];  // in order
+  std::map<const void*, int> carveouts[mostDevices];
   size_t used[mostDevices] = {};
-  bool broken[mostDevices] = {};
+  bool open[mostDevices] = {}, broken[mostDevices] = {};
   std::string planned;  // SIMT_FAIL as last seen
   int calls = 0;        // of its function since then
 };
@@ -75,10 +87,38 @@ cudaError_t enter(const char* function, cudaError_t failure, bool breaks) {
   return remember(failure);
 }
 
+// Asynchronous copies and fills are as late as CUDA allows: they wait for a launch or a synchronisation, so that memory
+// which ends before is seen to. A device that broke does none of them.
+cudaError_t transfer(const Transfer& transfer) {
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  m.transfers[current].push_back(transfer);
+  return cudaSuccess;
+}
+cudaError_t afterTransfers(cudaError_t error) {
+  Machine& m = machine();
+  std::vector<Transfer> due;
+  {
+    const std::lock_guard<std::mutex> lock(m.mutex);
+    due.swap(m.transfers[current]);
+  }
+  if (error != cudaSuccess) return error;
+  for (const auto& [to, from, bytes, value] : due)
+    if (from) std::memcpy(to, from, bytes);
+    else std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+
 }  // namespace
 
 namespace simt {
-cudaError_t enterLaunch() { return enter("launch", cudaErrorLaunchFailure, true); }
+cudaError_t enterLaunch() { return afterTransfers(enter("launch", cudaErrorLaunchFailure, true)); }
+int carveoutOf(const void* kernel) {
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  const auto known = m.carveouts[current].find(kernel);
+  return known == m.carveouts[current].end() ? cudaSharedmemCarveoutDefault : known->second;
+}
 cudaError_t leaveLaunch(cudaError_t error) {
   if (error == cudaSuccess) return error;
   Machine& m = machine();
@@ -103,7 +143,7 @@ cudaError_t cudaDriverGetVersion(int* version) {
 }
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
-  *version = 13000;
+  *version = 13020;
   return cudaSuccess;
 }
 
@@ -128,6 +168,15 @@ cudaError_t cudaSetDevice(int device) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || device < 0 || device >= count)
     return remember(cudaErrorInvalidDevice);
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  if (!m.open[device]) {
+    if (const char* refused = environment("SIMT_REFUSED"); refused && std::strchr(refused, '0' + device))
+      return remember(cudaErrorDevicesUnavailable);
+    if (const char* file = environment("SIMT_CONTEXTS"))
+      if (std::FILE* list = std::fopen(file, "a")) std::fprintf(list, "%d\n", device), std::fclose(list);
+    m.open[device] = true;
+  }
   current = device;
   return cudaSuccess;
 }
@@ -150,6 +199,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
 
 cudaError_t cudaFree(void* memory) {
   if (!memory) return cudaSuccess;
+  afterTransfers(cudaSuccess);
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.mutex);
   const auto piece = m.pieces.find(memory);
@@ -161,7 +211,8 @@ cudaError_t cudaFree(void* memory) {
 }
 
 cudaError_t cudaMallocHost(void** memory, size_t bytes) {
-  *memory = std::malloc(bytes);
+  const char* most = environment("SIMT_PINNED");
+  *memory = most && bytes > std::strtoull(most, nullptr, 10) ? nullptr : std::malloc(bytes);
   return *memory ? cudaSuccess : remember(cudaErrorMemoryAllocation);
 }
 
@@ -181,19 +232,17 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   if (const cudaError_t error = enter("cudaMemcpyAsync", cudaErrorInvalidValue, false); error != cudaSuccess)
     return error;
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  return transfer({to, from, bytes, 0});
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  return afterTransfers(cudaMemcpyAsync(to, from, bytes, kind, nullptr));
 }
 
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
   if (const cudaError_t error = enter("cudaMemsetAsync", cudaErrorInvalidValue, false); error != cudaSuccess)
     return error;
-  std::memset(memory, value, bytes);
-  return cudaSuccess;
+  return transfer({memory, nullptr, bytes, value});
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -203,7 +252,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   while (stream && stream->underWay) std::this_thread::sleep_for(std::chrono::microseconds(100));
-  return enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true);
+  return afterTransfers(enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
@@ -211,6 +260,15 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  if (const cudaError_t error = enter("cudaFuncSetAttribute", cudaErrorInvalidValue, false); error != cudaSuccess)
+    return error;
+  Machine& m = machine();
+  const std::lock_guard<std::mutex> lock(m.mutex);
+  m.carveouts[current][kernel] = value;
+  return cudaSuccess;
+}
 
 struct SimtEvent {
   std::chrono::steady_clock::time_point at;
@@ -256,6 +314,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInsufficientDriver:
       return "cudaErrorInsufficientDriver";
+    case cudaErrorDevicesUnavailable:
+      return "cudaErrorDevicesUnavailable";
     case cudaErrorNoDevice:
       return "cudaErrorNoDevice";
     case cudaErrorInvalidDevice:

@@ -1,11 +1,14 @@
-// The part of the CUDA runtime that native/cuda calls, on the CPU. Streams run at once, but for what nccl.cc gives
-// them; device memory is ordinary memory, exactly as long as asked for and poisoned. The environment says what machine
-// this is, and what goes wrong on it:
+// The part of the CUDA runtime that native/cuda calls, on the CPU. Kernels run at once, copies before the next kernel
+// or when they are waited for, what nccl.cc gives a stream by and by; device memory is ordinary memory, exactly as long
+// as asked for and poisoned. The environment says what machine this is, and what goes wrong on it:
 //
 //   SIMT_DEVICES=2          how many GPUs (default 1)
 //   SIMT_CAPABILITY=75      their compute capability (default 90)
 //   SIMT_MEMORY=1000000     bytes of memory that each has (default 4 GiB)
-//   SIMT_DRIVER=none|old    no driver, or one that knows CUDA 11.2 at most
+//   SIMT_PINNED=65536       bytes of host memory that may be pinned at once (default: all)
+//   SIMT_DRIVER=none|old    no driver, or one that knows CUDA 11.2 at most; the usual one knows 13.0
+//   SIMT_REFUSED=02         the GPUs that nobody may open
+//   SIMT_CONTEXTS=file      where a line with its number is added for each GPU that a process opens
 //   SIMT_FAIL=cudaMalloc:3  the third call from now fails; also launch, cudaMemcpyAsync, cudaStreamSynchronize, whose
 //                           failure breaks the device for good, as a real one's does. Counted anew when the value
 //                           changes
@@ -19,6 +22,7 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInsufficientDriver = 35,
+  cudaErrorDevicesUnavailable = 46,
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNotReady = 600,
@@ -26,6 +30,8 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamFlags { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+enum cudaFuncAttribute { cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
+enum cudaSharedCarveout { cudaSharedmemCarveoutDefault = -1, cudaSharedmemCarveoutMaxShared = 100 };
 struct cudaUUID_t {
   char bytes[16];
 };
@@ -58,6 +64,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
@@ -68,6 +75,8 @@ const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 
 namespace simt {
+// The share of shared memory that a kernel prefers on the current device, in percent.
+int carveoutOf(const void* kernel);
 // Called around a launch: whether the device still works, and what becomes of it.
 cudaError_t enterLaunch();
 cudaError_t leaveLaunch(cudaError_t error);

@@ -122,7 +122,23 @@ struct Textbook {
   }
 };
 
-Problem problemOf(Batch& batch, Precision precision, double smoothing, std::vector<float>& losses) {
+struct Case {
+  int64_t rows, dim, classes;
+  int kind;
+  Precision precision;
+  double smoothing = 0;
+  int64_t chunk = 0;  // classes; 0: all of these are one
+
+  std::string name() const {
+    const char* const precisions[] = {"float32", "tf32", "bfloat16"};
+    return std::to_string(rows) + "×" + std::to_string(dim) + "×" + std::to_string(classes) + " margin " +
+           std::to_string(kind) + " " + precisions[static_cast<int>(precision)] +
+           (chunk ? " in chunks of " + std::to_string(chunk) : "");
+  }
+  double allowed() const { return precision == Precision::float32 ? 1e-5 : 1e-2; }
+};
+
+Problem problemOf(const Case& step, Batch& batch, std::vector<float>& losses) {
   Problem problem;
   problem.rows = batch.rows;
   problem.dim = batch.dim;
@@ -132,58 +148,111 @@ Problem problemOf(Batch& batch, Precision precision, double smoothing, std::vect
   problem.bias = batch.bias.empty() ? nullptr : batch.bias.data();
   problem.labels = batch.labels.data();
   problem.margin = batch.margin;
-  problem.labelSmoothing = smoothing;
+  problem.labelSmoothing = step.smoothing;
   problem.gradScale = 1;
   problem.losses = losses.data();
   problem.execution.device = 0;
-  problem.execution.precision = precision;
+  problem.execution.precision = step.precision;
+  problem.execution.chunkClasses = step.chunk;
   return problem;
 }
 
-void stepsAgree(int64_t rows, int64_t dim, int64_t classes, int kind, Precision precision, double smoothing) {
-  Batch batch(rows, dim, classes, kind);
-  const Textbook expected(batch, smoothing);
-  std::vector<float> losses(rows), gradInput(batch.input.size()), gradWeight(batch.weight.size()),
+void stepAgrees(const Case& step) {
+  Batch batch(step.rows, step.dim, step.classes, step.kind);
+  const Textbook expected(batch, step.smoothing);
+  std::vector<float> losses(step.rows), gradInput(batch.input.size()), gradWeight(batch.weight.size()),
       gradBias(batch.bias.size());
-  Problem problem = problemOf(batch, precision, smoothing, losses);
+  Problem problem = problemOf(step, batch, losses);
   problem.gradInput = gradInput.data();
   problem.gradWeight = gradWeight.data();
   if (!gradBias.empty()) problem.gradBias = gradBias.data();
   const Status status = cudaExecutor.loss(problem);
   if (!status) std::printf("%s\n", status.message.c_str());
-  const char* const names[] = {"float32", "tf32", "bfloat16"};
-  const std::string what = std::to_string(rows) + "×" + std::to_string(dim) + "×" + std::to_string(classes) +
-                           " margin " + std::to_string(kind) + " " + names[static_cast<int>(precision)];
-  const double allowed = precision == Precision::float32 ? 1e-5 : 1e-2;
-  report(what + " losses", status ? difference(losses, expected.losses) : NAN, allowed);
-  report(what + " gradInput", difference(gradInput, expected.gradInput), allowed);
-  report(what + " gradWeight", difference(gradWeight, expected.gradWeight), allowed);
-  if (!gradBias.empty()) report(what + " gradBias", difference(gradBias, expected.gradBias), allowed);
+  report(step.name() + " losses", status ? difference(losses, expected.losses) : NAN, step.allowed());
+  report(step.name() + " gradInput", difference(gradInput, expected.gradInput), step.allowed());
+  report(step.name() + " gradWeight", difference(gradWeight, expected.gradWeight), step.allowed());
+  if (!gradBias.empty()) report(step.name() + " gradBias", difference(gradBias, expected.gradBias), step.allowed());
   for (const auto* values : {&losses, &gradInput, &gradWeight, &gradBias}) addToHash(*values);
 }
 
-// Plain SGD on resident weights is the gradient times the learning rate.
-void updateAgrees() {
-  Batch batch(9, 33, 150, 3);
-  const Textbook expected(batch, 0);
-  std::vector<float> losses(batch.rows), after(batch.weight.size());
-  void* weight = nullptr;
-  const int64_t bytes = static_cast<int64_t>(batch.weight.size()) * 4;
-  Status status = cudaExecutor.allocate(0, bytes, weight);
-  if (status) status = cudaExecutor.upload(0, weight, batch.weight.data(), bytes);
-  Problem problem = problemOf(batch, Precision::float32, 0, losses);
-  problem.weight = static_cast<float*>(weight);
-  problem.resident = true;
+// An array in the device's memory.
+class Resident {
+ public:
+  explicit Resident(const std::vector<float>& from) : count_(from.size()) {
+    Status status = from.empty() ? Status{} : cudaExecutor.allocate(0, bytes(), memory_);
+    if (status && memory_) status = cudaExecutor.upload(0, memory_, from.data(), bytes());
+    report("a resident array", status ? 0 : NAN, 0);
+  }
+  Resident(const Resident&) = delete;
+  ~Resident() { cudaExecutor.release(0, memory_, bytes()); }
+
+  float* data() { return static_cast<float*>(memory_); }
+  std::vector<float> read() const {
+    std::vector<float> values(count_, NAN);
+    if (memory_) cudaExecutor.download(0, memory_, values.data(), bytes());
+    addToHash(values);
+    return values;
+  }
+
+ private:
+  int64_t bytes() const { return static_cast<int64_t>(count_) * 4; }
+  size_t count_;
+  void* memory_ = nullptr;
+};
+
+// (before − after) / learningRate: the direction that SGD took.
+std::vector<float> moved(const std::vector<float>& before, const std::vector<float>& after, double learningRate) {
+  std::vector<float> direction(after.size());
+  for (size_t i = 0; i < after.size(); i++)
+    direction[i] = static_cast<float>((static_cast<double>(before[i]) - after[i]) / learningRate);
+  return direction;
+}
+
+// SGD on resident weights, whose direction is momentum · velocity + gradient.
+void updateAgrees(const Case& step, double momentum) {
+  Batch batch(step.rows, step.dim, step.classes, step.kind);
+  const Textbook expected(batch, step.smoothing);
+  std::vector<float> losses(step.rows), gradInput(batch.input.size());
+  std::vector<float> velocity(momentum ? batch.weight.size() : 0), biasVelocity(momentum ? batch.bias.size() : 0);
+  for (size_t i = 0; i < velocity.size(); i++) velocity[i] = 0.01f * batch.weight[velocity.size() - 1 - i];
+  for (size_t i = 0; i < biasVelocity.size(); i++) biasVelocity[i] = 0.01f * batch.bias[biasVelocity.size() - 1 - i];
+  Resident weight(batch.weight), bias(batch.bias), state(velocity), biasState(biasVelocity);
   Update update;
   update.optimizer.learningRate = 8;
+  update.optimizer.momentum = momentum;
+  update.weightState[0] = state.data();
+  update.biasState[0] = biasState.data();
+  Problem problem = problemOf(step, batch, losses);
+  problem.weight = weight.data();
+  problem.bias = bias.data();
+  problem.resident = true;
+  problem.gradInput = gradInput.data();
   problem.update = &update;
-  if (status) status = cudaExecutor.loss(problem);
-  if (status) status = cudaExecutor.download(0, weight, after.data(), bytes);
-  cudaExecutor.release(0, weight, bytes);
-  std::vector<float> moved(after.size());
-  for (size_t i = 0; i < after.size(); i++) moved[i] = (batch.weight[i] - after[i]) / 8;
-  report("an update of resident weights", status ? difference(moved, expected.gradWeight) : NAN, 1e-4);
-  addToHash(after);
+  const Status status = cudaExecutor.loss(problem);
+  if (!status) std::printf("%s\n", status.message.c_str());
+  const std::string what = step.name() + (momentum ? ", update with momentum" : ", update");
+  report(what + ": losses", status ? difference(losses, expected.losses) : NAN, step.allowed());
+  report(what + ": gradInput", difference(gradInput, expected.gradInput), step.allowed());
+  for (const auto* values : {&losses, &gradInput}) addToHash(*values);
+  const auto agrees = [&](const char* name, const std::vector<float>& before, const Resident& after,
+                          std::vector<double> direction, const std::vector<float>& first, const Resident& last) {
+    for (size_t i = 0; i < first.size(); i++) direction[i] += momentum * first[i];
+    const double rounding = 1e-4;  // of what a weight moved by, beside the weight
+    report(what + ": " + name, difference(moved(before, after.read(), update.optimizer.learningRate), direction),
+           std::max(step.allowed(), rounding));
+    if (!first.empty()) report(what + ": velocity of " + name, difference(last.read(), direction), step.allowed());
+  };
+  agrees("weight", batch.weight, weight, expected.gradWeight, velocity, state);
+  if (!batch.bias.empty()) agrees("bias", batch.bias, bias, expected.gradBias, biasVelocity, biasState);
+}
+
+// Kernels count classes in 32 bits, a tile beyond the last one.
+void refusesTooManyClasses() {
+  Problem problem;
+  problem.rows = problem.dim = 1;
+  problem.classes = INT32_MAX;
+  problem.execution.device = 0;
+  report("too many classes", cudaExecutor.loss(problem).failure == Failure::tooLarge ? 0 : NAN, 0);
 }
 
 void rowsAgree(int64_t rows, int64_t classes) {
@@ -241,6 +310,7 @@ void topKAgrees() {
   problem.indices = indices.data();
   problem.scores = scores.data();
   problem.execution.device = 0;
+  problem.execution.chunkClasses = 256;
   const Status status = cudaExecutor.topK(problem);
   for (int64_t i = 0; i < batch.rows; i++) {
     std::vector<double> cosines;
@@ -266,17 +336,27 @@ void topKAgrees() {
 int main(int count, char** words) {
   using namespace margin_softmax;
   const bool few = count > 1 && std::strcmp(words[1], "few") == 0;
-  stepsAgree(7, 33, 129, 0, Precision::float32, 0.1);
-  stepsAgree(37, 70, 300, 3, Precision::tf32, 0);
-  stepsAgree(20, 136, 130, 0, Precision::bfloat16, 0);
-  updateAgrees();
+  stepAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128});
+  stepAgrees({37, 70, 300, 3, Precision::tf32, 0, 128});
+  stepAgrees({20, 136, 130, 0, Precision::bfloat16});
+  updateAgrees({9, 33, 150, 3, Precision::float32}, 0);
   rowsAgree(4, 1001);
   topKAgrees();
   if (!few) {
-    stepsAgree(1, 1, 2, 0, Precision::float32, 0);
-    stepsAgree(37, 70, 300, 3, Precision::float32, 0);
-    stepsAgree(130, 20, 140, 5, Precision::float32, 0.1);
-    stepsAgree(37, 70, 300, 3, Precision::bfloat16, 0);
+    refusesTooManyClasses();
+    stepAgrees({1, 1, 2, 0, Precision::float32});
+    stepAgrees({37, 70, 300, 3, Precision::float32});
+    stepAgrees({130, 20, 140, 5, Precision::float32, 0.1});
+    stepAgrees({37, 70, 300, 3, Precision::bfloat16});
+    stepAgrees({128, 128, 2, 3, Precision::float32});  // an input that fills the staging memory of 64 KiB
+    // What one chunk can't show: running maxima, sums of gradInput and targets' places that go on from chunk to chunk,
+    // and a short last chunk.
+    for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bfloat16}) {
+      stepAgrees({130, 136, 700, 0, precision, 0.1, 256});
+      stepAgrees({140, 40, 1025, 3, precision, 0, 256});
+      updateAgrees({3, 128, 513, 0, precision, 0.1, 256}, 0);
+      updateAgrees({129, 33, 640, 3, precision, 0, 256}, 0.9);
+    }
     rowsAgree(3, 1);
     rowsAgree(1, 60001);
   }
