@@ -60,17 +60,21 @@ if (shimRuns) {
       assert.not.match(result.stderr, /Sanitizer|runtime error/)
     })
 
-  test('the kernels agree with double precision, with the same bits in every order of fibres', () => {
-    const hashes = ['0', '1', '7'].map((order) =>
-      allRight(run(program('steps', 'plain'), [], { SIMT_ORDER: order }), `order ${order}`).pop()
-    )
+  test('the kernels agree with double precision, with the same bits in every order of fibres and streams', () => {
+    const hashes = [
+      { SIMT_ORDER: '0' },
+      { SIMT_ORDER: '1', SIMT_STREAMS: 'late' },
+      { SIMT_ORDER: '7', SIMT_STREAMS: 'uneven' },
+    ].map((orders) => allRight(run(program('steps', 'plain'), [], orders), JSON.stringify(orders)).pop())
     assert.match(String(hashes[0]), /^hash [0-9a-f]{16}$/)
     assert.equal(hashes, [hashes[0], hashes[0], hashes[0]])
   })
 
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
-      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [], { SIMT_PINNED: '65536' })
+      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [], {
+        SIMT_PINNED: '65536',
+      })
       allRight(result, flavour)
       assert.not.match(result.stderr, /Sanitizer|runtime error/)
     })

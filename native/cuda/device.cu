@@ -44,7 +44,7 @@ Status Device::open(int index) {
   index_ = index;
   cudaDeviceProp properties;
   cudaError_t error = cudaGetDeviceProperties(&properties, index);
-  if (error == cudaSuccess && !stream_) error = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  if (error == cudaSuccess && !stream_) error = openStreams();
   if (error == cudaSuccess) error = pinStaging();
   if (error != cudaSuccess) {
     cudaGetLastError();
@@ -53,6 +53,16 @@ Status Device::open(int index) {
   capability_ = properties.major * 10 + properties.minor;
   sharedMemoryPerBlock_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
   return {};
+}
+
+cudaError_t Device::openStreams() {
+  int lowest = 0, highest = 0;
+  cudaError_t error = cudaDeviceGetStreamPriorityRange(&lowest, &highest);
+  // Of higher priority: what is few blocks shall not queue behind a product's thousands.
+  if (error == cudaSuccess) error = cudaStreamCreateWithPriority(&ahead_, cudaStreamNonBlocking, highest);
+  for (cudaEvent_t& mark : marks_)
+    if (error == cudaSuccess) error = cudaEventCreateWithFlags(&mark, cudaEventDisableTiming);
+  return error == cudaSuccess ? cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking) : error;
 }
 
 // Where the system lets a process pin less (WSL, a limit of locked memory) less has to do.
@@ -71,7 +81,7 @@ Status Device::failure(cudaError_t error, const char* what) {
   cudaGetLastError();  // forget an error of one call; one that broke the context stays
   Status status{Failure::device,
                 "Expected the GPU to " + std::string(what) + " but " + nameOf(index_) + " reported " + reported(error)};
-  if (cudaStreamSynchronize(stream_) != cudaSuccess) {
+  if (waitForAll() != cudaSuccess) {
     status.message += "; it can't be used again in this process";
     lose(status);
   }
@@ -89,6 +99,21 @@ Status Device::lost() const {
   return lost_;
 }
 
+void Device::mark(Lane lane, Mark mark) {
+  if (well()) check(cudaEventRecord(marks_[static_cast<int>(mark)], streamOf(lane)), "mark its work");
+}
+
+void Device::waitFor(Lane lane, Mark mark) {
+  if (well()) check(cudaStreamWaitEvent(streamOf(lane), marks_[static_cast<int>(mark)], 0), "order its work");
+}
+
+cudaError_t Device::waitForAll() {
+  cudaError_t error = cudaStreamSynchronize(stream_);
+  if (error == cudaSuccess && usedAhead_) error = cudaStreamSynchronize(ahead_);
+  usedAhead_ = false;
+  return error;
+}
+
 void Device::check(cudaError_t error, const char* what) {
   if (error != cudaSuccess && well()) outcome_ = failure(error, what);
 }
@@ -102,7 +127,7 @@ void Device::preferSharedMemory(const void* kernel, const char* what) {
 }
 
 Status Device::finish(const char* what) {
-  check(cudaStreamSynchronize(stream_), what);
+  check(waitForAll(), what);
   if (well())
     for (const Download& download : downloads_)
       std::memcpy(download.to, download.from, static_cast<size_t>(download.bytes));
@@ -186,7 +211,7 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
 // Work that was given up half-way may still have copies under way to or from the staging memory.
 Turn::~Turn() {
   if (!device_ || !device_->stream_) return;
-  cudaStreamSynchronize(device_->stream_);
+  device_->waitForAll();
   device_->freeStaging();
 }
 

@@ -27,9 +27,23 @@ class Device {
   template <class... Parameters, class... Arguments>
   void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
               const Arguments&... arguments) {
-    if (sharedBytes) preferSharedMemory(reinterpret_cast<const void*>(kernel), what);
-    if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, stream_, arguments...), what);
+    launchOn(Lane::work, what, kernel, grid, threads, sharedBytes, arguments...);
   }
+
+  // Two lanes of work: what stands in `ahead` may run beneath that of `work`, which is the stream's. A lane remembers
+  // how far it has come by a mark; where the other one waits for the mark, it goes on when that much is done.
+  enum class Lane { work, ahead };
+  enum class Mark { ready0, ready1, left0, left1 };
+  template <class... Parameters, class... Arguments>
+  void launchOn(Lane lane, const char* what, void (*kernel)(Parameters...), dim3 grid, unsigned threads,
+                size_t sharedBytes, const Arguments&... arguments) {
+    if (sharedBytes) preferSharedMemory(reinterpret_cast<const void*>(kernel), what);
+    usedAhead_ |= lane == Lane::ahead;
+    if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, streamOf(lane), arguments...), what);
+  }
+  void mark(Lane lane, Mark mark);
+  void waitFor(Lane lane, Mark mark);
+
   template <class T>
   void clear(T* array, int64_t count) {
     if (well()) check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), stream_), "clear memory");
@@ -68,7 +82,10 @@ class Device {
   };
 
   Status open(int index);
+  cudaError_t openStreams();
   cudaError_t pinStaging();
+  cudaStream_t streamOf(Lane lane) const { return lane == Lane::work ? stream_ : ahead_; }
+  cudaError_t waitForAll();
   Status reserve(int64_t bytes);
   // Staging memory from byte `at` on, in use up to `end` then; null where it does not suffice.
   void* stage(int64_t at, int64_t bytes, int64_t& end);
@@ -80,7 +97,9 @@ class Device {
   std::mutex mutex_;
   int index_ = -1, capability_ = 0;
   int64_t sharedMemoryPerBlock_ = 0;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, ahead_ = nullptr;
+  cudaEvent_t marks_[4] = {};
+  bool usedAhead_ = false;  // since the last finish
   void* workspace_ = nullptr;
   int64_t workspaceBytes_ = 0;
   char* staging_ = nullptr;  // pinned

@@ -37,7 +37,8 @@ class Step {
     device_.launch("add up the losses", collectLosses, dim3(1), collectThreads, 0, data_);
     if (problem_.gradInput) launchRows("compute the targets' gradients", targetInputs, data_.rows);
     if (wantsWeight()) launchRows("add up the targets' gradients", targetGradients, data_.rows);
-    for (int64_t c = 0; wantsGradient() && c < plan_.chunks && !cancelled(); c++) backward(c);
+    // Backwards: the last chunks' operands are still there.
+    for (int64_t c = plan_.chunks; wantsGradient() && c-- > 0 && !cancelled();) backward(c);
     if (problem_.gradInput) launchRows("finish the input gradient", finishRows, data_.rows);
     if (wantsGradient())
       device_.launch("add up the gradients' squares", collectSquares, dim3(1), collectThreads, 0, data_);
@@ -112,9 +113,10 @@ class Step {
     data.totalsOfRows = layout.take<RowTotals>(rows);
     data.factors = layout.take<RowFactors>(padded);
     data.inputOperand = layout.take<Element>(planes * padded * plan_.paddedDim);
-    data.weightOperand = layout.take<Element>(planes * plan_.chunk * plan_.paddedDim);
+    for (ClassOperand& operand : operands_)
+      if (&operand == operands_ || plan_.chunks > 1)
+        operand = {layout.take<Element>(planes * plan_.chunk * plan_.paddedDim), layout.take<float>(plan_.chunk)};
     data.gradientOperand = gradient ? layout.take<Element>(planes * padded * plan_.chunk) : nullptr;
-    data.classScale = layout.take<float>(plan_.chunk);
     data.extremes = layout.take<float2>(tiles * padded);
     data.logitSums = layout.take<double>(problem_.labelSmoothing != 0 ? tiles * padded : 0);
     data.columnSums = layout.take<float>(padded / tileSize * plan_.chunk);
@@ -150,6 +152,7 @@ class Step {
     }
     device_.clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
     device_.clear(data_.biasSquares, data_.chunkTiles);
+    for (int64_t c : {0, 1}) leaveChunk(c);  // ahead may begin once the inputs are there
   }
 
   static dim3 rowGrid(int64_t rows) { return dim3(static_cast<unsigned>(divideUp(rows, rowWarps))); }
@@ -164,20 +167,52 @@ class Step {
     device_.launch(what, kernel, grid, tileThreads, tileSharedBytes, data_, arguments...);
   }
 
+  // The classes' directions lie in one of two operands: those of the next chunk are made, ahead, while the products read
+  // the other one. What a chunk left there is overwritten once its products are done.
   void prepareChunk(int64_t c) {
-    launchRows("prepare the classes", prepareClasses<Element>, plan_.chunk, static_cast<int>(plan_.firstClass(c)),
-               static_cast<int>(plan_.chunkSize(c)));
+    if (c < 0 || c >= plan_.chunks || operandOf(c).chunk == c) return;
+    using Lane = Device::Lane;
+    const bool alone = plan_.chunks == 1;
+    if (!alone) device_.waitFor(Lane::ahead, leftMark(c));
+    hold(c);
+    device_.launchOn(alone ? Lane::work : Lane::ahead, "prepare the classes", prepareClasses<Element>,
+                     rowGrid(plan_.chunk), rowWarps * 32, 0, data_, static_cast<int>(plan_.firstClass(c)),
+                     static_cast<int>(plan_.chunkSize(c)));
+    if (!alone) device_.mark(Lane::ahead, c % 2 ? Device::Mark::ready1 : Device::Mark::ready0);
+    operandOf(c).chunk = c;
+  }
+  void useChunk(int64_t c, int64_t next) {
+    prepareChunk(c);
+    prepareChunk(next);
+    hold(c);
+    if (plan_.chunks > 1) device_.waitFor(Device::Lane::work, c % 2 ? Device::Mark::ready1 : Device::Mark::ready0);
+  }
+  void leaveChunk(int64_t c) {
+    if (plan_.chunks > 1) device_.mark(Device::Lane::work, leftMark(c));
+  }
+  static Device::Mark leftMark(int64_t c) { return c % 2 ? Device::Mark::left1 : Device::Mark::left0; }
+
+  struct ClassOperand {
+    Element* directions = nullptr;
+    float* scales = nullptr;
+    int64_t chunk = -1;  // whose
+  };
+  ClassOperand& operandOf(int64_t c) { return operands_[c % 2]; }
+  void hold(int64_t c) {
+    data_.weightOperand = operandOf(c).directions;
+    data_.classScale = operandOf(c).scales;
   }
 
   void forward(int64_t c) {
-    prepareChunk(c);
+    useChunk(c, c + 1);
     const int classes = static_cast<int>(plan_.chunkSize(c));
     launchTiles("compute the logits", data_.labelSmoothing != 0 ? forwardTile<Core, true> : forwardTile<Core, false>,
                 dim3(data_.rowTiles(), tilesOf(classes)), static_cast<int>(plan_.firstClass(c)), classes, c == 0);
+    leaveChunk(c);
   }
 
   void backward(int64_t c) {
-    prepareChunk(c);
+    useChunk(c, c - 1);
     const int firstClass = static_cast<int>(plan_.firstClass(c)), classes = static_cast<int>(plan_.chunkSize(c));
     const unsigned tiles = tilesOf(classes), dimTiles = static_cast<unsigned>(data_.dimTiles());
     launchTiles("compute the logits' gradient", data_.normalized ? gradientKernel<true>() : gradientKernel<false>(),
@@ -190,11 +225,12 @@ class Step {
     }
     if (problem_.gradInput)
       launchTiles("compute the input gradient", inputGradient<Core>, dim3(dimTiles, data_.rowTiles(), data_.inputSlots),
-                  static_cast<int>(tiles), c == 0);
+                  static_cast<int>(tiles), c == plan_.chunks - 1);
     if (wantsWeight() && problem_.bias)
       device_.launch("compute the bias gradient", biasGradient,
                      dim3(static_cast<unsigned>(divideUp(classes, tileThreads))), tileThreads, 0, data_, firstClass,
                      classes);
+    leaveChunk(c);
   }
 
   template <bool normalized>
@@ -261,6 +297,7 @@ class Step {
   const Plan plan_;
   BatchWeights weights_;
   StepData<Element> data_{};
+  ClassOperand operands_[2];
   // In the workspace, as what is uploaded into.
   float *input_ = nullptr, *gradOutput_ = nullptr;
   int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr, *sample_ = nullptr;

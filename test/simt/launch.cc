@@ -101,7 +101,6 @@ cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 size
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z, threads = uint64_t{size.x} * size.y * size.z;
   if (!blocks || !threads || threads > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > mostShared)
     return cudaErrorInvalidConfiguration;
-  if (const cudaError_t error = enterLaunch(); error != cudaSuccess) return error;
   std::atomic<uint64_t> nextBlock{0};
   std::mutex mutex;
   std::string error;

@@ -9,12 +9,13 @@
 #include <map>
 #include <mutex>
 #include <string>
-#include <thread>
-#include <vector>
+
+#include "streams.h"
+
+using simt::enter, simt::mostDevices;
 
 namespace {
 
-constexpr int mostDevices = 8;
 constexpr size_t usualMemory = size_t{4} << 30;
 
 struct Piece {
@@ -22,18 +23,9 @@ struct Piece {
   size_t bytes;
 };
 
-// A copy, or a fill where nothing is copied, that a device has still to do.
-struct Transfer {
-  void* to;
-  const void* from;  // null: a fill
-  size_t bytes;
-  int value;
-};
-
 struct Machine {
   std::mutex mutex;
   std::map<void*, Piece> pieces;
-  std::vector<Transfer> transfers[mostDevices];  // in order
   std::map<const void*, int> carveouts[mostDevices];
   size_t used[mostDevices] = {};
   bool open[mostDevices] = {}, broken[mostDevices] = {};
@@ -77,7 +69,12 @@ bool planned(const char* function) {
   return ++m.calls == std::atoi(m.planned.c_str() + name + 1);
 }
 
-// The current device's state, with a planned failure of this call taken into account.
+}  // namespace
+
+namespace simt {
+
+int currentDevice() { return current; }
+
 cudaError_t enter(const char* function, cudaError_t failure, bool breaks) {
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.mutex);
@@ -86,33 +83,7 @@ cudaError_t enter(const char* function, cudaError_t failure, bool breaks) {
   m.broken[current] = breaks;
   return remember(failure);
 }
-
-// Asynchronous copies and fills are as late as CUDA allows: they wait for a launch or a synchronisation, so that memory
-// which ends before is seen to. A device that broke does none of them.
-cudaError_t transfer(const Transfer& transfer) {
-  Machine& m = machine();
-  const std::lock_guard<std::mutex> lock(m.mutex);
-  m.transfers[current].push_back(transfer);
-  return cudaSuccess;
-}
-cudaError_t afterTransfers(cudaError_t error) {
-  Machine& m = machine();
-  std::vector<Transfer> due;
-  {
-    const std::lock_guard<std::mutex> lock(m.mutex);
-    due.swap(m.transfers[current]);
-  }
-  if (error != cudaSuccess) return error;
-  for (const auto& [to, from, bytes, value] : due)
-    if (from) std::memcpy(to, from, bytes);
-    else std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-
-}  // namespace
-
-namespace simt {
-cudaError_t enterLaunch() { return afterTransfers(enter("launch", cudaErrorLaunchFailure, true)); }
+cudaError_t enterLaunch() { return enter("launch", cudaErrorLaunchFailure, true); }
 int carveoutOf(const void* kernel) {
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.mutex);
@@ -199,7 +170,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
 
 cudaError_t cudaFree(void* memory) {
   if (!memory) return cudaSuccess;
-  afterTransfers(cudaSuccess);
+  simt::drain(current);
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.mutex);
   const auto piece = m.pieces.find(memory);
@@ -229,37 +200,33 @@ cudaError_t cudaMemGetInfo(size_t* available, size_t* total) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   if (const cudaError_t error = enter("cudaMemcpyAsync", cudaErrorInvalidValue, false); error != cudaSuccess)
     return error;
-  return transfer({to, from, bytes, 0});
+  return simt::giveTransfer(stream, [=] {
+    std::memcpy(to, from, bytes);
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
-  return afterTransfers(cudaMemcpyAsync(to, from, bytes, kind, nullptr));
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  if (error == cudaSuccess) simt::drain(current);
+  return error;
 }
 
-cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t) {
+cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream) {
   if (const cudaError_t error = enter("cudaMemsetAsync", cudaErrorInvalidValue, false); error != cudaSuccess)
     return error;
-  return transfer({memory, nullptr, bytes, value});
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new SimtStream;  // for as long as the process lives
-  return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  while (stream && stream->underWay) std::this_thread::sleep_for(std::chrono::microseconds(100));
-  return afterTransfers(enter("cudaStreamSynchronize", cudaErrorLaunchFailure, true));
+  return simt::giveTransfer(stream, [=] {
+    std::memset(memory, value, bytes);
+    return cudaSuccess;
+  });
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   return stream->underWay ? remember(cudaErrorNotReady) : cudaSuccess;
 }
-
-cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
   if (const cudaError_t error = enter("cudaFuncSetAttribute", cudaErrorInvalidValue, false); error != cudaSuccess)
@@ -267,32 +234,6 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int valu
   Machine& m = machine();
   const std::lock_guard<std::mutex> lock(m.mutex);
   m.carveouts[current][kernel] = value;
-  return cudaSuccess;
-}
-
-struct SimtEvent {
-  std::chrono::steady_clock::time_point at;
-};
-
-cudaError_t cudaEventCreate(cudaEvent_t* event) {
-  *event = new SimtEvent;
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->at = std::chrono::steady_clock::now();
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-
-cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
-  *milliseconds = std::chrono::duration<float, std::milli>(end->at - begin->at).count();
-  return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete event;
   return cudaSuccess;
 }
 

@@ -12,9 +12,11 @@
 //   SIMT_FAIL=cudaMalloc:3  the third call from now fails; also launch, cudaMemcpyAsync, cudaStreamSynchronize, whose
 //                           failure breaks the device for good, as a real one's does. Counted anew when the value
 //                           changes
+//   SIMT_STREAMS=late|uneven  see streams.cc
 #pragma once
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -30,6 +32,7 @@ enum cudaError_t {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaStreamFlags { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
+enum cudaEventFlags { cudaEventDefault = 0, cudaEventDisableTiming = 2 };
 enum cudaFuncAttribute { cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
 enum cudaSharedCarveout { cudaSharedmemCarveoutDefault = -1, cudaSharedmemCarveoutMaxShared = 100 };
 struct cudaUUID_t {
@@ -41,8 +44,12 @@ struct cudaDeviceProp {
   int major, minor;
   size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
+namespace simt {
+struct Queue;
+}
 struct SimtStream {
   std::atomic<int> underWay{0};  // pieces of work of another library
+  simt::Queue* queue = nullptr;
 };
 using cudaStream_t = SimtStream*;
 using cudaEvent_t = struct SimtEvent*;
@@ -61,11 +68,15 @@ cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemsetAsync(void* memory, int value, size_t bytes, cudaStream_t stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
+cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaEventCreate(cudaEvent_t* event);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end);
@@ -77,7 +88,12 @@ const char* cudaGetErrorString(cudaError_t error);
 namespace simt {
 // The share of shared memory that a kernel prefers on the current device, in percent.
 int carveoutOf(const void* kernel);
-// Called around a launch: whether the device still works, and what becomes of it.
+constexpr int mostDevices = 8;
+int currentDevice();
+// What a call begins with: whether the current device still works, or SIMT_FAIL makes this call of the function fail
+// with `failure`, which may break the device.
+cudaError_t enter(const char* function, cudaError_t failure, bool breaks);
 cudaError_t enterLaunch();
+// Called after a launch: what becomes of the device.
 cudaError_t leaveLaunch(cudaError_t error);
 }  // namespace simt

@@ -42,7 +42,7 @@ inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
-#include "runtime.h"
+#include "streams.h"
 
 namespace simt {
 
@@ -90,10 +90,12 @@ void waitCopies(int pending);
 cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 block, size_t sharedBytes);
 
 template <class... Parameters>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t,
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream,
                    std::type_identity_t<Parameters>... arguments) {
-  auto call = [=] { kernel(arguments...); };
-  return launchBody([](void* body) { (*static_cast<decltype(call)*>(body))(); }, &call, grid, block, sharedBytes);
+  return giveLaunch(stream, [=] {
+    auto call = [=] { kernel(arguments...); };
+    return launchBody([](void* body) { (*static_cast<decltype(call)*>(body))(); }, &call, grid, block, sharedBytes);
+  });
 }
 
 // ---- shuffles and votes ----
