@@ -1,4 +1,4 @@
-// A GPU is tried before it is trusted: a small step on it must agree with the CPU's.
+// A GPU is tried before it is trusted: two small steps on it must agree with the CPU's.
 #pragma once
 #include <string>
 
