@@ -42,26 +42,42 @@ export interface Device {
   computeCapability?: string
   /** Of a GPU, in bytes. */
   memoryBytes?: number
-  /** Of `memoryBytes`, at the moment of the call. */
+  /** Of `memoryBytes`, at the moment of the call; of a GPU that opens. */
   freeBytes?: number
   /** The newest CUDA that the driver knows: `'13.0'`. */
   driver?: string
 }
 
-let listed: NativeDevice[] | undefined
+/** GPUs by index as they were when first asked for, undefined where there is none: that changes no more. */
+const tried = new Map<number, NativeDevice | undefined>()
 
-/** The GPUs as they were when first asked for: which there are and which are usable changes no more. */
-const gpus = () => {
-  listed ??= succeeded(native().cudaDevices())
-  return listed
+/** The GPU of this index, the only one that is opened and tried for it. */
+function tryGpu(index: number): NativeDevice | undefined {
+  if (!tried.has(index))
+    tried.set(
+      index,
+      succeeded(native().cudaDevices(index)).find((gpu) => gpu.index === index)
+    )
+  return tried.get(index)
+}
+
+/** GPUs are tried one after the other until one is usable. */
+function firstUsable(): NativeDevice | undefined {
+  for (let index = 0; ; index++) {
+    const gpu = tryGpu(index)
+    if (!gpu || gpu.usable) return gpu
+  }
 }
 
 /**
- * The CPU and every GPU, usable or with the reason why not. A GPU is tried before it counts as usable: the first call
- * runs a small step on it and compares with the CPU, which takes as long as the driver takes to open the GPU.
+ * The CPU and every GPU, usable or with the reason why not. A GPU is opened and tried before it counts as usable: the
+ * first call runs two small steps on each of them and compares with the CPU, which takes as long as the driver takes to
+ * open the GPUs, and some half a gigabyte of each for as long as the process lives. Where only one is needed ask for
+ * that one: `device: 'cuda:1'` opens no other, and `'auto'` and `'cuda'` open GPUs in order until one is usable.
  */
 export function devices(): Device[] {
-  listed = succeeded(native().cudaDevices())
+  const gpus = succeeded(native().cudaDevices())
+  for (const gpu of gpus) if (gpu.index >= 0) tried.set(gpu.index, gpu)
   return [
     {
       device: 'cpu',
@@ -69,7 +85,7 @@ export function devices(): Device[] {
       usable: true,
       precisions: ['float32', 'bfloat16'],
     },
-    ...listed.map(describe),
+    ...gpus.map(describe),
   ]
 }
 
@@ -83,8 +99,8 @@ function describe(gpu: NativeDevice): Device {
     ...(gpu.computeCapability && {
       computeCapability: (gpu.computeCapability / 10).toFixed(1),
       memoryBytes: gpu.memoryBytes,
-      freeBytes: gpu.freeBytes,
     }),
+    ...(gpu.freeBytes && { freeBytes: gpu.freeBytes }),
     ...(gpu.driverVersion && {
       driver: `${Math.floor(gpu.driverVersion / 1000)}.${(gpu.driverVersion % 1000) / 10}`, // 13020 is 13.2
     }),
@@ -101,14 +117,14 @@ export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
   if (given === 'cpu') return cpu
   const named = /^cuda(?::(\d+))?$/.exec(given)
   if (!named) throw wrongValue("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', given)
-  const list = gpus()
-  const gpu =
-    named[1] === undefined
-      ? list.find(({ usable }) => usable)
-      : list.find(({ index }) => index === Number(named[1]))
+  const index = Number(named[1] ?? 0)
+  const gpu = named[1] === undefined ? firstUsable() : tryGpu(index)
   if (gpu?.usable) return gpu.index
-  const reasons = (gpu ? [gpu] : list).map(({ index, reason, usable }) =>
-    index < 0 ? reason : `cuda:${index} ${usable ? 'is usable' : `is not: ${reason}`}`
+  const gpus = gpu
+    ? [gpu]
+    : succeeded(native().cudaDevices(index)).map((other) => tried.get(other.index) ?? other)
+  const reasons = gpus.map(({ index, usable, reason }) =>
+    index < 0 ? reason : `cuda:${index} is ${usable ? 'usable' : reason ? `not: ${reason}` : 'there'}`
   )
   throw new MarginSoftmaxError(
     'ERR_UNAVAILABLE',
@@ -119,7 +135,7 @@ export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
 function usualDevice(auto: 'best' | 'cpu'): number {
   const given = process.env.MARGIN_SOFTMAX_DEVICE
   if (given && given !== 'auto') return deviceIndex(given, 'cpu')
-  return auto === 'cpu' ? cpu : (gpus().find(({ usable }) => usable)?.index ?? cpu)
+  return auto === 'cpu' ? cpu : (firstUsable()?.index ?? cpu)
 }
 
 export function deviceName(index: number): DeviceName {
@@ -135,7 +151,7 @@ export function precisionIndex(given: unknown, device: number): number {
     if (precision === 'tf32') throw wrongValue("'float32' or 'bfloat16' on the CPU", 'precision', given)
     return precisions.indexOf(precision)
   }
-  const gpu = gpus().find(({ index }) => index === device) as NativeDevice
+  const gpu = tryGpu(device) as NativeDevice
   if (!gpu.tensorCores)
     throw wrongValue(
       `'float32' on a GPU of compute capability ${describe(gpu).computeCapability}`,

@@ -33,7 +33,7 @@ export interface NativeHead {
   readonly native: unique symbol
 }
 
-/** A GPU as native/executor.h describes it, or why there is none (index −1). */
+/** A GPU as native/executor.h describes it, or why there is none (index −1). `usable`, `freeBytes`: of one asked for. */
 export interface NativeDevice {
   index: number
   name: string
@@ -49,7 +49,7 @@ export interface NativeDevice {
 interface Native {
   margins(): { name: string; normalized: boolean; parameters: string[] }[]
   instructionSets(): string[]
-  cudaDevices(): NativeDevice[]
+  cudaDevices(asked?: number): NativeDevice[]
   nccl(library: string): { version: string; reason: string }
   multiplyAdds(threads: number, rounds: number): number
   preferHugePages(array: Float32Array): void

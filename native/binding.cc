@@ -33,7 +33,8 @@ Napi::Value instructionSets(const Napi::CallbackInfo& info) {
 
 Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const std::vector<DeviceState> states = margin_softmax::cudaDevices();
+  const int asked = info[0].IsUndefined() ? allDevices : info[0].As<Napi::Number>().Int32Value();
+  const std::vector<DeviceState> states = margin_softmax::cudaDevices(asked);
   Napi::Array list = Napi::Array::New(env);
   for (size_t i = 0; i < states.size(); i++) {
     const DeviceState& state = states[i];

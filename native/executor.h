@@ -36,7 +36,7 @@ struct DeviceState {
   int index = -1;
   std::string name;
   bool usable = false;
-  std::string reason;         // why it is not
+  std::string reason;         // why it is not; empty where nobody asked
   int computeCapability = 0;  // 90 for 9.0
   int64_t memoryBytes = 0, freeBytes = 0;
   int driverVersion = 0;  // of CUDA, 13000 for 13.0; 0: no driver
@@ -44,15 +44,17 @@ struct DeviceState {
   bool has(Precision precision) const { return precision == Precision::float32 || computeCapability >= 80; }
 };
 
-// Every GPU with its state; one entry of index −1 where there is none. A GPU counts as usable once it has passed its
-// trial (trial.h), which its first listing runs.
-std::vector<DeviceState> cudaDevices();
+constexpr int allDevices = -1;
+
+// Every GPU; one entry of index −1 where there is none. Only the one of index `asked`, or all of them, is opened, which
+// takes half a gigabyte of its memory, and tried (trial.h) the first time: no other one is usable or has free bytes.
+std::vector<DeviceState> cudaDevices(int asked);
 
 // NCCL as this build would use it; `library`: its file, or empty.
 NcclState ncclState(const std::string& library);
 
 namespace cuda {
-std::vector<DeviceState> listDevices();  // what the driver says
+std::vector<DeviceState> listDevices(int opened);  // what the driver says; usable: opened
 NcclState findNccl(const std::string& library);
 }  // namespace cuda
 

@@ -8,8 +8,8 @@ namespace margin_softmax {
 
 const Executor* executorOf(int device) { return device == cpuDevice ? &cpuExecutor : &cudaExecutor; }
 
-std::vector<DeviceState> cudaDevices() {
-  std::vector<DeviceState> devices = cuda::listDevices();
+std::vector<DeviceState> cudaDevices(int asked) {
+  std::vector<DeviceState> devices = cuda::listDevices(asked);
   for (DeviceState& device : devices) {
     if (!device.usable) continue;
     device.reason = trialOf(device);
@@ -24,7 +24,7 @@ NcclState ncclState(const std::string& library) { return cuda::findNccl(library)
 
 const Executor* executorOf(int device) { return device == cpuDevice ? &cpuExecutor : nullptr; }
 
-std::vector<DeviceState> cudaDevices() {
+std::vector<DeviceState> cudaDevices(int) {
   DeviceState none;
   none.reason = "this build has no CUDA: build it where nvcc is found, with MARGIN_SOFTMAX_CUDA=on";
   return {none};

@@ -1,4 +1,7 @@
 // device: 'cuda' on machines that the shim plays: with old drivers, broken GPUs, or none. Each is seen by a fresh process.
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { elsewhere, shimRuns, useShim } from './cuda'
@@ -31,6 +34,11 @@ if (!shimRuns) {
       { SIMT_FAIL: 'launch:3', SIMT_DEVICES: '1' },
       /cudaErrorLaunchFailure \(719\)/,
     ],
+    [
+      'a GPU that fails its trial in a step of several chunks with an update',
+      { SIMT_FAIL: 'launch:60', SIMT_DEVICES: '1' },
+      /cudaErrorLaunchFailure \(719\)/,
+    ],
   ] as const)
     test(`${title}: devices() says so, 'auto' is the CPU, 'cuda' explains`, async () => {
       const seen = (await elsewhere(environment, explains)) as {
@@ -44,6 +52,62 @@ if (!shimRuns) {
       assert.match(seen.thrown.message, reason)
       assert.is(seen.automatic, true)
     })
+
+  /** Runs `body`, which may `use` a device, or get the error's text; then also says which GPUs were opened, in order. */
+  async function opens(environment: Record<string, string>, body: string) {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-'))
+    const contexts = path.join(folder, 'contexts')
+    try {
+      const said = await elsewhere(
+        { SIMT_DEVICES: '3', SIMT_CONTEXTS: contexts, ...environment },
+        `const batch = { input: new Float32Array(4).fill(1), weight: new Float32Array(8).fill(1), labels: [0], dim: 4 }
+         const use = (device) => { try { m.marginLossSync(batch, { device }); return 'well' } catch (error) { return error.message } }
+         const start = (options) => m.MarginHead.create({ classes: 3, dim: 4, ...options });
+         (async () => say(await (async () => { ${body} })()))()`
+      )
+      const opened = fs.existsSync(contexts) ? fs.readFileSync(contexts, 'utf8').trim().split('\n') : []
+      return { said, opened: opened.map(Number) }
+    } finally {
+      fs.rmSync(folder, { recursive: true })
+    }
+  }
+
+  test('only the GPU that is asked for is opened', async () => {
+    assert.equal(await opens({}, `use('cuda:1'); return use('cuda:1')`), { said: 'well', opened: [1] })
+    assert.equal(await opens({}, `return (await start({ device: 'cuda:2' })).device`), {
+      said: 'cuda:2',
+      opened: [2],
+    })
+  })
+
+  test('a GPU that is not there opens none of those that are', async () => {
+    const { said, opened } = await opens({}, `return use('cuda:7')`)
+    assert.match(String(said), /"cuda:7": cuda:0 is there; cuda:1 is there; cuda:2 is there$/)
+    assert.equal(opened, [])
+  })
+
+  test("'auto' and 'cuda' open GPUs in order until one is usable", async () => {
+    const heads = `return [(await start({})).device, (await start({ device: 'cuda' })).device]`
+    assert.equal(await opens({}, heads), { said: ['cuda:0', 'cuda:0'], opened: [0] })
+    assert.equal(await opens({ SIMT_REFUSED: '0' }, heads), { said: ['cuda:1', 'cuda:1'], opened: [1] })
+    const { said } = await opens({ SIMT_REFUSED: '012' }, `return [(await start({})).device, use('cuda')]`)
+    const [automatic, reasons] = said as string[]
+    assert.is(automatic, 'cpu')
+    assert.match(reasons ?? '', /(cuda:[012] is not: [^;]*cudaErrorDevicesUnavailable[^;]*(; )?){3}$/)
+  })
+
+  test('devices() opens every GPU; one that does not open has no free bytes', async () => {
+    const { said, opened } = await opens(
+      { SIMT_REFUSED: '1' },
+      `use('cuda:2'); return m.devices().slice(1).map(({ usable, memoryBytes, freeBytes }) => [usable, memoryBytes > 0, freeBytes > 0])`
+    )
+    assert.equal(said, [
+      [true, true, true],
+      [false, true, false],
+      [true, true, true],
+    ])
+    assert.equal(opened, [2, 0])
+  })
 
   test("'auto' is the first GPU for heads and losses, and the CPU for functions of given numbers", async () => {
     const seen = await elsewhere(

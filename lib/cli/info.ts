@@ -117,7 +117,10 @@ function describe(gpu: Device): string {
     gpu.name,
     gpu.computeCapability && `compute capability ${gpu.computeCapability}`,
     gpu.driver && `driver for CUDA ${gpu.driver}`,
-    gpu.memoryBytes && `${megabytes(gpu.freeBytes ?? 0)} of ${megabytes(gpu.memoryBytes)} free`,
+    gpu.memoryBytes &&
+      (gpu.freeBytes === undefined
+        ? megabytes(gpu.memoryBytes)
+        : `${megabytes(gpu.freeBytes)} of ${megabytes(gpu.memoryBytes)} free`),
     gpu.usable ? `usable: ${gpu.precisions.join(', ')}` : 'not usable',
   ]
   return parts.filter(Boolean).join(', ')

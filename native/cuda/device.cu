@@ -38,6 +38,15 @@ std::string versionOf(int version) {  // 13000 → 13.0
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+// Whether it opens, and what it has free.
+void openDevice(DeviceState& state) {
+  const Turn turn(state.index);
+  size_t available = 0, total = 0;
+  state.usable = static_cast<bool>(turn.status());
+  if (!state.usable) state.reason = turn.status().message.c_str();
+  else if (cudaMemGetInfo(&available, &total) == cudaSuccess) state.freeBytes = static_cast<int64_t>(available);
+}
+
 }  // namespace
 
 Status Device::open(int index) {
@@ -215,7 +224,7 @@ Turn::~Turn() {
   device_->freeStaging();
 }
 
-std::vector<DeviceState> listDevices() {
+std::vector<DeviceState> listDevices(int opened) {
   std::vector<DeviceState> list;
   int driver = 0, built = 0, count = 0;
   cudaDriverGetVersion(&driver);
@@ -247,14 +256,10 @@ std::vector<DeviceState> listDevices() {
       state.name = properties.name;
       state.computeCapability = properties.major * 10 + properties.minor;
       state.memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
-      const Turn turn(state.computeCapability < oldestCapability ? -1 : i);
-      size_t available = 0, total = 0;
       if (state.computeCapability < oldestCapability)
         state.reason = "its compute capability " + std::to_string(properties.major) + "." +
                        std::to_string(properties.minor) + " is below 7.5";
-      else if (!turn.status()) state.reason = turn.status().message.c_str();
-      else if (cudaMemGetInfo(&available, &total) == cudaSuccess) state.freeBytes = static_cast<int64_t>(available);
-      state.usable = state.reason.empty();
+      else if (opened == allDevices || opened == i) openDevice(state);
     }
     list.push_back(state);
   }
