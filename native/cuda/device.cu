@@ -94,6 +94,8 @@ void Device::upload(void* to, const void* from, int64_t bytes) {
 
 void Device::download(void* to, const void* from, int64_t bytes) {
   if (bytes == 0 || !well()) return;
+  if (end_ && !ended_) check(cudaEventRecord(end_, stream_), "note the time");
+  ended_ = true;
   void* pinned = stage(bytes);
   if (pinned) downloads_.push_back({to, pinned, bytes});
   check(cudaMemcpyAsync(pinned ? pinned : to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream_),
@@ -141,6 +143,7 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
   if (!device_->lost_) status_ = device_->lost_;
   else if (!device_->stream_ || !device_->staging_) status_ = device_->open(index);
   device_->outcome_ = {};
+  device_->begun_ = device_->ended_ = false;
 }
 
 // Work that was given up half-way may still have copies under way to or from the staging memory.

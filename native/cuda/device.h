@@ -26,11 +26,19 @@ class Device {
   template <class... Parameters, class... Arguments>
   void launch(const char* what, void (*kernel)(Parameters...), dim3 grid, unsigned threads, size_t sharedBytes,
               const Arguments&... arguments) {
+    beginWork();
     if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, stream_, arguments...), what);
   }
   template <class T>
   void clear(T* array, int64_t count) {
+    beginWork();
     if (well()) check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), stream_), "clear memory");
+  }
+  // For benchmarks: from now on records events around the kernels of each piece of work, between the copies up and
+  // those down. Null ends it.
+  void timeWork(cudaEvent_t begin, cudaEvent_t end) {
+    begin_ = begin;
+    end_ = end;
   }
   // Counts as beyond repair from now on, for this reason.
   void lose(Status reason) { lost_ = std::move(reason); }
@@ -69,6 +77,10 @@ class Device {
   Status reserve(int64_t bytes);
   void* stage(int64_t bytes);
   Status failure(cudaError_t error, const char* what);
+  void beginWork() {
+    if (begin_ && !begun_) check(cudaEventRecord(begin_, stream_), "note the time");
+    begun_ = true;
+  }
 
   std::mutex mutex_;
   int index_ = -1, capability_ = 0;
@@ -79,6 +91,9 @@ class Device {
   char* staging_ = nullptr;  // pinned
   int64_t staged_ = 0;       // bytes of it in use by the work at hand
   std::vector<Download> downloads_;
+  // Of timeWork, and whether the work at hand has recorded them.
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  bool begun_ = false, ended_ = false;
   Status outcome_;  // of the work at hand: well, or its first error
   Status lost_;     // set for good once the device's context is beyond repair
 };
