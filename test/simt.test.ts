@@ -9,6 +9,7 @@ import { shimRuns } from './cuda'
 import { lacking } from './support'
 
 const test = suite('simt')
+const resources = require('../scripts/cuda-resources.cjs')
 const root = path.join(__dirname, '..')
 const build = path.join(root, 'build/simt-tests')
 
@@ -108,31 +109,22 @@ if (shimRuns) {
 
 const compiles = run('nvcc', ['--version']).status === 0
 /** The addon's own build demands the same of its targets, sm_75 and sm_80. */
-const architectures = ['sm_90', 'sm_120']
+const architectures = [resources.architecture, 'sm_120']
 
 if (compiles) {
   for (const architecture of architectures)
     test(`nvcc compiles every kernel, and none spills registers: ${architecture}`, () => {
-      const folder = fs.mkdtempSync(path.join(root, 'build/nvcc-'))
-      try {
-        const files = fs.readdirSync(path.join(root, 'native/cuda')).filter((file) => file.endsWith('.cu'))
-        for (const file of files) {
-          const result = run('nvcc', [
-            ...[
-              '-std=c++17',
-              `-arch=${architecture}`,
-              '-Xptxas',
-              '--warn-on-spills,--warning-as-error',
-              '-c',
-            ],
-            ...[path.join('native/cuda', file), '-o', path.join(folder, `${file}.o`)],
-          ])
-          succeeds(result, file)
-          assert.is(result.stderr, '', file)
-        }
-      } finally {
-        fs.rmSync(folder, { recursive: true })
-      }
+      const kernels = resources.compile(architecture)
+      assert.ok(kernels.length > 0)
+      if (architecture !== resources.architecture) return
+      const table = resources.sectionInReadme()
+      const [, compiler] = /^nvcc ([\d.]+), /.exec(table) ?? []
+      if (compiler === resources.nvccVersion())
+        assert.is(resources.sectionOf(kernels), table, 'node scripts/cuda-resources.cjs --write')
+      else
+        console.log(
+          `Skipped: the table of resources is nvcc ${compiler}'s, and this is ${resources.nvccVersion()}`
+        )
     })
 } else {
   lacking(test, 'nvcc is not on the PATH')
