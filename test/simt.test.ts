@@ -6,6 +6,7 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { shimRuns } from './cuda'
+import { goldenFolder } from './golden'
 import { lacking } from './support'
 
 const test = suite('simt')
@@ -61,6 +62,24 @@ if (shimRuns) {
     assert.match(String(hashes[0]), /^hash [0-9a-f]{16}$/)
     assert.equal(hashes, [hashes[0], hashes[0], hashes[0]])
   })
+
+  /** Of each kind one: margins, a bias, reductions, ignored rows, smoothing, near cases. */
+  const vectors = ['000', '030', '034', '044', '066', '077', '079', '080', '090']
+  if (!fs.existsSync(goldenFolder)) lacking(test, `no golden vectors were found in ${goldenFolder}`)
+  else if (run('python3', ['--version']).status !== 0) lacking(test, 'there is no python3')
+  else
+    test('bench/gpu/golden.py finds golden vectors right through the C interface', () => {
+      const folder = fs.mkdtempSync(path.join(build, 'golden-'))
+      try {
+        for (const name of fs.readdirSync(goldenFolder))
+          if (vectors.includes(name.slice(0, 3)))
+            fs.copyFileSync(path.join(goldenFolder, name), path.join(folder, name))
+        const result = run('python3', ['bench/gpu/golden.py', path.join(build, 'libstep.so'), folder])
+        assert.match(succeeds(result, 'golden.py'), /^9 golden vectors, 0 results wrong/)
+      } finally {
+        fs.rmSync(folder, { recursive: true })
+      }
+    })
 
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
