@@ -6,9 +6,11 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { shimRuns } from './cuda'
+import { goldenFolder } from './golden'
 import { lacking } from './support'
 
 const test = suite('simt')
+const resources = require('../scripts/cuda-resources.cjs')
 const root = path.join(__dirname, '..')
 const build = path.join(root, 'build/simt-tests')
 
@@ -70,6 +72,24 @@ if (shimRuns) {
     assert.equal(hashes, [hashes[0], hashes[0], hashes[0]])
   })
 
+  /** Of each kind one: margins, a bias, reductions, ignored rows, smoothing, near cases. */
+  const vectors = ['000', '030', '034', '044', '066', '077', '079', '080', '090']
+  if (!fs.existsSync(goldenFolder)) lacking(test, `no golden vectors were found in ${goldenFolder}`)
+  else if (run('python3', ['--version']).status !== 0) lacking(test, 'there is no python3')
+  else
+    test('bench/gpu/golden.py finds golden vectors right through the C interface', () => {
+      const folder = fs.mkdtempSync(path.join(build, 'golden-'))
+      try {
+        for (const name of fs.readdirSync(goldenFolder))
+          if (vectors.includes(name.slice(0, 3)))
+            fs.copyFileSync(path.join(goldenFolder, name), path.join(folder, name))
+        const result = run('python3', ['bench/gpu/golden.py', path.join(build, 'libstep.so'), folder])
+        assert.match(succeeds(result, 'golden.py'), /^9 golden vectors, 0 results wrong/)
+      } finally {
+        fs.rmSync(folder, { recursive: true })
+      }
+    })
+
   // With so little staging memory that large copies pass it by: what they read may be freed too early.
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
@@ -120,31 +140,22 @@ if (shimRuns) {
 
 const compiles = run('nvcc', ['--version']).status === 0
 /** The addon's own build demands the same of its targets, sm_75 and sm_80. */
-const architectures = ['sm_90', 'sm_120']
+const architectures = [resources.architecture, 'sm_120']
 
 if (compiles) {
   for (const architecture of architectures)
     test(`nvcc compiles every kernel, and none spills registers: ${architecture}`, () => {
-      const folder = fs.mkdtempSync(path.join(root, 'build/nvcc-'))
-      try {
-        const files = fs.readdirSync(path.join(root, 'native/cuda')).filter((file) => file.endsWith('.cu'))
-        for (const file of files) {
-          const result = run('nvcc', [
-            ...[
-              '-std=c++17',
-              `-arch=${architecture}`,
-              '-Xptxas',
-              '--warn-on-spills,--warning-as-error',
-              '-c',
-            ],
-            ...[path.join('native/cuda', file), '-o', path.join(folder, `${file}.o`)],
-          ])
-          succeeds(result, file)
-          assert.is(result.stderr, '', file)
-        }
-      } finally {
-        fs.rmSync(folder, { recursive: true })
-      }
+      const kernels = resources.compile(architecture)
+      assert.ok(kernels.length > 0)
+      if (architecture !== resources.architecture) return
+      const table = resources.sectionInReadme()
+      const [, compiler] = /^nvcc ([\d.]+), /.exec(table) ?? []
+      if (compiler === resources.nvccVersion())
+        assert.is(resources.sectionOf(kernels), table, 'node scripts/cuda-resources.cjs --write')
+      else
+        console.log(
+          `Skipped: the table of resources is nvcc ${compiler}'s, and this is ${resources.nvccVersion()}`
+        )
     })
 } else {
   lacking(test, 'nvcc is not on the PATH')

@@ -4,7 +4,7 @@ A step: loss, gradient of the embeddings, SGD with momentum on the class weights
 and torch.compile, float32 with tf32 products and bfloat16 autocast; PyTorch in chunks of classes, which holds no B×C tensor;
 Liger-Kernel and cut-cross-entropy where they are installed (plain softmax on normalised operands: less work than a margin).
 
-python peers.py [--repeats 20] [--device cuda] [BxDxC ...]
+python peers.py [--repeats 20] [--ceilings] [BxDxC ...]    --ceilings: those alone
 """
 import argparse
 import math
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 SCALE, MARGIN, RATE, MOMENTUM = 64.0, 0.5, 1e-3, 0.9
 
 
-def timed(step, repeats, device):
+def timed(step, repeats):
     for _ in range(3):
         step()
     times = []
@@ -30,15 +30,15 @@ def timed(step, repeats, device):
     return times[len(times) // 2], times[0], times[-1]
 
 
-def ceilings(repeats, device):
+def ceilings(repeats, device="cuda"):
     n = 8192
     for name, dtype in (("bfloat16", torch.bfloat16), ("tf32", torch.float32)):
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-        median, *_ = timed(lambda: a @ b, repeats, device)
+        median, *_ = timed(lambda: a @ b, repeats)
         print(f"ceiling: {name} matmul {2 * n**3 / median / 1e9:.0f} TFLOP/s")
     source = torch.randn(1 << 28, device=device)
     target = torch.empty_like(source)
-    median, *_ = timed(lambda: target.copy_(source), repeats, device)
+    median, *_ = timed(lambda: target.copy_(source), repeats)
     print(f"ceiling: copy {2 * source.numel() * 4 / median / 1e6:.0f} GB/s")
     logits = torch.randn(4096, 100_000, device=device, requires_grad=True)
     labels = torch.randint(0, 100_000, (4096,), device=device)
@@ -47,7 +47,7 @@ def ceilings(repeats, device):
         logits.grad = None
         F.cross_entropy(logits, labels).backward()
 
-    median, *_ = timed(cross_entropy, repeats, device)
+    median, *_ = timed(cross_entropy, repeats)
     print(f"PyTorch cross-entropy of 4096x100000 logits, forward and backward: {median:.2f} ms")
 
 
@@ -164,31 +164,34 @@ def contenders(x, w, y):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--ceilings", action="store_true")
     parser.add_argument("sizes", nargs="*", default=["128x512x10000", "512x512x100000", "1024x512x360000", "512x512x1000000"])
     given = parser.parse_args()
+    device = "cuda"
     torch.backends.cuda.matmul.allow_tf32 = True
-    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
-    ceilings(given.repeats, given.device)
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}", flush=True)
+    if given.ceilings:
+        ceilings(given.repeats)
+        return
     for size in given.sizes:
         rows, dim, classes = map(int, size.split("x"))
-        generator = torch.Generator(device=given.device).manual_seed(1)
-        x = torch.randn(rows, dim, device=given.device, generator=generator)
-        w = torch.randn(classes, dim, device=given.device, generator=generator)
-        y = torch.randint(0, classes, (rows,), device=given.device, generator=generator)
+        generator = torch.Generator(device).manual_seed(1)
+        x = torch.randn(rows, dim, device=device, generator=generator)
+        w = torch.randn(classes, dim, device=device, generator=generator)
+        y = torch.randint(0, classes, (rows,), device=device, generator=generator)
         for name, make in contenders(x, w, y):
             try:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
                 before = torch.cuda.memory_allocated()
                 step = make()
-                median, least, most = timed(step, given.repeats, given.device)
+                median, least, most = timed(step, given.repeats)
                 # Beyond a copy of the weights and their momentum, as bench.cu counts.
                 used = (torch.cuda.max_memory_allocated() - before - 2 * w.numel() * 4) / 1e6
-                print(f"| {name} | {size} | {median:.3f} | {least:.3f} | {most:.3f} | | | {used:.0f} |", flush=True)
+                print(f"| {name} | {size} | {median:.3f} | {least:.3f} | {most:.3f} | | | {used:.0f} | |", flush=True)
                 del step
             except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
-                print(f"| {name} | {size} | failed: {str(error).splitlines()[0][:80]} | | | | | |", flush=True)
+                print(f"| {name} | {size} | failed: {str(error).splitlines()[0][:80]} | | | | | | |", flush=True)
 
 
 if __name__ == "__main__":

@@ -167,6 +167,8 @@ void Device::upload(void* to, const void* from, int64_t bytes) {
 
 void Device::download(void* to, const void* from, int64_t bytes) {
   if (bytes == 0 || !well()) return;
+  if (end_ && !ended_) check(cudaEventRecord(end_, stream_), "note the time");
+  ended_ = true;
   // Over the uploads, which the stream has done by then.
   void* pinned = stage(downloaded_, bytes, downloaded_);
   if (pinned) downloads_.push_back({to, pinned, bytes});
@@ -215,6 +217,7 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
   status_ = device_->lost();
   if (status_ && !device_->staging_) status_ = device_->open(index);
   device_->outcome_ = {};
+  device_->begun_ = device_->ended_ = false;
 }
 
 // Work that was given up half-way may still have copies under way to or from the staging memory.

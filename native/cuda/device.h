@@ -39,6 +39,7 @@ class Device {
                 size_t sharedBytes, const Arguments&... arguments) {
     if (sharedBytes) preferSharedMemory(reinterpret_cast<const void*>(kernel), what);
     usedAhead_ |= lane == Lane::ahead;
+    beginWork();
     if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, streamOf(lane), arguments...), what);
   }
   void mark(Lane lane, Mark mark);
@@ -46,7 +47,14 @@ class Device {
 
   template <class T>
   void clear(T* array, int64_t count) {
+    beginWork();
     if (well()) check(cudaMemsetAsync(array, 0, static_cast<size_t>(count) * sizeof(T), stream_), "clear memory");
+  }
+  // For benchmarks: from now on records events around the kernels of each piece of work, between the copies up and
+  // those down. Null ends it.
+  void timeWork(cudaEvent_t begin, cudaEvent_t end) {
+    begin_ = begin;
+    end_ = end;
   }
   // Counts as beyond repair from now on, for this reason. The one call that needs no `Turn`.
   void lose(Status reason);
@@ -93,6 +101,10 @@ class Device {
   void freeStaging();
   Status failure(cudaError_t error, const char* what);
   Status lost() const;
+  void beginWork() {
+    if (begin_ && !begun_) check(cudaEventRecord(begin_, stream_), "note the time");
+    begun_ = true;
+  }
 
   std::mutex mutex_;
   int index_ = -1, capability_ = 0;
@@ -106,6 +118,9 @@ class Device {
   int64_t stagingBytes_ = 0;
   int64_t uploaded_ = 0, downloaded_ = 0;  // where the work at hand's uploads and downloads end in it
   std::vector<Download> downloads_;
+  // Of timeWork, and whether the work at hand has recorded them.
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  bool begun_ = false, ended_ = false;
   std::set<const void*> preferring_;  // kernels that preferSharedMemory was called for
   Status outcome_;                    // of the work at hand: well, or its first error
   mutable std::mutex lostMutex_;
