@@ -75,6 +75,17 @@ if (shimRuns) {
     assert.equal(hashes, [hashes[0], hashes[0], hashes[0]])
   })
 
+  test('bench/gpu/bench.cu finds the same bits in two runs of every precision', () => {
+    const lines = succeeds(run(path.join(build, 'bench'), ['1', '9x130x150', '4x1000']), 'bench')
+      .trim()
+      .split('\n')
+    assert.is(
+      lines.filter((line) => /^\| margin-softmax \w+ \| 9x130x150 .* the same \|$/.test(line)).length,
+      3
+    )
+    assert.match(lines.at(-1) as string, /^cross-entropy of 4x1000 logits: /)
+  })
+
   /** Of each kind one: margins, a bias, reductions, ignored rows, smoothing, near cases. */
   const vectors = ['000', '030', '034', '044', '066', '077', '079', '080', '090']
   if (!fs.existsSync(goldenFolder)) lacking(test, `no golden vectors were found in ${goldenFolder}`)
