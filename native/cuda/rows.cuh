@@ -35,7 +35,9 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     }
     factor = static_cast<float>(state.inverseNorm);
   } else if (lane == 0) {
-    if (row < step.rows) step.states[row].label = ignoredLabel;
+    RowState ignored{};  // all of it: it is copied whole
+    ignored.label = ignoredLabel;
+    if (row < step.rows) step.states[row] = ignored;
     step.factors[row] = {0, 0, 0, 0};
   }
   Element* out = step.inputOperand + static_cast<int64_t>(row) * step.paddedDim;

@@ -35,7 +35,7 @@ struct Totals {
   double loss;  // Σ losses, or Σ gradOutput·losses
   double accuracy, targetCosine, largestOther;
   double gradientSquares, inputGradientSquares;
-  int32_t notFinite;  // the first row whose loss is not finite, or −1
+  int64_t notFinite;  // the first row whose loss is not finite, or −1; as wide as the rest: no padding goes down
 };
 
 enum class WeightUse { none, gradient, sgd, momentum, adamW };

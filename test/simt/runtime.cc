@@ -10,6 +10,8 @@
 #include <string>
 #include <thread>
 
+#include "engine.h"
+
 namespace {
 
 constexpr int mostDevices = 8;
@@ -79,6 +81,9 @@ cudaError_t enter(const char* function, cudaError_t failure, bool breaks) {
 
 namespace simt {
 cudaError_t enterLaunch() { return enter("launch", cudaErrorLaunchFailure, true); }
+void discard(void* memory, size_t bytes) {
+  if (environment("SIMT_POISON")) std::memset(memory, poisonByte, bytes);
+}
 cudaError_t leaveLaunch(cudaError_t error) {
   if (error == cudaSuccess) return error;
   Machine& m = machine();
@@ -141,7 +146,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   if (bytes > total || m.used[current] > total - bytes) return remember(cudaErrorMemoryAllocation);
   void* at = nullptr;
   if (posix_memalign(&at, 256, bytes ? bytes : 1) != 0) return remember(cudaErrorMemoryAllocation);
-  std::memset(at, 0xff, bytes);
+  std::memset(at, simt::poisonByte, bytes);
   m.pieces[at] = {current, bytes};
   m.used[current] += bytes;
   *memory = at;

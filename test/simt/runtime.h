@@ -9,6 +9,7 @@
 //   SIMT_FAIL=cudaMalloc:3  the third call from now fails; also launch, cudaMemcpyAsync, cudaStreamSynchronize, whose
 //                           failure breaks the device for good, as a real one's does. Counted anew when the value
 //                           changes
+//   SIMT_POISON=1           the workspace is poisoned again before each piece of work: what one leaves is not another's
 #pragma once
 #include <atomic>
 #include <cstddef>
