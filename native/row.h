@@ -28,11 +28,11 @@ struct RowState {
   double error;                       // P_y − t_y
   double loss;
   double largestOther;  // cosine, or raw score; −1 without other classes
-  int32_t label;
+  int64_t label;        // as wide as the rest: no padding, which a copy would read before anyone has written it
 };
 
 // A row before its target is known, from ‖x‖² (read for a margin that normalises).
-HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int32_t label, double inputSquares,
+HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int64_t label, double inputSquares,
                                              double gradient) {
   RowState state{};
   state.label = label;
@@ -46,7 +46,7 @@ HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int32_t label
 }
 
 // From x·w_y, ‖x‖², ‖w_y‖² (both read for a margin that normalises) and the target's bias.
-HOST_DEVICE inline RowState targetRow(const Margin& margin, int32_t label, double product, double inputSquares,
+HOST_DEVICE inline RowState targetRow(const Margin& margin, int64_t label, double product, double inputSquares,
                                       double weightSquares, double bias, double gradient) {
   RowState state = rowWithoutTarget(margin, label, inputSquares, gradient);
   state.cosine = product;

@@ -28,7 +28,13 @@ if (shimRuns) {
         ['--import', 'tsx', path.join(__dirname, `${name}.test.ts`)],
         {
           encoding: 'utf8',
-          env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cuda', SIMT_THREADS: '1', NO_COLOR: '1' },
+          env: {
+            ...process.env,
+            MARGIN_SOFTMAX_DEVICE: 'cuda',
+            SIMT_THREADS: '1',
+            SIMT_POISON: '1',
+            NO_COLOR: '1',
+          },
           timeout: 400e3,
         }
       )

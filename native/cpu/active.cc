@@ -42,7 +42,8 @@ Parts::Limits Step::chooseLimits(double& leastWeight) {
   if (!parts_.measureRows(states_)) return {};
   int64_t labels = 0;
   for (const int32_t* at = firstTarget(0); at != order_ + plan_.rows; at++)
-    if (labels == 0 || labels_[labels - 1] != states_[*at].label) labels_[labels++] = states_[*at].label;
+    if (labels == 0 || labels_[labels - 1] != states_[*at].label)
+      labels_[labels++] = static_cast<int32_t>(states_[*at].label);
   parts_.chooseClasses(labels_, labels);
   forEach(parts_.panels(), [&](int64_t panel, int thread) { weighPanel(panel, thread); });
   forEach(plan_.classTiles, [&](int64_t tile, int) { parts_.weighTile(tile, classScale_); });

@@ -19,11 +19,8 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   gpu::SharedPool pool;
   Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
   const LogitTile tile = logitTile();
-  if (blockIdx.x == 0 && threadIdx.x < tileSize) {  // here, where the wait for it is hidden by the product
-    const int column = tile.firstColumn + threadIdx.x, label = firstClass + column;
-    const int place = column < classes ? firstTarget(step, label) : step.rows;
-    step.targetPlaces[column] = place < step.rows && step.sorted[place] == label ? place : -1;
-  }
+  if (blockIdx.x == 0 && threadIdx.x < tileSize)  // here, where the wait for it is hidden by the product
+    placeTargets(step, tile.firstColumn + threadIdx.x, firstClass, classes);
   Sums sums;
   multiplyLogits<Core>(step, tile, corrected ? leadingAndCorrection : leadingOnly, staged, sums);
   GradientShared& shared = *reinterpret_cast<GradientShared*>(staged);

@@ -76,6 +76,7 @@ class Device {
     Layout measure(nullptr);
     layOut(measure);
     if (Status status = reserve(measure.bytes()); !status) return status;
+    gpu::discard(workspace_, static_cast<size_t>(measure.bytes()));
     Layout place(workspace_);
     layOut(place);
     return {};

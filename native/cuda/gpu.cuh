@@ -181,6 +181,9 @@ __device__ __forceinline__ void storeStreaming(T* to, typename Same<T>::Type val
   __stcs(to, value);
 }
 
+// Says that nobody needs what this memory holds: the shim may then fill it with NaN.
+inline void discard(void*, size_t) {}
+
 template <class... Parameters>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t sharedBytes, cudaStream_t stream,
                    typename Same<Parameters>::Type... arguments) {
@@ -197,6 +200,7 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t 
 #else
 
 using simt::commitCopies;
+using simt::discard;
 using simt::launch;
 using simt::mmaBf16;
 using simt::mmaTf32;

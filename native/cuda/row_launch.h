@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 
+#include "../sizes.h"
 #include "device.h"
 #include "row_reduce.cuh"
 
@@ -15,14 +16,14 @@ inline int64_t rowsOfPiece(int64_t rows, int64_t classes) {
 
 struct RowLaunch {
   unsigned threads;
-  int64_t keptCount;  // elements of a row that stay in shared memory
+  int64_t keptCount;  // elements of a row that stay in shared memory: all, or whole batches
 
-  // Eight elements a thread, from a warp up.
+  // A batch a thread, from a warp up.
   RowLaunch(const Device& device, int64_t classes, bool keeps) {
-    const int64_t wanted = (classes + 255) / 256 * 32;
-    threads = static_cast<unsigned>(std::clamp<int64_t>(wanted, 32, mostRowThreads));
-    const int64_t room = (device.sharedMemoryPerBlock() - reservedShared) / 4;
-    keptCount = keeps ? std::min(classes, room) : 0;
+    const int64_t wanted = roundUp(divideUp(classes, batchSize), 32);
+    threads = static_cast<unsigned>(std::min<int64_t>(wanted, mostRowThreads));
+    const int64_t room = (device.sharedMemoryPerBlock() - reservedShared) / 4, batch = threads * batchSize;
+    keptCount = !keeps ? 0 : classes <= room ? classes : room / batch * batch;
   }
   size_t sharedBytes() const { return static_cast<size_t>(keptCount) * 4; }
 };

@@ -1,12 +1,14 @@
 // Launches a step's kernels in the order that step.cuh lists, and moves what goes up and down.
 #include <new>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../batch.h"
 #include "../executor.h"
 #include "backward.cuh"
 #include "device.h"
+#include "narrow.cuh"
 #include "plan.h"
 
 namespace margin_softmax::cuda {
@@ -21,7 +23,8 @@ class Step {
       : device_(device),
         problem_(problem),
         plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds,
-              problem.execution.chunkClasses) {}
+              problem.execution.chunkClasses),
+        narrow_(problem.isNarrow()) {}
 
   Status run() {
     describe();
@@ -35,11 +38,11 @@ class Step {
     device_.launch("close the rows", closeRows, dim3(static_cast<unsigned>(divideUp(data_.rows, tileThreads))),
                    tileThreads, 0, data_);
     device_.launch("add up the losses", collectLosses, dim3(1), collectThreads, 0, data_);
-    if (problem_.gradInput) launchRows("compute the targets' gradients", targetInputs, data_.rows);
+    if (problem_.gradInput) targetInput();
     if (wantsWeight()) launchRows("add up the targets' gradients", targetGradients, data_.rows);
     // Backwards: the last chunks' operands are still there.
     for (int64_t c = plan_.chunks; wantsGradient() && c-- > 0 && !cancelled();) backward(c);
-    if (problem_.gradInput) launchRows("finish the input gradient", finishRows, data_.rows);
+    if (problem_.gradInput) finishInput();
     if (wantsGradient())
       device_.launch("add up the gradients' squares", collectSquares, dim3(1), collectThreads, 0, data_);
     return download();
@@ -121,7 +124,11 @@ class Step {
     data.logitSums = layout.take<double>(problem_.labelSmoothing != 0 ? tiles * padded : 0);
     data.columnSums = layout.take<float>(padded / tileSize * plan_.chunk);
     data.targetPlaces = layout.take<int32_t>(plan_.chunk);
-    data.partialInput = problem_.gradInput ? layout.take<float>(plan_.inputSlots * padded * plan_.paddedDim) : nullptr;
+    const int64_t partials = problem_.gradInput ? plan_.inputSlots * padded * plan_.paddedDim : 0;
+    data.partialInput = layout.take<float>(narrow_ ? 0 : partials);
+    data.narrowInput = layout.take<double>(narrow_ ? partials : 0);
+    data.narrowTarget = layout.take<double>(narrow_ && problem_.gradInput ? rows * dim : 0);
+    data.narrowWeight = layout.take<double>(narrow_ ? plan_.chunk * dim : 0);
     data.targetGradient = weight ? layout.take<float>(rows * dim) : nullptr;
     data.gradientSquares = layout.take<double>(tiles * data.dimTiles());
     data.biasSquares = layout.take<double>(tiles);
@@ -152,6 +159,7 @@ class Step {
     }
     device_.clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
     device_.clear(data_.biasSquares, data_.chunkTiles);
+    if (data_.narrowInput) device_.clear(data_.narrowInput, plan_.inputSlots * plan_.paddedRows * plan_.paddedDim);
     for (int64_t c : {0, 1}) leaveChunk(c);  // ahead may begin once the inputs are there
   }
 
@@ -165,6 +173,45 @@ class Step {
   template <class Kernel, class... Arguments>
   void launchTiles(const char* what, Kernel kernel, dim3 grid, Arguments... arguments) {
     device_.launch(what, kernel, grid, tileThreads, tileSharedBytes, data_, arguments...);
+  }
+
+  // The kernels of narrow.cuh, in the tiles' places.
+  void narrowClassesOf(int64_t c) {
+    device_.launch("prepare the classes", narrowClasses, dim3(static_cast<unsigned>(data_.chunkTiles)), tileSize, 0,
+                   data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(plan_.chunkSize(c)));
+  }
+
+  void narrowLogits(int64_t c) {
+    narrowClassesOf(c);
+    const int64_t classes = plan_.chunkSize(c);
+    device_.launch("compute the logits", narrowForward, dim3(data_.rowTiles(), tilesOf(classes)), tileSize,
+                   narrowTileBytes(problem_.dim), data_, static_cast<int>(plan_.firstClass(c)),
+                   static_cast<int>(classes), c == 0);
+  }
+
+  void narrowGradients(int64_t c) {
+    narrowClassesOf(c);
+    const int64_t classes = plan_.chunkSize(c), dim = problem_.dim;
+    const unsigned tiles = tilesOf(classes);
+    if constexpr (std::is_same_v<Element, float>) {  // the only operands of narrow rows
+      device_.launch("compute the logits' gradient", narrowGradient, dim3(data_.rowTiles(), tiles), tileSize,
+                     narrowTileBytes(dim), data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(classes));
+      if (problem_.gradInput)
+        device_.launch("compute the input gradient", narrowInput, dim3(data_.rowTiles(), data_.inputSlots), tileThreads,
+                       narrowInputBytes(dim), data_, static_cast<int>(tiles));
+    }
+  }
+
+  void targetInput() {
+    constexpr const char* what = "compute the targets' gradients";
+    if (narrow_) launchRows(what, targetInputs<double>, data_.rows, data_.narrowTarget);
+    else launchRows(what, targetInputs<float>, data_.rows, data_.gradInput);
+  }
+
+  void finishInput() {
+    constexpr const char* what = "finish the input gradient";
+    if (narrow_) launchRows(what, finishRows<double>, data_.rows, data_.narrowInput, data_.narrowTarget);
+    else launchRows(what, finishRows<float>, data_.rows, data_.partialInput, data_.gradInput);
   }
 
   // The classes' directions lie in one of two operands: those of the next chunk are made, ahead, while the products read
@@ -206,8 +253,10 @@ class Step {
   void forward(int64_t c) {
     useChunk(c, c + 1);
     const int classes = static_cast<int>(plan_.chunkSize(c));
-    launchTiles("compute the logits", data_.labelSmoothing != 0 ? forwardTile<Core, true> : forwardTile<Core, false>,
-                dim3(data_.rowTiles(), tilesOf(classes)), static_cast<int>(plan_.firstClass(c)), classes, c == 0);
+    if (narrow_) narrowLogits(c);
+    else
+      launchTiles("compute the logits", data_.labelSmoothing != 0 ? forwardTile<Core, true> : forwardTile<Core, false>,
+                  dim3(data_.rowTiles(), tilesOf(classes)), static_cast<int>(plan_.firstClass(c)), classes, c == 0);
     leaveChunk(c);
   }
 
@@ -215,15 +264,17 @@ class Step {
     useChunk(c, c - 1);
     const int firstClass = static_cast<int>(plan_.firstClass(c)), classes = static_cast<int>(plan_.chunkSize(c));
     const unsigned tiles = tilesOf(classes), dimTiles = static_cast<unsigned>(data_.dimTiles());
-    launchTiles("compute the logits' gradient", data_.normalized ? gradientKernel<true>() : gradientKernel<false>(),
-                dim3(data_.rowTiles(), tiles), firstClass, classes);
+    if (narrow_) narrowGradients(c);
+    else
+      launchTiles("compute the logits' gradient", data_.normalized ? gradientKernel<true>() : gradientKernel<false>(),
+                  dim3(data_.rowTiles(), tiles), firstClass, classes);
     // First what reads the classes' weights once more, while the level-2 cache may still hold them.
     if (wantsWeight()) {
       if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
       launchTiles("compute the weight gradient", data_.dim % 4 == 0 ? weightKernel<true>() : weightKernel<false>(),
                   dim3(dimTiles, tiles), firstClass, classes);
     }
-    if (problem_.gradInput)
+    if (problem_.gradInput && !narrow_)
       launchTiles("compute the input gradient", inputGradient<Core>, dim3(dimTiles, data_.rowTiles(), data_.inputSlots),
                   static_cast<int>(tiles), c == plan_.chunks - 1);
     if (wantsWeight() && problem_.bias)
@@ -295,6 +346,7 @@ class Step {
   Device& device_;
   Problem& problem_;
   const Plan plan_;
+  const bool narrow_;
   BatchWeights weights_;
   StepData<Element> data_{};
   ClassOperand operands_[2];

@@ -14,6 +14,8 @@
 
 using simt::enter, simt::mostDevices;
 
+#include "engine.h"
+
 namespace {
 
 constexpr size_t usualMemory = size_t{4} << 30;
@@ -90,6 +92,9 @@ int carveoutOf(const void* kernel) {
   const auto known = m.carveouts[current].find(kernel);
   return known == m.carveouts[current].end() ? cudaSharedmemCarveoutDefault : known->second;
 }
+void discard(void* memory, size_t bytes) {
+  if (environment("SIMT_POISON")) std::memset(memory, poisonByte, bytes);
+}
 cudaError_t leaveLaunch(cudaError_t error) {
   if (error == cudaSuccess) return error;
   Machine& m = machine();
@@ -161,7 +166,7 @@ cudaError_t cudaMalloc(void** memory, size_t bytes) {
   if (bytes > total || m.used[current] > total - bytes) return remember(cudaErrorMemoryAllocation);
   void* at = nullptr;
   if (posix_memalign(&at, 256, bytes ? bytes : 1) != 0) return remember(cudaErrorMemoryAllocation);
-  std::memset(at, 0xff, bytes);
+  std::memset(at, simt::poisonByte, bytes);
   m.pieces[at] = {current, bytes};
   m.used[current] += bytes;
   *memory = at;

@@ -13,6 +13,7 @@
 //                           failure breaks the device for good, as a real one's does. Counted anew when the value
 //                           changes
 //   SIMT_STREAMS=late|uneven  see streams.cc
+//   SIMT_POISON=1           the workspace is poisoned again before each piece of work: what one leaves is not another's
 #pragma once
 #include <atomic>
 #include <cstddef>

@@ -86,6 +86,9 @@ void copyAsync(void* shared, const void* global, int bytes, bool valid, Site sit
 void commitCopies();
 void waitCopies(int pending);
 
+// Poisons device memory whose owner needs nothing of what it holds, where SIMT_POISON asks for that (runtime.cc).
+void discard(void* memory, size_t bytes);
+
 // ---- launches ----
 cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 block, size_t sharedBytes);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
@@ -337,9 +338,11 @@ void topKAgrees(int64_t classes) {
 int main(int count, char** words) {
   using namespace margin_softmax;
   const bool few = count > 1 && std::strcmp(words[1], "few") == 0;
+  setenv("SIMT_POISON", "1", 1);  // what a kernel reads and none has written is NaN, in every step
   stepAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128});
   stepAgrees({37, 70, 300, 3, Precision::tf32, 0, 128});
   stepAgrees({20, 136, 130, 0, Precision::bfloat16});
+  stepAgrees({9, 3, 140, 2, Precision::float32, 0.1});
   updateAgrees({9, 33, 150, 3, Precision::float32}, 0);
   rowsAgree(4, 1001);
   topKAgrees(few ? 600 : 1500);
@@ -349,6 +352,8 @@ int main(int count, char** words) {
     stepAgrees({37, 70, 300, 3, Precision::float32});
     stepAgrees({130, 20, 140, 5, Precision::float32, 0.1});
     stepAgrees({37, 70, 300, 3, Precision::bfloat16});
+    stepAgrees({130, 2, 300, 3, Precision::float32, 0, 128});
+    stepAgrees({5, 15, 17, 5, Precision::float32, 0.1});
     stepAgrees({128, 128, 2, 3, Precision::float32});  // an input that fills the staging memory of 64 KiB
     // What one chunk can't show: running maxima, sums of gradInput and targets' places that go on from chunk to chunk,
     // and a short last chunk.
