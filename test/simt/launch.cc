@@ -102,6 +102,7 @@ cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 size
   if (!blocks || !threads || threads > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > mostShared)
     return cudaErrorInvalidConfiguration;
   if (const cudaError_t error = enterLaunch(); error != cudaSuccess) return error;
+  if (skipsWork()) return cudaGetLastError();
   std::atomic<uint64_t> nextBlock{0};
   std::mutex mutex;
   std::string error;

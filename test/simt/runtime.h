@@ -9,6 +9,7 @@
 //   SIMT_FAIL=cudaMalloc:3  the third call from now fails; also launch, cudaMemcpyAsync, cudaStreamSynchronize, whose
 //                           failure breaks the device for good, as a real one's does. Counted anew when the value
 //                           changes
+//   SIMT_WORK=none          kernels and memsets do nothing from now on: what is left of a call is its overhead
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -71,4 +72,5 @@ namespace simt {
 // Called around a launch: whether the device still works, and what becomes of it.
 cudaError_t enterLaunch();
 cudaError_t leaveLaunch(cudaError_t error);
+bool skipsWork();  // SIMT_WORK=none
 }  // namespace simt
