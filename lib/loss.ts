@@ -214,7 +214,7 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
 export async function marginLoss(batch: Batch, options?: MarginLossOptions): Promise<MarginLossResult> {
   const { request, outputs, known } = prepare(batch, options)
   const own = standIns(outputs, known)
-  const running = native().loss({ ...request, ...own, asynchronous: true, __proto__: null })
+  const running = native().loss(Object.assign(request, own, { asynchronous: true }))
   const { loss, leftOut } = succeeded(await running, 'input and weight')
   return { loss, ...handOver(own, outputs), leftOut }
 }

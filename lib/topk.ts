@@ -61,7 +61,7 @@ export function topKArrays(rows: number, k: number): TopKResult {
  */
 export async function topK(batch: TopKBatch, options?: TopKOptions): Promise<TopKResult> {
   const { request, outputs } = prepare(batch, options)
-  succeeded(await native().topK({ ...request, asynchronous: true, __proto__: null }))
+  succeeded(await native().topK(Object.assign(request, { asynchronous: true })))
   return outputs
 }
 
