@@ -24,7 +24,7 @@ import {
 import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { encodeMargin, type Margin } from './margins'
-import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
+import { groupTable, type NativeHead, type NativeResult, native, succeeded, watched } from './native'
 import type { Optimizer } from './optimizers'
 import { handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
@@ -165,7 +165,7 @@ export class MarginHead {
     if (this.#saving) request.input = newArray(Float32Array, request.input, 'embeddings')
     while (this.#saving) await this.#saving
     const running = native().headTopK(this.#native, request)
-    succeeded(await this.#track(running))
+    succeeded(await this.#track(watched(running)))
     return outputs
   }
 
@@ -322,7 +322,7 @@ export class MarginHead {
     }
     while (this.#saving) await this.#saving
     const running = native().headStep(this.#native, request)
-    const result = succeeded(await this.#track(running), 'embeddings')
+    const result = succeeded(await this.#track(watched(running)), 'embeddings')
     return resultOf(result, handOver(own, outputs), this.margin)
   }
 

@@ -16,7 +16,7 @@ import {
 import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
-import { type NativeResult, native, succeeded } from './native'
+import { type NativeResult, native, succeeded, watched } from './native'
 import { handOver, outputArray, present, resultArray, standIns } from './outputs'
 
 /** One batch. B rows of D numbers, C classes. */
@@ -215,7 +215,7 @@ export async function marginLoss(batch: Batch, options?: MarginLossOptions): Pro
   const { request, outputs, known } = prepare(batch, options)
   const own = standIns(outputs, known)
   const running = native().loss(Object.assign(request, own, { asynchronous: true }))
-  const { loss, leftOut } = succeeded(await running, 'input and weight')
+  const { loss, leftOut } = succeeded(await watched(running), 'input and weight')
   return { loss, ...handOver(own, outputs), leftOut }
 }
 
