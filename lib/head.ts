@@ -24,7 +24,7 @@ import {
 import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { encodeMargin, type Margin } from './margins'
-import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
+import { groupTable, type NativeHead, type NativeResult, native, succeeded, watched } from './native'
 import type { Optimizer } from './optimizers'
 import { handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
@@ -160,11 +160,12 @@ export class MarginHead {
   /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
   async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
-    let { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
-    if (this.#saving) request = { ...request, input: newArray(Float32Array, request.input, 'embeddings') }
+    const { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
+    request.asynchronous = true
+    if (this.#saving) request.input = newArray(Float32Array, request.input, 'embeddings')
     while (this.#saving) await this.#saving
-    const running = native().headTopK(this.#native, { ...request, asynchronous: true, __proto__: null })
-    succeeded(await this.#track(running))
+    const running = native().headTopK(this.#native, request)
+    succeeded(await this.#track(watched(running)))
     return outputs
   }
 
@@ -305,20 +306,23 @@ export class MarginHead {
     train: boolean
   ): Promise<StepResult> {
     this.#alive()
-    const prepared = stepRequest(this.#settings, this.#execution, embeddings, labels, given, train)
-    const { outputs, known } = prepared
+    const { request, outputs, known } = stepRequest(
+      this.#settings,
+      this.#execution,
+      embeddings,
+      labels,
+      given,
+      train
+    )
     const own = standIns(outputs, known)
-    let request = { ...prepared.request, ...own, asynchronous: true, __proto__: null }
-    if (this.#saving)
-      request = {
-        ...request,
-        input: newArray(Float32Array, request.input, 'embeddings'),
-        labels: newArray(Int32Array, request.labels, 'labels'),
-        __proto__: null,
-      }
+    Object.assign(request, own, { asynchronous: true })
+    if (this.#saving) {
+      request.input = newArray(Float32Array, request.input, 'embeddings')
+      request.labels = newArray(Int32Array, request.labels, 'labels')
+    }
     while (this.#saving) await this.#saving
     const running = native().headStep(this.#native, request)
-    const result = succeeded(await this.#track(running), 'embeddings')
+    const result = succeeded(await this.#track(watched(running)), 'embeddings')
     return resultOf(result, handOver(own, outputs), this.margin)
   }
 

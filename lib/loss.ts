@@ -16,7 +16,7 @@ import {
 import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
-import { type NativeResult, native, succeeded } from './native'
+import { type NativeResult, native, succeeded, watched } from './native'
 import { handOver, outputArray, present, resultArray, standIns } from './outputs'
 
 /** One batch. B rows of D numbers, C classes. */
@@ -214,8 +214,8 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
 export async function marginLoss(batch: Batch, options?: MarginLossOptions): Promise<MarginLossResult> {
   const { request, outputs, known } = prepare(batch, options)
   const own = standIns(outputs, known)
-  const running = native().loss({ ...request, ...own, asynchronous: true, __proto__: null })
-  const { loss, leftOut } = succeeded(await running, 'input and weight')
+  const running = native().loss(Object.assign(request, own, { asynchronous: true }))
+  const { loss, leftOut } = succeeded(await watched(running), 'input and weight')
   return { loss, ...handOver(own, outputs), leftOut }
 }
 

@@ -1,5 +1,6 @@
 import fs from 'node:fs'
 import path from 'node:path'
+import timers from 'node:timers'
 import load from 'node-gyp-build'
 import { MarginSoftmaxError } from './errors'
 import type { Exchange } from './head-settings'
@@ -47,6 +48,8 @@ export interface NativeDevice {
 }
 
 interface Native {
+  /** Delivers what has finished. Whether to look again at the next turn of the event loop. */
+  look(): boolean
   margins(): { name: string; normalized: boolean; parameters: string[] }[]
   instructionSets(): string[]
   cudaDevices(asked?: number): NativeDevice[]
@@ -175,6 +178,26 @@ export function succeeded<Result>(result: Result, name = 'the computation'): Res
     )
   if (failure === 'ERR_TOO_MANY_ROWS' || failure === 'ERR_TOO_LARGE') throw new RangeError(message)
   throw new MarginSoftmaxError(failure, message ?? '')
+}
+
+const { setImmediate } = timers
+let looking = false
+
+function look(): void {
+  looking = native().look()
+  if (looking) setImmediate(look)
+}
+
+/**
+ * What an asynchronous native call returned. Where the last one ended soon, the event loop turns without sleeping until
+ * this one does (native/watch.h).
+ */
+export function watched<Result>(running: Result): Result {
+  if (!looking) {
+    looking = true
+    setImmediate(look)
+  }
+  return running
 }
 
 /** The instruction sets that this machine can run, best first; the last one is always `portable`. */

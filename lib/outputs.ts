@@ -26,15 +26,14 @@ export function resultArray(given: Float32Array | undefined, name: string, lengt
  * meanwhile, unless they are shared: each gets a stand-in until the work is done.
  */
 export function standIns<T extends object>(outputs: T, given: object): T {
-  const callers = new Set<unknown>(Object.values(given))
-  return Object.fromEntries(
-    Object.entries(outputs).map(([name, array]) => [
-      name,
-      callers.has(array) && isFloat32(array) && !isShared(array)
-        ? newArray(Float32Array, lengthOf(array), name)
-        : array,
-    ])
-  ) as T
+  const callers: unknown[] = Object.values(given)
+  const own = { ...outputs }
+  for (const name of Object.keys(outputs) as (keyof T)[]) {
+    const array: unknown = outputs[name]
+    if (isFloat32(array) && callers.includes(array) && !isShared(array))
+      own[name] = newArray(Float32Array, lengthOf(array), String(name)) as T[typeof name]
+  }
+  return own
 }
 
 /** Copies the stand-ins' contents into the caller's arrays and returns those. */
@@ -51,5 +50,7 @@ export function handOver<T extends object>(own: T, outputs: T): T {
 
 /** Without the properties that were not asked for. */
 export function present<T extends object>(outputs: T): T {
-  return Object.fromEntries(Object.entries(outputs).filter(([, value]) => value !== undefined)) as T
+  const asked = { ...outputs }
+  for (const name of Object.keys(asked) as (keyof T)[]) if (asked[name] === undefined) delete asked[name]
+  return asked
 }

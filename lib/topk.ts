@@ -2,7 +2,7 @@ import { integerFrom, newArray, options } from './check'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
-import { type NativeResult, native, succeeded } from './native'
+import { type NativeResult, native, succeeded, watched } from './native'
 
 /** Rows to be compared with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
 export type TopKBatch = Omit<Batch, 'labels'>
@@ -61,7 +61,7 @@ export function topKArrays(rows: number, k: number): TopKResult {
  */
 export async function topK(batch: TopKBatch, options?: TopKOptions): Promise<TopKResult> {
   const { request, outputs } = prepare(batch, options)
-  succeeded(await native().topK({ ...request, asynchronous: true, __proto__: null }))
+  succeeded(await watched(native().topK(Object.assign(request, { asynchronous: true }))))
   return outputs
 }
 

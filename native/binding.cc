@@ -123,6 +123,7 @@ Execution readExecution(Napi::Object request, Job& job, std::string& instruction
 }
 
 static void addAll(Napi::Object exports) {
+  addFunction<look>(exports, "look");
   addFunction<margins>(exports, "margins");
   addFunction<instructionSets>(exports, "instructionSets");
   addFunction<cudaDevices>(exports, "cudaDevices");

@@ -171,6 +171,10 @@ Napi::Value perform(const Napi::CallbackInfo& info, const Read& read) {
   return perform(info.Env(), std::move(job));
 }
 
+// look(): delivers the results of asynchronous work that has ended, and tells whether to look again at the next turn of
+// the event loop (watch.h). Results arrive without it, too, as soon as their thread has woken up.
+Napi::Value look(const Napi::CallbackInfo& info);
+
 // Loads an addon into an environment: what asynchronous jobs need, then `add`, which adds the functions. Throws an Error
 // with code ERR_OUT_OF_MEMORY where there is no memory for it.
 Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports));

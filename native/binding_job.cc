@@ -5,6 +5,7 @@
 
 #include "binding.h"
 #include "collectives.h"
+#include "watch.h"
 
 namespace margin_softmax::binding {
 namespace {
@@ -76,6 +77,7 @@ class Environment {
     if (!all_) napi_ref_threadsafe_function(env_, wake_);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
+      if (!all_) watch_.begin();
       job->after_ = all_;
       if (all_) all_->before_ = job;
       all_ = job;
@@ -88,6 +90,18 @@ class Environment {
     return Napi::Value(env_, promise);
   }
 
+  // Delivers what has finished, between two turns of the event loop: sooner than its thread would wake up from sleep.
+  // Returns whether to look again at the next turn.
+  bool look() {
+    const bool again = all_ && watch_.goesOn(anyFinished_);
+    if (again != looking_) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      looking_ = again && !firstFinished_;
+    }
+    if (!looking_) deliverAll();
+    return looking_;
+  }
+
  private:
   void check(napi_status status) const {
     if (status != napi_ok) throw Napi::Error::New(env_);
@@ -98,7 +112,9 @@ class Environment {
     job.nextFinished_ = nullptr;
     (lastFinished_ ? lastFinished_->nextFinished_ : firstFinished_) = &job;
     lastFinished_ = &job;
-    if (!closed_) napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
+    anyFinished_ = true;
+    watch_.end();
+    if (!closed_ && !looking_) napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
     if (--running_ == 0) idle_.notify_all();
   }
 
@@ -116,6 +132,7 @@ class Environment {
         job.reset(firstFinished_);
         firstFinished_ = job->nextFinished_;
         if (!firstFinished_) lastFinished_ = nullptr;
+        anyFinished_ = firstFinished_ != nullptr;
         if (job->after_) job->after_->before_ = job->before_;
         (job->before_ ? job->before_->after_ : all_) = job->after_;
       }
@@ -160,8 +177,11 @@ class Environment {
   std::condition_variable idle_;
   Job* all_ = nullptr;  // written on the JavaScript thread alone
   Job *firstFinished_ = nullptr, *lastFinished_ = nullptr;
+  std::atomic<bool> anyFinished_{false};
   int running_ = 0;
   bool closed_ = false;
+  Watch watch_;           // of the JavaScript thread, for its jobs
+  bool looking_ = false;  // whether that one looks by itself, so that nobody need wake it; it alone writes this
 };
 
 Status Job::outcome() noexcept {
@@ -230,6 +250,10 @@ Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
   if (job->asynchronous) return Environment::of(env).start(std::move(job));
   const Status status = job->outcome();
   return resultOf(env, *job, status);
+}
+
+Napi::Value look(const Napi::CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), Environment::of(info.Env()).look());
 }
 
 Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports)) {

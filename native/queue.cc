@@ -1,10 +1,13 @@
 #include "queue.h"
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <new>
 #include <thread>
+
+#include "watch.h"
 
 namespace margin_softmax {
 namespace {
@@ -13,18 +16,29 @@ struct Queue {
   std::mutex mutex;
   std::condition_variable wake;
   TaskList tasks;
+  std::atomic<bool> any{false};  // whether there are tasks, for who watches
+  Watch watch;
   bool running = false;
 
   void work() {
     for (;;) {
-      Task* task;
-      {
-        std::unique_lock<std::mutex> lock(mutex);
-        wake.wait(lock, [this] { return !tasks.empty(); });
-        task = tasks.pop();
-      }
+      Task* const task = next();
       task->run(*task);
     }
+  }
+
+  Task* next() {
+    std::unique_lock<std::mutex> lock(mutex);
+    if (tasks.empty()) {
+      watch.begin();
+      lock.unlock();
+      while (watch.goesOn(any)) pause();
+      lock.lock();
+      wake.wait(lock, [this] { return !tasks.empty(); });
+    }
+    Task* const task = tasks.pop();
+    any = !tasks.empty();
+    return task;
   }
 };
 
@@ -55,6 +69,8 @@ bool enqueue(int device, Task& task) {
     queue.running = true;
   }
   queue.tasks.push(task);
+  queue.any = true;
+  queue.watch.end();
   queue.wake.notify_one();
   return true;
 }
@@ -62,7 +78,9 @@ bool enqueue(int device, Task& task) {
 bool withdraw(int device, const Task& task) {
   Queue& queue = queueOf(device);
   const std::lock_guard<std::mutex> lock(queue.mutex);
-  return queue.tasks.remove(task);
+  const bool removed = queue.tasks.remove(task);
+  queue.any = !queue.tasks.empty();
+  return removed;
 }
 
 }  // namespace margin_softmax

@@ -45,6 +45,18 @@ const exit = (worker: Worker) =>
   new Promise<number>((resolve, reject) => worker.once('exit', resolve).once('error', reject))
 
 const scenarios: Record<string, () => Promise<void>> = {
+  // Threads that watch for each other between two steps (native/watch.h) stop doing so after the last one.
+  async idle() {
+    const { rows, dim, classes } = { rows: 4, dim: 8, classes: 16 }
+    const { input, labels } = makeBatch(1, { rows, dim, classes })
+    const head = await library().MarginHead.create({ classes, dim, threads: 2 })
+    for (let step = 0; step < 200; step++) await head.step(input, labels)
+    const before = process.cpuUsage()
+    await sleep(500)
+    const { user, system } = process.cpuUsage(before)
+    assert.ok(user + system < 50_000, `${user + system} µs in half a second`)
+  },
+
   // Many calls in flight, of several shapes and margins, with a head in between.
   async many() {
     const { marginLoss, marginLossSync, MarginHead, topK, topKSync, arcface, cosface, sphereface } = library()

@@ -19,6 +19,7 @@ async function ends(scenario: string, code: number, output: RegExp, flags?: stri
 
 for (const [scenario, what] of [
   ['many', 'many calls in flight are all right'],
+  ['idle', 'a program that waits for something else uses no processor time'],
   ['alive', 'the event loop and fs.stat go on during a long call'],
   ['transfer', 'inputs changed or transferred in flight were taken as they were'],
   ['outputs', 'arrays to fill that are transferred in flight give an error'],

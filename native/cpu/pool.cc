@@ -7,18 +7,12 @@
 #include <mutex>
 #include <thread>
 
+#include "../watch.h"
+
 namespace margin_softmax::cpu {
 namespace {
 
 constexpr int spins = 4000;  // about 100 µs: the gap between two phases, or between two steps of a tight loop
-
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // A ticket packs (generation, threads admitted, items left), so that a claim is one compare-and-swap and a thread that
 // slept through a whole job can never claim from the wrong one.

@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   if (blockIdx.x == 0 && threadIdx.x < tileSize)  // here, where the wait for it is hidden by the product
     placeTargets(step, tile.firstColumn + threadIdx.x, firstClass, classes);
   Sums sums;
-  multiplyLogits<Core>(step, tile, corrected ? leadingAndCorrection : leadingOnly, staged, sums);
+  multiplyLogits<Core, !corrected>(step, tile, staged, sums);
   GradientShared& shared = *reinterpret_cast<GradientShared*>(staged);
   loadFactors<Core>(step, tile, firstClass, classes, shared.logits);
   __syncthreads();

@@ -26,10 +26,11 @@ __device__ inline LogitTile logitTile() {
   return {static_cast<int>(blockIdx.x) * tileSize, static_cast<int>(blockIdx.y) * tileSize};
 }
 
-template <class Core, class Element>
-__device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, int terms, Element* staged, Sums& sums) {
-  multiplyTile<Core, Lies::along, Lies::along>(step.inputs(), tile.firstRow, step.weights(), tile.firstColumn, 0,
-                                               step.paddedDim, terms, staged, sums);
+template <class Core, bool onePlane = false, class Element>
+__device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, Element* staged, Sums& sums) {
+  multiplyTile<Core, Lies::along, Lies::along, onePlane>(step.inputs(), tile.firstRow, step.weights(), tile.firstColumn,
+                                                         0, step.paddedDim, onePlane ? leadingOnly : step.terms, staged,
+                                                         sums);
 }
 
 // What an epilogue knows of its rows and columns. The scratch of an epilogue takes the place of the staged operands,
@@ -71,7 +72,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   auto* staged = pool.take<typename Core::Element>(tileSharedBytes / sizeof(typename Core::Element));
   const LogitTile tile = logitTile();
   Sums sums;
-  multiplyLogits<Core>(step, tile, step.terms, staged, sums);
+  multiplyLogits<Core>(step, tile, staged, sums);
   ForwardShared& shared = *reinterpret_cast<ForwardShared*>(staged);
   loadFactors<Core>(step, tile, firstClass, classes, shared.logits);
   __syncthreads();

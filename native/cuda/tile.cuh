@@ -271,8 +271,8 @@ struct MultiplyAddCore {
 };
 
 // sums = Σ over k in [kFirst, kLast) (whole slabs) for rows m0… of a and n0… of b. `staged` is tileSharedBytes of
-// shared memory; when this returns, nobody reads it any more.
-template <class Core, Lies aLies, Lies bLies>
+// shared memory; when this returns, nobody reads it any more. `onePlane`: it is known that there is one term.
+template <class Core, Lies aLies, Lies bLies, bool onePlane = false>
 __device__ void multiplyTile(const Matrix<typename Core::Element>& a, int64_t m0,
                              const Matrix<typename Core::Element>& b, int64_t n0, int64_t kFirst, int64_t kLast,
                              int terms, typename Core::Element* staged, Sums& sums) {
@@ -292,7 +292,7 @@ __device__ void multiplyTile(const Matrix<typename Core::Element>& a, int64_t m0
     bCopies.copy(ring + stage + operandBytes);
     aCopies.next();
     bCopies.next();
-    if (terms == leadingOnly || ++next < slabs) return;
+    if (onePlane || ++next < slabs) return;
     next = 0, term++;
     aCopies.restart(slabs, term == 2 ? a.plane : 0);
     bCopies.restart(slabs, term == 1 ? b.plane : -b.plane);

@@ -101,6 +101,7 @@ cudaError_t launchBody(void (*body)(void*), void* argument, dim3 grid, dim3 size
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z, threads = uint64_t{size.x} * size.y * size.z;
   if (!blocks || !threads || threads > 1024 || grid.y > 65535 || grid.z > 65535 || sharedBytes > mostShared)
     return cudaErrorInvalidConfiguration;
+  if (skipsWork()) return cudaGetLastError();
   std::atomic<uint64_t> nextBlock{0};
   std::mutex mutex;
   std::string error;

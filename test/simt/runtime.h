@@ -14,6 +14,7 @@
 //                           changes
 //   SIMT_STREAMS=late|uneven  see streams.cc
 //   SIMT_POISON=1           the workspace is poisoned again before each piece of work: what one leaves is not another's
+//   SIMT_WORK=none          kernels and memsets do nothing from now on: what is left of a call is its overhead
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -97,4 +98,5 @@ cudaError_t enter(const char* function, cudaError_t failure, bool breaks);
 cudaError_t enterLaunch();
 // Called after a launch: what becomes of the device.
 cudaError_t leaveLaunch(cudaError_t error);
+bool skipsWork();  // SIMT_WORK=none
 }  // namespace simt
