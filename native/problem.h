@@ -30,6 +30,8 @@ enum class Precision { float32, tf32, bfloat16 };
 // Below this dimension the rounding errors of a cosine's terms do not average out: a rounded operand takes along, as a
 // second one, what its rounding left.
 constexpr int64_t correctionsBelow = 128;
+// Below this dimension float32 does not do for logits and gradInput (cpu/step.h).
+constexpr int64_t narrowBelow = 16;
 
 constexpr int cpuDevice = -1;
 
@@ -91,6 +93,9 @@ struct Problem {
   int64_t rowOf(int64_t j) const { return sample ? sample[j] : j; }
   double classesInAll() const { return static_cast<double>(allClasses ? allClasses : classes); }
   bool filters() const { return interclassFilter < 1; }
+  bool isNarrow() const {
+    return isNormalized(margin) && dim < narrowBelow && execution.precision == Precision::float32;
+  }
 };
 
 // The k best classes of each row: by cosine, or by raw score for a margin that does not normalise.

@@ -46,7 +46,7 @@ void Step::finishNarrowRow(int64_t row) {
   const int64_t dim = plan_.dim;
   const float* x = problem_.input + (firstRow_ + row) * dim;
   float* out = problem_.gradInput + (firstRow_ + row) * dim;
-  double sum[narrowDim] = {}, product = 0;
+  double sum[narrowBelow] = {}, product = 0;
   for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
     const double* partial = narrowInput_ + (slot * paddedRows_ + row / lanes_ * lanes_) * dim + row % lanes_;
     for (int64_t d = 0; d < dim; d++) sum[d] += partial[d * lanes_];

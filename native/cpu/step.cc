@@ -22,7 +22,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       rowGradient_(rowGradient),
       parts_(plan_, lanes_),
       // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
-      narrow_(normalized_ && problem.dim < narrowDim && problem.execution.precision == Precision::float32),
+      narrow_(problem.isNarrow()),
       leavesOut_(problem.negligible > 0 && problem.execution.precision == Precision::float32 && normalized_ &&
                  problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && parts_.fit()) {
   if (problem.execution.precision == Precision::bfloat16) bfloat16_.emplace(kernels, plan_, paddedRows_);

@@ -12,7 +12,7 @@
 //
 // The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
 // precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
-// Narrow rows, of fewer than 16 dimensions, take their logits and gradInput in double precision. Near directions are many
+// Narrow rows, of few dimensions, take their logits and gradInput in double precision. Near directions are many
 // there, and what their gradients have in common cancels in the projection; so the rounding of a logit, which grows with
 // the scale, would be 3e-5 of what is left. Tiles then hold logits relative to the row's ceiling, its scale, which none
 // exceeds: floats resolve best what is closest to it.
@@ -146,7 +146,6 @@ class Step {
   float* inputBlocks_;                 // [rows][D] in column blocks
   int32_t* labels_;                    // [rows] the batch's classes
   int64_t* computed_;                  // [slots] of the (i, j), those that were not left out
-  static constexpr int64_t narrowDim = 16;
   const bool narrow_;
   double *narrowQuery_, *ceilings_, *narrowScale_;  // [panel][D][L], [N], [C] 1/‖w_j‖
   double *narrowInput_, *narrowTarget_;             // [classSlots][panel][D][L], [N][D] the targets' share of gradInput

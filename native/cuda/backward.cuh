@@ -18,9 +18,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
   const LogitTile tile = logitTile<Element>();
   if (blockIdx.x == 0 && threadIdx.x < tileSize) {  // here, where the wait for it is hidden by the product
-    const int column = tile.firstColumn + threadIdx.x, label = firstClass + column;
-    const int place = column < classes ? firstTarget(step, label) : step.rows;
-    step.targetPlaces[column] = place < step.rows && step.sorted[place] == label ? place : -1;
+    placeTargets(step, tile.firstColumn + threadIdx.x, firstClass, classes);
   }
   Sums sums;
   multiplyLogits<Core>(step, tile, staged, sums);

@@ -85,10 +85,12 @@ static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
 }
 
 // The target's share of a row's gradInput, while the weights are what the forward pass saw: an update may change them.
-static __global__ void __launch_bounds__(rowWarps * 32) targetInputs(StepRows step) {
+// In gradInput itself, or apart and in double precision (narrow rows).
+template <class Number>
+__global__ void __launch_bounds__(rowWarps * 32) targetInputs(StepRows step, Number* targets /* [rows][dim] */) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
-  float* out = step.gradInput + static_cast<int64_t>(row) * step.dim;
+  Number* out = targets + static_cast<int64_t>(row) * step.dim;
   const RowState& state = step.states[row];
   if (state.label < 0) {
     for (int d = lane; d < step.dim; d += 32) out[d] = 0;
@@ -98,7 +100,7 @@ static __global__ void __launch_bounds__(rowWarps * 32) targetInputs(StepRows st
   const float* x = step.input + static_cast<int64_t>(row) * step.dim;
   const float* w = step.weightRow(state.label);
   for (int d = lane; d < step.dim; d += 32)
-    out[d] = static_cast<float>(fma(target.input, static_cast<double>(x[d]), target.weight * w[d]));
+    out[d] = static_cast<Number>(fma(target.input, static_cast<double>(x[d]), target.weight * w[d]));
 }
 
 // The first place in `sorted` whose label is at least this.
@@ -110,6 +112,13 @@ __device__ inline int firstTarget(const StepRows& step, int label) {
     else last = middle;
   }
   return first;
+}
+
+// Tells weightGradient where a column's targets are.
+__device__ inline void placeTargets(const StepRows& step, int column, int firstClass, int classes) {
+  const int label = firstClass + column;
+  const int place = column < classes ? firstTarget(step, label) : step.rows;
+  step.targetPlaces[column] = place < step.rows && step.sorted[place] == label ? place : -1;
 }
 
 // Σ over a label's rows of their share of its weights' gradient, by the warp of the label's first row in `order`.
@@ -132,21 +141,26 @@ static __global__ void __launch_bounds__(rowWarps * 32) targetGradients(StepRows
   }
 }
 
-static __global__ void __launch_bounds__(rowWarps * 32) finishRows(StepRows step) {
+// `partialInput`: [inputSlots][paddedRows][paddedDim]; `targets`: what targetInputs left.
+template <class Number>
+__global__ void __launch_bounds__(rowWarps * 32)
+    finishRows(StepRows step, Number* partialInput, const Number* targets) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
   const RowState state = step.states[row];
+  float* out = step.gradInput + static_cast<int64_t>(row) * step.dim;
+  targets += static_cast<int64_t>(row) * step.dim;
   if (state.label == ignoredLabel) {
+    for (int d = lane; d < step.dim; d += 32) out[d] = 0;
     if (lane == 0) step.rowSquares[row] = 0;
     return;
   }
   const int64_t slot = static_cast<int64_t>(step.paddedRows) * step.paddedDim;
-  float* partial = step.partialInput + static_cast<int64_t>(row) * step.paddedDim;
+  Number* partial = partialInput + static_cast<int64_t>(row) * step.paddedDim;
   const float* x = step.input + static_cast<int64_t>(row) * step.dim;
-  float* out = step.gradInput + static_cast<int64_t>(row) * step.dim;
   double along = 0;
   for (int d = lane; d < step.dim; d += 32) {
-    float sum = partial[d];
+    Number sum = partial[d];
     for (int s = 1; s < step.inputSlots; s++) sum += partial[s * slot + d];
     partial[d] = sum;
     along += static_cast<double>(sum) * x[d];
@@ -158,8 +172,8 @@ static __global__ void __launch_bounds__(rowWarps * 32) finishRows(StepRows step
   const double back = step.normalized && !step.radial ? -along * state.inverseNorm * state.inverseNorm : 0;
   double squares = 0;
   for (int d = lane; d < step.dim; d += 32) {
-    const double value =
-        fma(scale, static_cast<double>(partial[d]), fma(back, static_cast<double>(x[d]), static_cast<double>(out[d])));
+    const double value = fma(scale, static_cast<double>(partial[d]),
+                             fma(back, static_cast<double>(x[d]), static_cast<double>(targets[d])));
     out[d] = static_cast<float>(value);
     squares += value * value;
   }

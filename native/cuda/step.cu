@@ -1,11 +1,13 @@
 // Launches a step's kernels in the order that step.cuh lists, and moves what goes up and down.
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "../batch.h"
 #include "../executor.h"
 #include "backward.cuh"
 #include "device.h"
+#include "narrow.cuh"
 #include "plan.h"
 
 namespace margin_softmax::cuda {
@@ -19,7 +21,8 @@ class Step {
   Step(Device& device, Problem& problem)
       : device_(device),
         problem_(problem),
-        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds) {}
+        plan_(problem.rows, problem.dim, problem.classes, sizeof(Element), Rounded<Element>::rounds),
+        narrow_(problem.isNarrow()) {}
 
   Status run() {
     describe();
@@ -33,10 +36,10 @@ class Step {
     device_.launch("close the rows", closeRows, dim3(static_cast<unsigned>(divideUp(data_.rows, tileThreads))),
                    tileThreads, 0, data_);
     device_.launch("add up the losses", collectLosses, dim3(1), collectThreads, 0, data_);
-    if (problem_.gradInput) launchRows("compute the targets' gradients", targetInputs, data_.rows);
+    if (problem_.gradInput) targetInput();
     if (wantsWeight()) launchRows("add up the targets' gradients", targetGradients, data_.rows);
     for (int64_t c = 0; wantsGradient() && c < plan_.chunks && !cancelled(); c++) backward(c);
-    if (problem_.gradInput) launchRows("finish the input gradient", finishRows, data_.rows);
+    if (problem_.gradInput) finishInput();
     if (wantsGradient())
       device_.launch("add up the gradients' squares", collectSquares, dim3(1), collectThreads, 0, data_);
     return download();
@@ -116,7 +119,11 @@ class Step {
     data.logitSums = layout.take<double>(problem_.labelSmoothing != 0 ? tiles * padded : 0);
     data.columnSums = layout.take<float>(padded / tileSize * plan_.chunk);
     data.targetPlaces = layout.take<int32_t>(plan_.chunk);
-    data.partialInput = problem_.gradInput ? layout.take<float>(plan_.inputSlots * padded * plan_.paddedDim) : nullptr;
+    const int64_t partials = problem_.gradInput ? plan_.inputSlots * padded * plan_.paddedDim : 0;
+    data.partialInput = layout.take<float>(narrow_ ? 0 : partials);
+    data.narrowInput = layout.take<double>(narrow_ ? partials : 0);
+    data.narrowTarget = layout.take<double>(narrow_ && problem_.gradInput ? rows * dim : 0);
+    data.narrowWeight = layout.take<double>(narrow_ ? plan_.chunk * dim : 0);
     data.targetGradient = weight ? layout.take<float>(rows * dim) : nullptr;
     data.gradientSquares = layout.take<double>(tiles * data.dimTiles());
     data.biasSquares = layout.take<double>(tiles);
@@ -146,7 +153,9 @@ class Step {
     }
     device_.clear(data_.gradientSquares, int64_t{data_.chunkTiles} * data_.dimTiles());
     device_.clear(data_.biasSquares, data_.chunkTiles);
-    if (problem_.gradInput) device_.clear(data_.partialInput, plan_.inputSlots * plan_.paddedRows * plan_.paddedDim);
+    const int64_t partials = plan_.inputSlots * plan_.paddedRows * plan_.paddedDim;
+    if (data_.partialInput) device_.clear(data_.partialInput, partials);
+    if (data_.narrowInput) device_.clear(data_.narrowInput, partials);
   }
 
   static dim3 rowGrid(int64_t rows) { return dim3(static_cast<unsigned>(divideUp(rows, rowWarps))); }
@@ -161,6 +170,45 @@ class Step {
     device_.launch(what, kernel, grid, tileThreads, tileSharedBytes, data_, arguments...);
   }
 
+  // The kernels of narrow.cuh, in the tiles' places.
+  void narrowClassesOf(int64_t c) {
+    device_.launch("prepare the classes", narrowClasses, dim3(static_cast<unsigned>(data_.chunkTiles)), tileSize, 0,
+                   data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(plan_.chunkSize(c)));
+  }
+
+  void narrowLogits(int64_t c) {
+    narrowClassesOf(c);
+    const int64_t classes = plan_.chunkSize(c);
+    device_.launch("compute the logits", narrowForward, dim3(data_.rowTiles(), tilesOf(classes)), tileSize,
+                   narrowTileBytes(problem_.dim), data_, static_cast<int>(plan_.firstClass(c)),
+                   static_cast<int>(classes), c == 0);
+  }
+
+  void narrowGradients(int64_t c) {
+    narrowClassesOf(c);
+    const int64_t classes = plan_.chunkSize(c), dim = problem_.dim;
+    const unsigned tiles = tilesOf(classes);
+    if constexpr (std::is_same_v<Element, float>) {  // the only operands of narrow rows
+      device_.launch("compute the logits' gradient", narrowGradient, dim3(data_.rowTiles(), tiles), tileSize,
+                     narrowTileBytes(dim), data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(classes));
+      if (problem_.gradInput)
+        device_.launch("compute the input gradient", narrowInput, dim3(data_.rowTiles(), data_.inputSlots), tileThreads,
+                       narrowInputBytes(dim), data_, static_cast<int>(tiles));
+    }
+  }
+
+  void targetInput() {
+    constexpr const char* what = "compute the targets' gradients";
+    if (narrow_) launchRows(what, targetInputs<double>, data_.rows, data_.narrowTarget);
+    else launchRows(what, targetInputs<float>, data_.rows, data_.gradInput);
+  }
+
+  void finishInput() {
+    constexpr const char* what = "finish the input gradient";
+    if (narrow_) launchRows(what, finishRows<double>, data_.rows, data_.narrowInput, data_.narrowTarget);
+    else launchRows(what, finishRows<float>, data_.rows, data_.partialInput, data_.gradInput);
+  }
+
   void prepareChunk(int64_t c) {
     launchRows("prepare the classes", prepareClasses<Element>, plan_.chunk, static_cast<int>(plan_.firstClass(c)),
                static_cast<int>(plan_.chunkSize(c)));
@@ -169,6 +217,7 @@ class Step {
   void forward(int64_t c) {
     prepareChunk(c);
     const int classes = static_cast<int>(plan_.chunkSize(c));
+    if (narrow_) return narrowLogits(c);
     launchTiles("compute the logits", forwardTile<Core, Element>, dim3(data_.rowTiles(), tilesOf(classes)),
                 static_cast<int>(plan_.firstClass(c)), classes, c == 0);
   }
@@ -177,9 +226,11 @@ class Step {
     prepareChunk(c);
     const int firstClass = static_cast<int>(plan_.firstClass(c)), classes = static_cast<int>(plan_.chunkSize(c));
     const unsigned tiles = tilesOf(classes), dimTiles = static_cast<unsigned>(data_.dimTiles());
-    launchTiles("compute the logits' gradient", gradientTile<Core, Element>, dim3(data_.rowTiles(), tiles), firstClass,
-                classes);
-    if (problem_.gradInput)
+    if (narrow_) narrowGradients(c);
+    else
+      launchTiles("compute the logits' gradient", gradientTile<Core, Element>, dim3(data_.rowTiles(), tiles),
+                  firstClass, classes);
+    if (problem_.gradInput && !narrow_)
       launchTiles("compute the input gradient", inputGradient<Core, Element>,
                   dim3(dimTiles, data_.rowTiles(), data_.inputSlots), static_cast<int>(tiles));
     if (!wantsWeight()) return;
@@ -233,6 +284,7 @@ class Step {
   Device& device_;
   Problem& problem_;
   const Plan plan_;
+  const bool narrow_;
   BatchWeights weights_;
   StepData<Element> data_{};
   // In the workspace, as what is uploaded into.

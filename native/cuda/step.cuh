@@ -15,6 +15,8 @@
 //     weightGradient a tile per block    Aᵀ·x̂, projected, joined by its targets: written, or spent on the update
 //   finishRows       a warp per row      partial gradInput added in order, projected, joined to the target's share
 //
+// Rows of few dimensions take narrow.cuh's kernels in the place of the tiles.
+//
 // No sum is formed by atomics and each array has one writer per launch, so the same inputs give the same bits.
 #pragma once
 #include "../optimizer_step.h"
@@ -69,6 +71,9 @@ struct StepRows {
   float* columnSums;        // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
   int32_t* targetPlaces;    // [chunk] where the class's rows begin in `order`, or −1
   float* partialInput;      // [inputSlots][paddedRows][paddedDim], zeros at first
+  double* narrowInput;      // [inputSlots][paddedRows][paddedDim], zeros at first: of narrow rows in its place,
+  double* narrowTarget;     // [rows][dim] the targets' share of their gradInput,
+  double* narrowWeight;     // [dim][chunk] and the directions of a chunk's classes
   float* targetGradient;    // [rows][dim]: at the place in `order` of a label's first row
   double* gradientSquares;  // [chunkTiles][dimTiles], zeros at first
   double* biasSquares;      // [chunkTiles], zeros at first

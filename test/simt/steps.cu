@@ -271,6 +271,7 @@ int main(int count, char** words) {
   stepsAgree(7, 33, 129, 0, Precision::float32, 0.1);
   stepsAgree(37, 70, 300, 3, Precision::tf32, 0);
   stepsAgree(20, 136, 130, 0, Precision::bfloat16, 0);
+  stepsAgree(9, 3, 140, 2, Precision::float32, 0.1);
   updateAgrees();
   rowsAgree(4, 1001);
   topKAgrees();
@@ -278,6 +279,8 @@ int main(int count, char** words) {
     stepsAgree(1, 1, 2, 0, Precision::float32, 0);
     stepsAgree(37, 70, 300, 3, Precision::float32, 0);
     stepsAgree(130, 20, 140, 5, Precision::float32, 0.1);
+    stepsAgree(130, 2, 300, 3, Precision::float32, 0);
+    stepsAgree(5, 15, 17, 5, Precision::float32, 0.1);
     stepsAgree(37, 70, 300, 3, Precision::bfloat16, 0);
     rowsAgree(3, 1);
     rowsAgree(1, 60001);

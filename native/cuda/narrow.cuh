@@ -1,0 +1,187 @@
+// Rows of few dimensions (Problem::isNarrow): logits and gradInput in double precision. ../cpu/step.h tells what cancels
+// there. These kernels take the places of a step's tiles (step.cuh) and leave the same arrays to the others:
+//
+//   narrowClasses   a thread per class             the directions of a chunk's classes
+//   narrowForward   a thread per row, of a tile    running (maximum, sum), as forwardTile
+//   narrowGradient  a thread per class, of a tile  A and its sums down the columns, as gradientTile
+//   narrowInput     a thread per row, of a slot    partial gradInput += A·ŵ, as inputGradient
+//
+// Maxima are floats, and a difference to one is rounded after it is taken: logits close to the maximum, which alone
+// count, keep their digits.
+#pragma once
+#include "forward.cuh"
+
+namespace margin_softmax::cuda {
+
+// A block's rows and classes: both [dim][tileSize], so that threads side by side read side by side.
+struct NarrowTile {
+  int firstRow, firstColumn;  // in the batch, in the chunk
+  double *input, *weight;     // x̂ and ŵ, zeros for rows and classes that take no part
+};
+inline size_t narrowTileBytes(int64_t dim) { return static_cast<size_t>(2 * dim * tileSize) * sizeof(double); }
+
+// Grid: tiles of the chunk.
+static __global__ void __launch_bounds__(tileSize) narrowClasses(StepRows step, int firstClass, int classes) {
+  const int j = blockIdx.x * tileSize + threadIdx.x;
+  const bool present = j < classes;
+  const float* w = step.weightRow(firstClass + (present ? j : 0));
+  double squares = 0;
+  for (int d = 0; d < step.dim; d++) squares += static_cast<double>(w[d]) * w[d];
+  const double scale = present ? inverseNorm(squares) : 0;
+  for (int d = 0; d < step.dim; d++)
+    step.narrowWeight[static_cast<int64_t>(d) * step.chunk + j] = scale == 0 ? 0 : w[d] * scale;
+}
+
+// Ends with a barrier.
+__device__ inline NarrowTile loadNarrowTile(const StepRows& step, gpu::SharedPool& pool) {
+  const unsigned count = static_cast<unsigned>(step.dim * tileSize);
+  double* const input = pool.take<double>(count);
+  double* const weight = pool.take<double>(count);
+  const NarrowTile tile{static_cast<int>(blockIdx.x) * tileSize, static_cast<int>(blockIdx.y) * tileSize, input,
+                        weight};
+  const int row = tile.firstRow + threadIdx.x;
+  const double scale = step.labels[row] == ignoredLabel ? 0 : step.states[row].inverseNorm;
+  for (int d = 0; d < step.dim; d++) {
+    const int at = d * tileSize + threadIdx.x;
+    input[at] = scale == 0 ? 0 : step.input[static_cast<int64_t>(row) * step.dim + d] * scale;
+    weight[at] = step.narrowWeight[static_cast<int64_t>(d) * step.chunk + tile.firstColumn + threadIdx.x];
+  }
+  __syncthreads();
+  return tile;
+}
+
+constexpr int narrowTerms = 4;  // of a thread at once
+
+// The cosines of this thread's vector with four others, from `first` on.
+__device__ inline void narrowCosines(const double* own, const double* others, int first, int dim,
+                                     double (&cosines)[narrowTerms]) {
+#pragma unroll
+  for (int k = 0; k < narrowTerms; k++) cosines[k] = 0;
+  for (int d = 0; d < dim; d++) {
+    const double value = own[d * tileSize + threadIdx.x];
+#pragma unroll
+    for (int k = 0; k < narrowTerms; k++) cosines[k] = fma(value, others[d * tileSize + first + k], cosines[k]);
+  }
+}
+
+// `first`: the running figures begin with this chunk. Grid: row tiles × class tiles.
+static __global__ void __launch_bounds__(tileSize)
+    narrowForward(StepRows step, int firstClass, int classes, bool first) {
+  gpu::SharedPool pool;
+  const NarrowTile tile = loadNarrowTile(step, pool);
+  const int row = tile.firstRow + threadIdx.x, label = step.labels[row];
+  if (label == ignoredLabel) return;
+  const int64_t at = static_cast<int64_t>(blockIdx.y) * step.paddedRows + row;
+  const float2 before = first ? make_float2(leftOut, 0) : step.extremes[at];
+  const double scale = step.states[row].scale;
+  const int own = label - firstClass - tile.firstColumn, columns = classes - tile.firstColumn;
+  double maximum = before.x, sum = before.y, logits = 0;
+  for (int j = 0; j < tileSize; j += narrowTerms) {
+    double z[narrowTerms], largest = leftOut;
+    narrowCosines(tile.input, tile.weight, j, step.dim, z);
+#pragma unroll
+    for (int k = 0; k < narrowTerms; k++) {
+      const bool counts = counted(step, static_cast<float>(z[k])) && j + k < columns && j + k != own;
+      z[k] = counts ? scale * z[k] : leftOut;
+      largest = fmax(largest, z[k]);
+      logits += counts ? z[k] : 0;
+    }
+    if (largest > maximum) {
+      const double raised = static_cast<float>(largest);
+      sum *= expf(static_cast<float>(maximum - raised));
+      maximum = raised;
+    }
+    float terms = 0;
+#pragma unroll
+    for (int k = 0; k < narrowTerms; k++) terms += z[k] == leftOut ? 0 : expf(static_cast<float>(z[k] - maximum));
+    sum += terms;
+  }
+  step.extremes[at] = make_float2(static_cast<float>(maximum), static_cast<float>(sum));
+  if (step.labelSmoothing != 0) step.logitSums[at] = logits + (first ? 0 : step.logitSums[at]);
+}
+
+// What A is made of, of a block's rows: see RowFactors.
+struct NarrowRows {
+  double scale[tileSize];
+  float maximum[tileSize], factor[tileSize], gradient[tileSize];
+  int labels[tileSize];
+};
+
+// Grid: row tiles × class tiles.
+static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float> step, int firstClass, int classes) {
+  gpu::SharedPool pool;
+  GPU_SHARED(NarrowRows, rows);
+  const int mine = blockIdx.x * tileSize + threadIdx.x;
+  const RowFactors factors = step.factors[mine];
+  rows.labels[threadIdx.x] = step.labels[mine];
+  rows.scale[threadIdx.x] = step.labels[mine] == ignoredLabel ? 0 : step.states[mine].scale;
+  rows.maximum[threadIdx.x] = factors.maximum;
+  rows.factor[threadIdx.x] = factors.factor;
+  rows.gradient[threadIdx.x] = factors.gradient;
+  const NarrowTile tile = loadNarrowTile(step, pool);
+  const int column = tile.firstColumn + threadIdx.x;
+  if (blockIdx.x == 0) placeTargets(step, column, firstClass, classes);
+  const float smoothing = static_cast<float>(step.labelSmoothing / step.classesInAll);
+  float* out = step.gradientOperand + static_cast<int64_t>(tile.firstRow) * step.chunk + column;
+  double sum = 0;
+  for (int i = 0; i < tileSize; i += narrowTerms) {
+    double cosines[narrowTerms];
+    narrowCosines(tile.weight, tile.input, i, step.dim, cosines);
+#pragma unroll
+    for (int k = 0; k < narrowTerms; k++) {
+      const int row = i + k;
+      const bool counts = rows.gradient[row] != 0 && counted(step, static_cast<float>(cosines[k])) &&
+                          column < classes && firstClass + column != rows.labels[row];
+      const float difference = static_cast<float>(fma(rows.scale[row], cosines[k], -double{rows.maximum[row]}));
+      const float a = counts ? rows.gradient[row] * fmaf(expf(difference), rows.factor[row], -smoothing) : 0;
+      out[static_cast<int64_t>(row) * step.chunk] = a;
+      sum += counts ? a * cosines[k] : 0;
+    }
+  }
+  step.columnSums[static_cast<int64_t>(blockIdx.x) * step.chunk + column] = static_cast<float>(sum);
+}
+
+constexpr int narrowColumns = 32;                              // of A that a block holds at once
+constexpr int narrowStride = narrowColumns + 1;                // rows of A begin on different banks
+constexpr int narrowDims = tileThreads / tileSize;             // threads of a row, each with other dimensions
+constexpr int narrowRowsAtOnce = tileThreads / narrowColumns;  // of A, when a block reads it
+
+inline size_t narrowInputBytes(int64_t dim) {
+  return tileSize * narrowStride * sizeof(float) +
+         static_cast<size_t>(dim * (narrowColumns + tileSize)) * sizeof(double);
+}
+
+// Grid: row tiles × slots.
+static __global__ void __launch_bounds__(tileThreads) narrowInput(StepData<float> step, int tiles) {
+  gpu::SharedPool pool;
+  float* gradients = pool.take<float>(tileSize * narrowStride);                         // [tileSize][stride]
+  double* weight = pool.take<double>(static_cast<unsigned>(step.dim * narrowColumns));  // [dim][columns]
+  double* sums = pool.take<double>(static_cast<unsigned>(step.dim * tileSize));         // [dim][tileSize]
+  const int slot = blockIdx.y, firstRow = blockIdx.x * tileSize;
+  const int row = threadIdx.x % tileSize, firstDim = threadIdx.x / tileSize;
+  const int column = threadIdx.x % narrowColumns, firstRead = threadIdx.x / narrowColumns;
+  const int64_t firstTile = static_cast<int64_t>(tiles) * slot / step.inputSlots;
+  const int64_t lastTile = static_cast<int64_t>(tiles) * (slot + 1) / step.inputSlots;
+  for (int d = firstDim; d < step.dim; d += narrowDims) sums[d * tileSize + row] = 0;
+  for (int64_t first = firstTile * tileSize; first < lastTile * tileSize; first += narrowColumns) {
+    __syncthreads();  // all are done with the columns before
+    const float* from = step.gradientOperand + static_cast<int64_t>(firstRow) * step.chunk + first + column;
+#pragma unroll 8
+    for (int i = firstRead; i < tileSize; i += narrowRowsAtOnce)
+      gradients[i * narrowStride + column] = from[static_cast<int64_t>(i) * step.chunk];
+    for (int d = firstRead; d < step.dim; d += narrowRowsAtOnce)
+      weight[d * narrowColumns + column] = step.narrowWeight[static_cast<int64_t>(d) * step.chunk + first + column];
+    __syncthreads();
+    for (int d = firstDim; d < step.dim; d += narrowDims) {
+      double sum = sums[d * tileSize + row];
+#pragma unroll 8
+      for (int j = 0; j < narrowColumns; j++)
+        sum = fma(double{gradients[row * narrowStride + j]}, weight[d * narrowColumns + j], sum);
+      sums[d * tileSize + row] = sum;
+    }
+  }
+  double* out = step.narrowInput + (static_cast<int64_t>(slot) * step.paddedRows + firstRow + row) * step.paddedDim;
+  for (int d = firstDim; d < step.dim; d += narrowDims) out[d] += sums[d * tileSize + row];
+}
+
+}  // namespace margin_softmax::cuda
