@@ -158,7 +158,7 @@ for (const margin of marginCases) {
   if (!raw)
     test(`few dimensions, embeddings close to a class: ${margin.title}`, () => {
       for (const dim of [1, 2, 3, 5, 15, 16])
-        for (const seed of [1, 2, 3, 4, 5, 6, 7, 8, 45]) {
+        for (const seed of onCpu ? [1, 2, 3, 4, 5, 6, 7, 8, 45] : [1, 2, 45]) {
           const [rows, classes] = [1 + (seed % 5) * 9, 3 + ((seed * 37) % 400)]
           const batch = makeBatch(seed, { rows, dim, classes })
           const away = 10 ** -(1 + (seed % 4))
