@@ -71,7 +71,9 @@ if (shimRuns) {
   // With so little staging memory that large copies pass it by: what they read may be freed too early.
   for (const flavour of ['address', 'thread'] as const)
     test(`the kernels run without a finding: ${flavour}`, () => {
-      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [], { SIMT_PINNED: '65536' })
+      const result = run(program('steps', flavour), flavour === 'thread' ? ['few'] : [], {
+        SIMT_PINNED: '65536',
+      })
       allRight(result, flavour)
       assert.not.match(result.stderr, /Sanitizer|runtime error/)
     })
