@@ -153,8 +153,8 @@ if (shimRuns) {
 }
 
 const compiles = run('nvcc', ['--version']).status === 0
-/** The addon's own build demands the same of its targets, sm_75 and sm_80. */
-const architectures = [resources.architecture, 'sm_120']
+/** The addon's own build demands the same of its targets: of sm_75, sm_80, sm_90 and sm_120 where no GPU is. */
+const architectures = [resources.architecture]
 
 if (compiles) {
   for (const architecture of architectures)
