@@ -1,5 +1,6 @@
 // The suites of the CPU once more, with the CUDA executor in its place: same oracle, same bounds.
 import { spawnSync } from 'node:child_process'
+import fs from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -8,16 +9,7 @@ import { shimRuns, useShim } from './cuda'
 const test = suite('cuda suites')
 
 /** Those that judge results. What concerns threads, instruction sets and arguments is the same code on any device. */
-const suites = [
-  'loss-edges',
-  'loss-outputs',
-  'head',
-  'sampling',
-  'topk',
-  'probability',
-  'cross-entropy',
-  'cross-entropy-edges',
-]
+const suites: string[] = JSON.parse(fs.readFileSync(path.join(__dirname, 'cuda-suites.json'), 'utf8'))
 
 if (shimRuns) {
   useShim()

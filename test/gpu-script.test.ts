@@ -6,6 +6,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { binaryFile } from '../lib/native'
 import { lacking } from './support'
 
 const test = suite('gpu script')
@@ -149,6 +150,22 @@ if (process.platform !== 'linux') {
     assert.match(read('summary'), /no GPU/)
     assert.match(read('summary'), /^WRONG {2}conformance of the PTX wrappers: exit 127$/m)
     assert.ok(read('summary').split('\n').length <= 41)
+  })
+
+  test('the suites of the bundle are single files, which run without node_modules', () => {
+    const bundle = path.join(folder, 'suites')
+    const made = spawnSync(process.execPath, [path.join(root, 'scripts/gpu-bundle.cjs'), 'suites'], {
+      encoding: 'utf8',
+      env: { ...process.env, GPU_BUNDLE: bundle },
+    })
+    assert.is(made.status, 0, said(made))
+    assert.is(spawnSync('tar', ['-xJf', path.join(bundle, 'suites.txz'), '-C', bundle]).status, 0)
+    const result = spawnSync(process.execPath, [path.join(bundle, 'suites/topk.js')], {
+      encoding: 'utf8',
+      env: { ...process.env, MARGIN_SOFTMAX_BINARY: binaryFile().file, MARGIN_SOFTMAX_DEVICE: 'cpu' },
+    })
+    assert.is(result.status, 0, said(result))
+    assert.match(result.stdout, /Passed: +[1-9]/)
   })
 
   test('kernels that ncu is asked for are there', () => {
