@@ -43,6 +43,8 @@ inline AdamWStep adamWStep(const Optimizer& optimizer, int64_t step) {
           static_cast<float>(optimizer.beta2),
           static_cast<float>(optimizer.epsilon),
           static_cast<float>(optimizer.weightDecay),
+          static_cast<float>(1 - optimizer.beta1),
+          static_cast<float>(1 - optimizer.beta2),
           static_cast<float>(1 - std::pow(optimizer.beta1, t)),
           static_cast<float>(std::sqrt(1 - std::pow(optimizer.beta2, t)))};
 }

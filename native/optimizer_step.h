@@ -15,6 +15,7 @@ struct SgdStep {
 };
 struct AdamWStep {
   float learningRate, beta1, beta2, epsilon, weightDecay;
+  float rest1, rest2;                  // 1 − β, rounded once: of β = 0.999 in float32 it would be 1.3e-5 off
   float correction1, correction2Root;  // 1 − β1^t and √(1 − β2^t)
 };
 
@@ -37,8 +38,8 @@ HOST_DEVICE inline float adamWElement(float weight, float gradient, float& first
                                       MultiplyAdd multiplyAdd) {
   const float rate = step.learningRate / step.correction1, root = 1.0f / step.correction2Root;
   const float keep = 1.0f - step.learningRate * step.weightDecay;
-  const float m = first = multiplyAdd(step.beta1, first, (1.0f - step.beta1) * gradient);
-  const float v = second = multiplyAdd(step.beta2, second, ((1.0f - step.beta2) * gradient) * gradient);
+  const float m = first = multiplyAdd(step.beta1, first, step.rest1 * gradient);
+  const float v = second = multiplyAdd(step.beta2, second, (step.rest2 * gradient) * gradient);
   return multiplyAdd(weight, keep, -rate * m / multiplyAdd(__builtin_sqrtf(v), root, step.epsilon));
 }
 

@@ -8,7 +8,7 @@ import * as assert from 'uvu/assert'
 import { adamW, MarginHead, MarginSoftmaxError, sgd, softmaxMargin, sphereface } from '../lib/index'
 import { readSafetensors } from './golden'
 import { table } from './margins'
-import { makeBatch, normals, random, rejectsLike, sameBits } from './support'
+import { makeBatch, normals, random, rejectsLike, relativeError, sameBits, within } from './support'
 
 const test = suite('head, files')
 
@@ -123,6 +123,17 @@ test('the file is a safetensors file: weights, state and settings', async () => 
     for (const value of Object.values(metadata)) assert.type(value, 'string')
     assert.match(JSON.stringify(metadata), /softmax/)
   }
+})
+
+test("AdamW's moments of one step are (1 − β) of the gradient and its square, to float32's last places", async () => {
+  const file = path.join(folder, 'moments.safetensors')
+  await (await trained(1, { optimizer: adamW() })).save(file)
+  const { tensors } = readSafetensors(file)
+  const [first, second] = ['optimizer.firstMoment', 'optimizer.secondMoment'].map(
+    (name) => tensors[name]?.data
+  )
+  const expected = Float64Array.from(first as Float32Array, (moment) => (0.001 * moment ** 2) / 0.1 ** 2)
+  within(relativeError(second as Float32Array, expected), 3e-7, 'the second of the first')
 })
 
 test('saving over an existing file replaces it and leaves nothing beside it', async () => {
