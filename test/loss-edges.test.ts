@@ -148,8 +148,11 @@ for (const margin of marginCases) {
         [1e-15, 1e14],
         [1e15, 1e-14],
       ] as const) {
+        for (const dim of [3, 40]) {
+          const batch = makeBatch(8, { rows: 25, dim, classes: 280 }, { inputScale, weightScale })
+          finite(runLoss(margin, batch), `${inputScale}, ${weightScale}`)
+        }
         const batch = makeBatch(8, { rows: 25, dim: 40, classes: 280 }, { inputScale, weightScale })
-        finite(runLoss(margin, batch), `${inputScale}, ${weightScale}`)
         compareWithOracle(margin, batch)
       }
     })

@@ -43,8 +43,8 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
       for (int i = 0; i < 2; i++) {
         const int column = Core::template column<Lies::along>(c + i);
         const float cosine = sums.at(r, c + i);
-        // One rounding where a logit is near the maximum and matters.
-        const float exponent = fmaf(factors.scale, cosine, -factors.maximum) + shared.logits.bias[column];
+        // Rounded before the maximum is subtracted, as in the forward pass: SphereFace's logits may be of any size.
+        const float exponent = fmaf(factors.scale, cosine, shared.logits.bias[column]) - factors.maximum;
         const float a = fmaf(Core::power(exponent), factors.share, -factors.even);
         pair[i] = counted(step, cosine, column == own) ? a : 0;
       }

@@ -64,6 +64,13 @@ __device__ inline void narrowCosines(const double* own, const double* others, in
   }
 }
 
+// Beyond 2^29 (SphereFace's may be of any size) a maximum that is rounded to float would be further from its own logit
+// than exponentials reach: there logits are rounded like it.
+__device__ inline double narrowLogit(double scale, double cosine) {
+  const double z = scale * cosine;
+  return fabs(z) < 0x1p29 ? z : static_cast<double>(static_cast<float>(z));
+}
+
 // `first`: the running figures begin with this chunk. Grid: row tiles × class tiles.
 static __global__ void __launch_bounds__(tileSize)
     narrowForward(StepRows step, int firstClass, int classes, bool first) {
@@ -82,7 +89,7 @@ static __global__ void __launch_bounds__(tileSize)
 #pragma unroll
     for (int k = 0; k < narrowTerms; k++) {
       const bool counts = counted(step, static_cast<float>(z[k]), j + k == own) && j + k < columns;
-      z[k] = counts ? scale * z[k] : leftOut;
+      z[k] = counts ? narrowLogit(scale, z[k]) : leftOut;
       largest = fmax(largest, z[k]);
       logits += counts ? z[k] : 0;
     }
@@ -131,7 +138,7 @@ static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float
       const int row = i + k;
       const bool own = firstClass + column == rows.labels[row];
       const bool counts = counted(step, static_cast<float>(cosines[k]), own) && column < classes;
-      const float difference = static_cast<float>(fma(rows.scale[row], cosines[k], -double{rows.maximum[row]}));
+      const float difference = static_cast<float>(narrowLogit(rows.scale[row], cosines[k]) - rows.maximum[row]);
       const float a = counts ? fmaf(expf(difference), rows.share[row], -rows.even[row]) : 0;
       out[static_cast<int64_t>(row) * step.chunk] = a;
       sum += counts ? a * cosines[k] : 0;
