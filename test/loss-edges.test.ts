@@ -8,11 +8,10 @@ import { compareWithOracle, errorsBesideTextbook, gradients, runLoss } from './l
 import { marginCase, marginCases } from './margins'
 import { reference } from './reference'
 import type { Batch } from './support'
-import { allFinite, makeBatch, norm, normals, random, sameBits, within } from './support'
+import { allFinite, makeBatch, norm, normals, onCpu, random, sameBits, within } from './support'
 
 const test = suite('loss, edges')
 /** cuda-suites.test.ts runs this file on the shim. */
-const onCpu = process.env.MARGIN_SOFTMAX_DEVICE !== 'cuda'
 
 function finite(result: LossResult, what: string): void {
   assert.ok(Number.isFinite(result.loss), `${what}: loss is ${result.loss}`)

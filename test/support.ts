@@ -156,3 +156,8 @@ export function lacking(test: Test, what: string): void {
     test.skip(what, () => {})
   }
 }
+
+/** Whether suites run on the CPU, and not on the shim's GPUs (cuda-suites.test.ts), to which threads mean nothing. */
+export const onCpu = process.env.MARGIN_SOFTMAX_DEVICE !== 'cuda'
+/** Numbers of threads that give the same bits. */
+export const threadCounts = onCpu ? [1, 2, 3, 8] : [1]

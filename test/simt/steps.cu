@@ -334,20 +334,24 @@ void topKAgrees(int64_t classes) {
 }  // namespace
 }  // namespace margin_softmax
 
-// `few`: each kernel in each precision once, for ThreadSanitizer, to which every fibre of every launch is a new thread.
+// `few`: each kind of kernel once, for ThreadSanitizer, to which every fibre of every launch is a new thread.
 int main(int count, char** words) {
   using namespace margin_softmax;
   const bool few = count > 1 && std::strcmp(words[1], "few") == 0;
   setenv("SIMT_POISON", "1", 1);  // what a kernel reads and none has written is NaN, in every step
-  stepAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128});
-  stepAgrees({37, 70, 300, 3, Precision::tf32, 0, 128});
-  stepAgrees({20, 136, 130, 0, Precision::bfloat16});
+  // Each kind of kernel once: several chunks, an update, tensor cores, narrow rows.
+  updateAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128}, 0.9);
+  stepAgrees({20, 136, 130, 3, Precision::bfloat16});
   stepAgrees({9, 3, 140, 2, Precision::float32, 0.1});
-  updateAgrees({9, 33, 150, 3, Precision::float32}, 0);
-  rowsAgree(4, 1001);
-  topKAgrees(few ? 600 : 1500);
+  rowsAgree(2, 1001);
+  topKAgrees(few ? 300 : 1500);
   if (!few) {
     refusesTooManyClasses();
+    stepAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128});
+    stepAgrees({37, 70, 300, 3, Precision::tf32, 0, 128});
+    stepAgrees({20, 136, 130, 0, Precision::bfloat16});
+    updateAgrees({9, 33, 150, 3, Precision::float32}, 0);
+    rowsAgree(4, 1001);
     stepAgrees({1, 1, 2, 0, Precision::float32});
     stepAgrees({37, 70, 300, 3, Precision::float32});
     stepAgrees({130, 20, 140, 5, Precision::float32, 0.1});
