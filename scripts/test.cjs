@@ -1,5 +1,6 @@
 'use strict'
-// npm test: format, lint and type checks, then every test file in a process of its own, at most two at a time.
+// npm test: format, lint and type checks, then every test file in a process of its own, two at a time and beside them one
+// of those that wait more than they compute.
 // Closes with "N passed, N failed, N skipped"; a check that fails, a crash, a file without tests and one that takes too
 // long count as failures. What a suite skips is named below its line. In CI it skips what the processor or the operating
 // system lacks alone: the rest fails (`lacking` of test/support.ts).
@@ -47,10 +48,13 @@ const checks = [
   ...(process.platform === 'linux' ? [shim] : []),
   ...(hasMpi ? [mpi] : []),
 ]
+const nameOf = (file) => file.replace('.test.ts', '')
+// Ranks of mpirun wait for one another, and for limits of time.
+const waiting = ['sharding', 'nccl', 'distributed', 'group-wait', 'killed-ranks']
 // The longest first, so that none runs alone at the end.
-const longest = ['simt', 'sharding', 'nccl', 'distributed', 'install', 'group-wait']
+const longest = ['simt', 'cuda-suites', 'install', 'faults-allocations']
 const rank = (file) => {
-  const at = longest.indexOf(file.replace('.test.ts', ''))
+  const at = longest.indexOf(nameOf(file))
   return at < 0 ? longest.length : at
 }
 const sizeOf = (file) => fs.statSync(path.join(root, 'test', file)).size
@@ -101,8 +105,7 @@ async function main() {
         else failed++
         return code === 0
       })
-  const queue = [...tests]
-  const worker = async () => {
+  const worker = async (queue) => {
     for (let file = queue.shift(); file; file = queue.shift())
       await timed(file, ['--import', 'tsx', path.join('test', file)], ({ code, signal, output }) => {
         const total = figure(output, 'Total')
@@ -115,7 +118,9 @@ async function main() {
         return !bad && !died
       })
   }
-  await Promise.all([worker(), worker()])
+  const queue = tests.filter((file) => !waiting.includes(nameOf(file)))
+  const waits = tests.filter((file) => waiting.includes(nameOf(file)))
+  await Promise.all([worker(queue), worker(queue), worker(waits)])
   console.log(`${passed} passed, ${failed} failed${skipped ? `, ${skipped} skipped` : ''}`)
   process.exit(failed ? 1 : 0)
 }
