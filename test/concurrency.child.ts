@@ -1,5 +1,5 @@
 // The scenarios of concurrency.test.ts, each in a process of its own, so that a crash is a failed test and no dead runner.
-// Started as `node --import tsx concurrency.child.ts <scenario>`; prints "done" when all is well.
+// Started as `node --require tsx/cjs concurrency.child.ts <scenario>`; prints "done" when all is well.
 import assert from 'node:assert'
 import fs from 'node:fs'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'

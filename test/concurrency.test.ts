@@ -7,7 +7,7 @@ import { runNode } from './processes'
 const test = suite('concurrency')
 
 const run = (scenario: string, flags: string[] = []) =>
-  runNode([...flags, '--import', 'tsx', path.join(__dirname, 'concurrency.child.ts'), scenario])
+  runNode([...flags, '--require', 'tsx/cjs', path.join(__dirname, 'concurrency.child.ts'), scenario])
 
 async function ends(scenario: string, code: number, output: RegExp, flags?: string[]): Promise<void> {
   const ended = await run(scenario, flags)

@@ -17,7 +17,7 @@ if (shimRuns) {
     test(`${name} on 'cuda'`, () => {
       const { status, stdout, stderr } = spawnSync(
         process.execPath,
-        ['--import', 'tsx', path.join(__dirname, `${name}.test.ts`)],
+        ['--require', 'tsx/cjs', path.join(__dirname, `${name}.test.ts`)],
         {
           encoding: 'utf8',
           env: {

@@ -197,7 +197,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     )
     assert.match(error.message, /^Expected the main thread for processGroup but received a Worker$/)
     const code = `require(${library}).processGroup().then(console.log, (error) => console.log(error.message))`
-    const child = execFileSync(process.execPath, ['--import', 'tsx', '-e', code], { encoding: 'utf8' })
+    const child = execFileSync(process.execPath, ['--require', 'tsx/cjs', '-e', code], { encoding: 'utf8' })
     if (group.size > 1)
       assert.match(child, /^Expected a process that mpirun itself started .* received a child of one/)
     await group.barrier()

@@ -8,7 +8,7 @@ import { lacking } from './support'
 
 const test = suite('distributed')
 const root = path.join(__dirname, '..')
-const child = ['--import', 'tsx', path.join(__dirname, 'distributed.child.ts')]
+const child = ['--require', 'tsx/cjs', path.join(__dirname, 'distributed.child.ts')]
 const works = (ranks: number, ...scenarios: string[]) =>
   mpi.works('distributed.child.ts', ranks, ...scenarios)
 const fails = (scenario: string, others: RegExp, odd: RegExp) =>
@@ -16,7 +16,7 @@ const fails = (scenario: string, others: RegExp, odd: RegExp) =>
 
 test('without the addon the error says what to install and what to run', () => {
   const code = `require('./lib/distributed').processGroup().catch((error) => console.log(error.name, error.code, error.message))`
-  const { stdout, status } = spawnSync(process.execPath, ['--import', 'tsx', '-e', code], {
+  const { stdout, status } = spawnSync(process.execPath, ['--require', 'tsx/cjs', '-e', code], {
     cwd: root,
     encoding: 'utf8',
     env: { ...process.env, MARGIN_SOFTMAX_MPI_BINARY: 'nowhere.node' },

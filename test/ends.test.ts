@@ -12,8 +12,8 @@ for (const [scenario, what] of [
 ] as const)
   test(what, async () => {
     const { code, signal, output } = await runNode([
-      '--import',
-      'tsx',
+      '--require',
+      'tsx/cjs',
       path.join(__dirname, 'ends.child.ts'),
       scenario,
     ])

@@ -31,7 +31,7 @@ function run(name: string, first: number, mode: 'once' | 'onwards'): number {
   fs.writeFileSync(control, new Uint8Array(64))
   const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,
-    ['--import', 'tsx', child, name, String(first), mode],
+    ['--require', 'tsx/cjs', child, name, String(first), mode],
     {
       encoding: 'utf8',
       env: {

@@ -23,7 +23,7 @@ if (noShim) {
     const child = path.join(__dirname, 'faults', 'io.child.ts')
     const { status, signal, stdout, stderr } = spawnSync(
       process.execPath,
-      ['--import', 'tsx', child, inner],
+      ['--require', 'tsx/cjs', child, inner],
       {
         encoding: 'utf8',
         timeout: 400e3,

@@ -16,7 +16,7 @@ test('workers that are terminated in mid-call leave the others right', async () 
   const file = path.join(__dirname, 'fuzz', 'workers.child.ts')
   const amount = long ? `${seconds}s` : '24'
   const timeout = 240_000 + (long ? 1000 * seconds : 0)
-  const ended = await runNode(['--import', 'tsx', file, String(seed), amount], { timeout })
+  const ended = await runNode(['--require', 'tsx/cjs', file, String(seed), amount], { timeout })
   assert.ok(ended.code === 0 && /^done$/m.test(ended.output), told(ended))
   console.log(ended.output.split('\n')[0])
 })
@@ -42,7 +42,7 @@ test('a process that ends in mid-call ends as it was told to', async () => {
     const roll = dice(seed, ended++)
     const way = ways[ended % ways.length] as string
     const words = [way, roll() * 150, roll.pick([100, 20_000, 100_000]), roll.integer(0, 3)].map(String)
-    const { code, signal, output } = await runNode(['--import', 'tsx', file, ...words])
+    const { code, signal, output } = await runNode(['--require', 'tsx/cjs', file, ...words])
     assert.equal([code, signal], expected[way], `${words.join(' ')} ended with ${signal ?? code}:\n${output}`)
   }
   const lane = async () => {

@@ -45,7 +45,7 @@ async function killed(args: string[], kill: (output: () => string) => Promise<un
 test(`a program that saves is killed ${saves} times (seed ${seed})`, async () => {
   const next = random(seed)
   const file = path.join(folder, 'head.safetensors')
-  const child = ['--import', 'tsx', path.join(__dirname, 'kills.child.ts'), file]
+  const child = ['--require', 'tsx/cjs', path.join(__dirname, 'kills.child.ts'), file]
   let [number, during, left, done] = [1, 0, 0, 0]
   for (let kill = 0; kill < saves; kill++) {
     const from = number

@@ -1,5 +1,5 @@
 // The scenarios of lying-buffer.test.ts, each in a process of its own: memory that JavaScript frees under native code.
-// Started as `node --expose-gc --single-threaded-gc --import tsx lying-buffer.child.ts <scenario>`; prints "done".
+// Started as `node --expose-gc --single-threaded-gc --require tsx/cjs lying-buffer.child.ts <scenario>`; prints "done".
 import assert from 'node:assert'
 import { isDeepStrictEqual } from 'node:util'
 import {

@@ -17,7 +17,7 @@ for (const scenario of [
 ])
   test(`${scenario}: the honest result, or an error`, async () => {
     const file = path.join(__dirname, 'lying-buffer.child.ts')
-    const flags = ['--expose-gc', '--single-threaded-gc', '--import', 'tsx']
+    const flags = ['--expose-gc', '--single-threaded-gc', '--require', 'tsx/cjs']
     const { code, signal, output } = await runNode([...flags, file, scenario])
     assert.ok(code === 0 && /^done$/m.test(output), `ended with ${signal ?? `code ${code}`}:\n${output}`)
   })

@@ -15,7 +15,7 @@ const library = path.join(root, 'lib', 'index.ts')
 /** Runs code against lib/ in a process of its own, with `api` bound to it. */
 function run(code: string, env: NodeJS.ProcessEnv, entry = library) {
   const text = `const api = require(${JSON.stringify(entry)})\n${code}`
-  return spawnSync(process.execPath, ['--import', 'tsx', '-e', text], {
+  return spawnSync(process.execPath, ['--require', 'tsx/cjs', '-e', text], {
     cwd: root,
     encoding: 'utf8',
     env: { ...process.env, ...env },
@@ -90,7 +90,7 @@ test('memory that the system refuses is an error that names the bytes', () => {
   const text = `const api = require(${JSON.stringify(library)})\n${code}`
   const { stdout, stderr } = spawnSync(
     'sh',
-    ['-c', 'ulimit -v 100000000 && exec "$@"', 'sh', process.execPath, '--import', 'tsx', '-e', text],
+    ['-c', 'ulimit -v 100000000 && exec "$@"', 'sh', process.execPath, '--require', 'tsx/cjs', '-e', text],
     { cwd: root, encoding: 'utf8' }
   )
   assert.is(stderr, '')

@@ -92,7 +92,7 @@ if (mpi.missing) {
     const info = (environment: NodeJS.ProcessEnv) => {
       const { stdout, stderr } = spawnSync(
         process.execPath,
-        ['--import', 'tsx', path.join(__dirname, '../lib/cli/main.ts'), 'info'],
+        ['--require', 'tsx/cjs', path.join(__dirname, '../lib/cli/main.ts'), 'info'],
         { encoding: 'utf8', env: { ...process.env, ...environment } }
       )
       return stdout + stderr

@@ -15,7 +15,14 @@ for (const precision of ['float32', 'bfloat16'])
   ] as [string, ...string[]][])
     for (const outputs of wanted)
       test(`${precision}, ${margin}: ${outputs}`, async () => {
-        const { code, signal, output } = await runNode(['--import', 'tsx', file, precision, margin, outputs])
+        const { code, signal, output } = await runNode([
+          '--require',
+          'tsx/cjs',
+          file,
+          precision,
+          margin,
+          outputs,
+        ])
         assert.ok(code === 0 && /^done$/m.test(output), `ended with ${signal ?? `code ${code}`}:\n${output}`)
       })
 

@@ -60,7 +60,7 @@ if (mpi.missing) {
     for (const ranks of [2, 4]) await works(ranks, 'load')
     const { status, stderr } = spawnSync(
       process.execPath,
-      ['--import', 'tsx', path.join(__dirname, child), 'load'],
+      ['--require', 'tsx/cjs', path.join(__dirname, child), 'load'],
       { encoding: 'utf8' }
     )
     assert.is(status, 0, stderr)

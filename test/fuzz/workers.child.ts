@@ -58,7 +58,7 @@ async function compute({ seed, memory }: Task, enough: () => boolean): Promise<n
   return calls
 }
 
-// A Worker does not take over the loader that --import registers: it registers its own before it reads TypeScript.
+// A Worker does not take over the loader that --require registers: it registers its own before it reads TypeScript.
 const workerMain = "require('tsx/cjs'); require(require('node:worker_threads').workerData.file)"
 
 async function main(): Promise<void> {
