@@ -29,6 +29,13 @@ import type { Optimizer } from './optimizers'
 import { handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
 
+type StepArguments = [
+  embeddings: FloatArray,
+  labels: LabelArray,
+  given: StepOptions | undefined,
+  train: boolean,
+]
+
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
  * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
@@ -299,21 +306,8 @@ export class MarginHead {
     }
   }
 
-  async #work(
-    embeddings: FloatArray,
-    labels: LabelArray,
-    given: StepOptions | undefined,
-    train: boolean
-  ): Promise<StepResult> {
-    this.#alive()
-    const { request, outputs, known } = stepRequest(
-      this.#settings,
-      this.#execution,
-      embeddings,
-      labels,
-      given,
-      train
-    )
+  async #work(...given: StepArguments): Promise<StepResult> {
+    const { request, outputs, known } = this.#prepare(given)
     const own = standIns(outputs, known)
     Object.assign(request, own, { asynchronous: true })
     if (this.#saving) {
@@ -326,24 +320,17 @@ export class MarginHead {
     return resultOf(result, handOver(own, outputs), this.margin)
   }
 
-  #workSync(
-    embeddings: FloatArray,
-    labels: LabelArray,
-    given: StepOptions | undefined,
-    train: boolean
-  ): StepResult {
-    this.#alive()
-    const { request, outputs } = stepRequest(
-      this.#settings,
-      this.#execution,
-      embeddings,
-      labels,
-      given,
-      train
-    )
+  #workSync(...given: StepArguments): StepResult {
+    const { request, outputs } = this.#prepare(given)
+    const [, , , train] = given
     this.#idle(train ? 'stepSync' : 'evaluateSync')
     const result = succeeded(native().headStep(this.#native, request) as NativeResult, 'embeddings')
     return resultOf(result, present(outputs), this.margin)
+  }
+
+  #prepare(given: StepArguments) {
+    this.#alive()
+    return stepRequest(this.#settings, this.#execution, ...given)
   }
 
   #copy(name: string, length: number): Float32Array {
