@@ -162,27 +162,22 @@ template <bool aligned>
 struct RowPart {
   __device__ static int at(int e) { return aligned ? threadIdx.x % 32 * 4 + e : threadIdx.x % 32 + 32 * e; }
 
+  // `once`: it is met once in a step, and should not stay in the caches.
+  template <bool once = false>
   __device__ static void load(const float* row, int dims, float (&to)[4]) {
+    const auto read = [](const auto* from) {
+      if constexpr (once) return gpu::loadStreaming(from);
+      else return *from;
+    };
     if constexpr (aligned) {
-      const float4 four = at(0) < dims ? *reinterpret_cast<const float4*>(row + at(0)) : make_float4(0, 0, 0, 0);
+      const float4 four = at(0) < dims ? read(reinterpret_cast<const float4*>(row + at(0))) : make_float4(0, 0, 0, 0);
       to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
     } else {
 #pragma unroll
-      for (int e = 0; e < 4; e++) to[e] = at(e) < dims ? row[at(e)] : 0;
+      for (int e = 0; e < 4; e++) to[e] = at(e) < dims ? read(row + at(e)) : 0;
     }
   }
-  // Of what is met once in a step.
-  __device__ static void loadOnce(const float* row, int dims, float (&to)[4]) {
-    if constexpr (aligned) {
-      const float4 four =
-          at(0) < dims ? gpu::loadStreaming(reinterpret_cast<const float4*>(row + at(0))) : make_float4(0, 0, 0, 0);
-      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
-    } else {
-#pragma unroll
-      for (int e = 0; e < 4; e++) to[e] = at(e) < dims ? gpu::loadStreaming(row + at(e)) : 0;
-    }
-  }
-  __device__ static void storeOnce(float* row, int dims, const float (&from)[4]) {
+  __device__ static void store(float* row, int dims, const float (&from)[4]) {
     if constexpr (aligned) {
       if (at(0) < dims)
         gpu::storeStreaming(reinterpret_cast<float4*>(row + at(0)), make_float4(from[0], from[1], from[2], from[3]));
@@ -240,7 +235,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
         const bool projects = use != WeightUse::gradient || step.normalized;
         Part::load(step.weight + at, projects ? limit : 0, weight[r]);
 #pragma unroll
-        for (int s = 0; s < states; s++) Part::loadOnce(step.weightState[s] + at, limit, state[s][r]);
+        for (int s = 0; s < states; s++) Part::template load<true>(step.weightState[s] + at, limit, state[s][r]);
       }
 #pragma unroll
       for (int r = 0; r < rowsAtOnce; r++) {
@@ -262,11 +257,11 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
             weight[r][e] = updated<use>(step, weight[r][e], state[0][r][e], state[1][r][e], g);
         }
         if constexpr (use == WeightUse::gradient) {
-          Part::storeOnce(step.gradWeight + at, limit, gradient);
+          Part::store(step.gradWeight + at, limit, gradient);
         } else {
-          Part::storeOnce(step.weight + at, limit, weight[r]);
+          Part::store(step.weight + at, limit, weight[r]);
 #pragma unroll
-          for (int s = 0; s < states; s++) Part::storeOnce(step.weightState[s] + at, limit, state[s][r]);
+          for (int s = 0; s < states; s++) Part::store(step.weightState[s] + at, limit, state[s][r]);
         }
       }
       squares += partSquares;
