@@ -108,12 +108,12 @@ Status Device::lost() const {
   return lost_;
 }
 
-void Device::mark(Lane lane, Mark mark) {
-  if (well()) check(cudaEventRecord(marks_[static_cast<int>(mark)], streamOf(lane)), "mark its work");
+void Device::mark(Lane lane, int mark) {
+  if (well()) check(cudaEventRecord(marks_[mark], streamOf(lane)), "mark its work");
 }
 
-void Device::waitFor(Lane lane, Mark mark) {
-  if (well()) check(cudaStreamWaitEvent(streamOf(lane), marks_[static_cast<int>(mark)], 0), "order its work");
+void Device::waitFor(Lane lane, int mark) {
+  if (well()) check(cudaStreamWaitEvent(streamOf(lane), marks_[mark], 0), "order its work");
 }
 
 cudaError_t Device::waitForAll() {

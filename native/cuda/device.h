@@ -1,4 +1,4 @@
-// A GPU as the host code of this folder sees it: one stream, one cached block of scratch memory, pinned staging for
+// A GPU as the host code of this folder sees it: two streams, one cached block of scratch memory, pinned staging for
 // what goes up and down, and every error turned into a Status. Whoever holds the `Turn` has the device for itself.
 #pragma once
 #include <cstdint>
@@ -31,9 +31,9 @@ class Device {
   }
 
   // Two lanes of work: what stands in `ahead` may run beneath that of `work`, which is the stream's. A lane remembers
-  // how far it has come by a mark; where the other one waits for the mark, it goes on when that much is done.
+  // how far it has come by one of its marks; where the other one waits for the mark, it goes on when that much is done.
   enum class Lane { work, ahead };
-  enum class Mark { ready0, ready1, left0, left1 };
+  static constexpr int marks = 4;
   template <class... Parameters, class... Arguments>
   void launchOn(Lane lane, const char* what, void (*kernel)(Parameters...), dim3 grid, unsigned threads,
                 size_t sharedBytes, const Arguments&... arguments) {
@@ -42,8 +42,8 @@ class Device {
     beginWork();
     if (well()) check(gpu::launch(kernel, grid, dim3(threads), sharedBytes, streamOf(lane), arguments...), what);
   }
-  void mark(Lane lane, Mark mark);
-  void waitFor(Lane lane, Mark mark);
+  void mark(Lane lane, int mark);
+  void waitFor(Lane lane, int mark);
 
   template <class T>
   void clear(T* array, int64_t count) {
@@ -111,7 +111,7 @@ class Device {
   int index_ = -1, capability_ = 0;
   int64_t sharedMemoryPerBlock_ = 0;
   cudaStream_t stream_ = nullptr, ahead_ = nullptr;
-  cudaEvent_t marks_[4] = {};
+  cudaEvent_t marks_[marks] = {};
   bool usedAhead_ = false;  // since the last finish
   void* workspace_ = nullptr;
   int64_t workspaceBytes_ = 0;

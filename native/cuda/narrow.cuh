@@ -1,7 +1,7 @@
 // Rows of few dimensions (Problem::isNarrow): logits and gradInput in double precision. ../cpu/step.h tells what cancels
 // there. These kernels take the places of a step's tiles (step.cuh) and leave the same arrays to the others:
 //
-//   narrowClasses   a thread per class             the directions of a chunk's classes
+//   narrowClasses   a thread per class             the directions of a chunk's classes, as prepareClasses
 //   narrowForward   a thread per row, of a tile    running (maximum, sum), as forwardTile
 //   narrowGradient  a thread per class, of a tile  A and its sums down the columns, as gradientTile
 //   narrowInput     a thread per row, of a slot    partial gradInput += A·ŵ, as inputGradient
@@ -28,6 +28,7 @@ static __global__ void __launch_bounds__(tileSize) narrowClasses(StepRows step, 
   double squares = 0;
   for (int d = 0; d < step.dim; d++) squares += static_cast<double>(w[d]) * w[d];
   const double scale = present ? inverseNorm(squares) : 0;
+  step.classScale[j] = static_cast<float>(scale);
   for (int d = 0; d < step.dim; d++)
     step.narrowWeight[static_cast<int64_t>(d) * step.chunk + j] = scale == 0 ? 0 : w[d] * scale;
 }

@@ -118,7 +118,8 @@ class Step {
     data.inputOperand = layout.take<Element>(planes * padded * plan_.paddedDim);
     for (ClassOperand& operand : operands_)
       if (&operand == operands_ || plan_.chunks > 1)
-        operand = {layout.take<Element>(planes * plan_.chunk * plan_.paddedDim), layout.take<float>(plan_.chunk)};
+        operand = {layout.take<Element>(narrow_ ? 0 : planes * plan_.chunk * plan_.paddedDim),
+                   layout.take<double>(narrow_ ? plan_.chunk * dim : 0), layout.take<float>(plan_.chunk)};
     data.gradientOperand = gradient ? layout.take<Element>(planes * padded * plan_.chunk) : nullptr;
     data.extremes = layout.take<float2>(tiles * padded);
     data.logitSums = layout.take<double>(problem_.labelSmoothing != 0 ? tiles * padded : 0);
@@ -128,7 +129,6 @@ class Step {
     data.partialInput = layout.take<float>(narrow_ ? 0 : partials);
     data.narrowInput = layout.take<double>(narrow_ ? partials : 0);
     data.narrowTarget = layout.take<double>(narrow_ && problem_.gradInput ? rows * dim : 0);
-    data.narrowWeight = layout.take<double>(narrow_ ? plan_.chunk * dim : 0);
     data.targetGradient = weight ? layout.take<float>(rows * dim) : nullptr;
     data.gradientSquares = layout.take<double>(tiles * data.dimTiles());
     data.biasSquares = layout.take<double>(tiles);
@@ -176,13 +176,7 @@ class Step {
   }
 
   // The kernels of narrow.cuh, in the tiles' places.
-  void narrowClassesOf(int64_t c) {
-    device_.launch("prepare the classes", narrowClasses, dim3(static_cast<unsigned>(data_.chunkTiles)), tileSize, 0,
-                   data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(plan_.chunkSize(c)));
-  }
-
   void narrowLogits(int64_t c) {
-    narrowClassesOf(c);
     const int64_t classes = plan_.chunkSize(c);
     device_.launch("compute the logits", narrowForward, dim3(data_.rowTiles(), tilesOf(classes)), tileSize,
                    narrowTileBytes(problem_.dim), data_, static_cast<int>(plan_.firstClass(c)),
@@ -190,7 +184,6 @@ class Step {
   }
 
   void narrowGradients(int64_t c) {
-    narrowClassesOf(c);
     const int64_t classes = plan_.chunkSize(c), dim = problem_.dim;
     const unsigned tiles = tilesOf(classes);
     if constexpr (std::is_same_v<Element, float>) {  // the only operands of narrow rows
@@ -218,35 +211,41 @@ class Step {
   // the other one. What a chunk left there is overwritten once its products are done.
   void prepareChunk(int64_t c) {
     if (c < 0 || c >= plan_.chunks || operandOf(c).chunk == c) return;
-    using Lane = Device::Lane;
     const bool alone = plan_.chunks == 1;
-    if (!alone) device_.waitFor(Lane::ahead, leftMark(c));
+    const Device::Lane lane = alone ? Device::Lane::work : Device::Lane::ahead;
+    if (!alone) device_.waitFor(lane, leftMark(c));
     hold(c);
-    device_.launchOn(alone ? Lane::work : Lane::ahead, "prepare the classes", prepareClasses<Element>,
-                     rowGrid(plan_.chunk), rowWarps * 32, 0, data_, static_cast<int>(plan_.firstClass(c)),
-                     static_cast<int>(plan_.chunkSize(c)));
-    if (!alone) device_.mark(Lane::ahead, c % 2 ? Device::Mark::ready1 : Device::Mark::ready0);
+    const auto launch = [&](auto kernel, dim3 grid, unsigned threads) {
+      device_.launchOn(lane, "prepare the classes", kernel, grid, threads, 0, data_,
+                       static_cast<int>(plan_.firstClass(c)), static_cast<int>(plan_.chunkSize(c)));
+    };
+    if (narrow_) launch(narrowClasses, dim3(static_cast<unsigned>(data_.chunkTiles)), tileSize);
+    else launch(prepareClasses<Element>, rowGrid(plan_.chunk), rowWarps * 32);
+    if (!alone) device_.mark(lane, readyMark(c));
     operandOf(c).chunk = c;
   }
   void useChunk(int64_t c, int64_t next) {
     prepareChunk(c);
     prepareChunk(next);
     hold(c);
-    if (plan_.chunks > 1) device_.waitFor(Device::Lane::work, c % 2 ? Device::Mark::ready1 : Device::Mark::ready0);
+    if (plan_.chunks > 1) device_.waitFor(Device::Lane::work, readyMark(c));
   }
   void leaveChunk(int64_t c) {
     if (plan_.chunks > 1) device_.mark(Device::Lane::work, leftMark(c));
   }
-  static Device::Mark leftMark(int64_t c) { return c % 2 ? Device::Mark::left1 : Device::Mark::left0; }
+  static int readyMark(int64_t c) { return static_cast<int>(c % 2); }
+  static int leftMark(int64_t c) { return static_cast<int>(2 + c % 2); }
 
   struct ClassOperand {
     Element* directions = nullptr;
+    double* narrow = nullptr;  // directions of narrow rows, in their place
     float* scales = nullptr;
     int64_t chunk = -1;  // whose
   };
   ClassOperand& operandOf(int64_t c) { return operands_[c % 2]; }
   void hold(int64_t c) {
     data_.weightOperand = operandOf(c).directions;
+    data_.narrowWeight = operandOf(c).narrow;
     data_.classScale = operandOf(c).scales;
   }
 
@@ -353,7 +352,7 @@ class Step {
   // In the workspace, as what is uploaded into.
   float *input_ = nullptr, *gradOutput_ = nullptr;
   int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr, *sample_ = nullptr;
-  // Of the first three, for as long as they may be on their way.
+  // The first three are made here, and live for as long as they may be on their way.
   std::vector<int32_t> hostLabels_, hostOrder_, hostSorted_;
 };
 
