@@ -20,18 +20,18 @@ inline void pause() {
 // Of one thread that waits, one wait after the other. It shares a mutex with those whom it waits for.
 class Watch {
  public:
-  // A wait begins. With the mutex.
+  // A wait begins. Called with the mutex.
   void begin() {
     begun_ = Clock::now();
     waiting_ = true;
     watching_ = worthwhile_ && begun_ >= rested_;
   }
-  // What the thread waits for has come, whether it watches or sleeps. With the mutex.
+  // What the thread waits for has come, whether it watches or sleeps. Called with the mutex.
   void end() {
     if (waiting_) worthwhile_ = Clock::now() - begun_ < most;
     waiting_ = false;
   }
-  // Whether to go on watching. By the thread that waits, which has just looked whether it has come.
+  // Tells whether to go on watching. Called by the thread that waits, which has just looked whether it has come.
   bool goesOn(bool come) {
     if (!watching_) return false;
     const Clock::time_point now = Clock::now();

@@ -63,7 +63,7 @@ function targetOf(text, at) {
   return (at + instructionBytes + words * 4) / instructionBytes
 }
 
-/** What each instruction is, and for a branch where it leads; without the padding at the end. */
+/** Tells what each instruction is, and for a branch where it leads; leaves out the padding at the end. */
 function instructionsOf(text) {
   const list = []
   for (let at = 0; at < text.length; at += instructionBytes) {

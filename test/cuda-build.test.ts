@@ -9,7 +9,7 @@ import * as assert from 'uvu/assert'
 const test = suite('cuda build')
 const module = path.join(__dirname, '../native/cuda/architectures.cmake')
 
-/** What is chosen for `given` where the programs print this; undefined: there is no nvidia-smi. */
+/** Tells what is chosen for `given` where the programs print this. Where `smi` is undefined there is no nvidia-smi. */
 function chosen(
   given: string,
   smi: string | undefined,

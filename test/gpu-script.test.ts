@@ -32,7 +32,7 @@ const wellProgrammed = {
   bench: 'echo "| margin-softmax bfloat16 | 512x512x100000 | 0.900 | … |"',
   'libstep.so': '',
 }
-/** What the machine has on its PATH, beside what every Linux has. */
+/** The machine has these on its PATH, beside what every Linux has. */
 const tools = {
   'nvidia-smi': 'echo NVIDIA Imagined, 580.1, 9.0, 81559 MiB',
   python3: 'echo "| imagined | 1 | 2 |"',
@@ -47,7 +47,7 @@ interface Machine {
   /** Whether Node.js and the suites are in the bundle. */
   node?: boolean
   environment?: Record<string, string>
-  /** What the bundle says that it is of; the sources here unless told. */
+  /** The bundle says that it is of these sources; by default it is of those here. */
   sources?: string
 }
 

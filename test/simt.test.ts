@@ -86,7 +86,7 @@ if (shimRuns) {
     assert.match(lines.at(-1) as string, /^cross-entropy of 4x1000 logits: /)
   })
 
-  /** Of each kind one: margins, a bias, reductions, ignored rows, smoothing, near cases. */
+  /** They hold one of each kind: margins, a bias, reductions, ignored rows, smoothing, near cases. */
   const vectors = ['000', '030', '034', '044', '066', '077', '079', '080', '090']
   if (!fs.existsSync(goldenFolder)) lacking(test, `no golden vectors were found in ${goldenFolder}`)
   else if (run('python3', ['--version']).status !== 0) lacking(test, 'there is no python3')

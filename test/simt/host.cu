@@ -1,4 +1,4 @@
-// What the host's side of a GPU does: copies through staging memory, what kernels prefer, and a device that is lost
+// Checks the host's side of a GPU: copies go through staging memory, kernels say what they prefer, and a device is lost
 // while others use it. Prints a line for each check; the exit code counts the checks that are wrong.
 #include <cstdio>
 #include <cstdlib>
@@ -37,7 +37,7 @@ struct Array {
 
 void launchEmpty(Device& device, size_t sharedBytes) { device.launch("do nothing", touches, dim3(1), 32, sharedBytes); }
 
-// What is staged arrives with `finish`, what is not arrives as soon as the stream has it: a launch makes it do so.
+// Staged copies arrive with `finish`, others as soon as the stream does them: a launch makes it do so.
 void copiesAreStaged() {
   const Turn turn(0);
   report("a device that may pin 64 KiB opens", static_cast<bool>(turn.status()));
