@@ -4,6 +4,8 @@
 #include <map>
 #include <mutex>
 
+#include "memory.h"
+
 namespace margin_softmax {
 namespace {
 
@@ -18,27 +20,6 @@ constexpr Trial trials[] = {
     {130, 136, 300, 128, true},  // what training does: several tiles each way, and several chunks
 };
 
-// A device's memory for an array, zeros at first.
-class Resident {
- public:
-  Resident(int device, size_t count)
-      : executor_(*executorOf(device)), device_(device), bytes_(static_cast<int64_t>(count * sizeof(float))) {}
-  Resident(const Resident&) = delete;
-  ~Resident() {
-    if (memory_) executor_.release(device_, memory_, bytes_);
-  }
-  Status allocate() { return executor_.allocate(device_, bytes_, memory_); }
-  Status upload(const std::vector<float>& from) { return executor_.upload(device_, memory_, from.data(), bytes_); }
-  Status download(std::vector<float>& to) { return executor_.download(device_, memory_, to.data(), bytes_); }
-  float* data() { return static_cast<float*>(memory_); }
-
- private:
-  const Executor& executor_;
-  int device_;
-  int64_t bytes_;
-  void* memory_ = nullptr;
-};
-
 // `weight`: its gradient, or what an update made of it; `momentum`: what the update left there.
 struct Outcome {
   std::vector<float> losses, gradInput, weight, momentum;
@@ -46,22 +27,23 @@ struct Outcome {
 
 Status computeUpdated(Problem& problem, const std::vector<float>& before, Outcome& outcome) {
   const int device = problem.execution.device;
-  Resident weight(device, before.size()), momentum(device, before.size());
-  Status status = weight.allocate();
-  if (status) status = momentum.allocate();
-  if (status) status = weight.upload(before);
+  const int64_t bytes = static_cast<int64_t>(before.size() * sizeof(float));
+  Memory weight, momentum;
+  Status status = weight.take(device, bytes);
+  if (status) status = momentum.take(device, bytes);
+  if (status) status = weight.write(0, before.data(), bytes);
   if (!status) return status;
   Update update;
   update.optimizer.learningRate = 10;  // so that rounding of the weights does not hide what they moved by
   update.optimizer.momentum = 0.9;
-  update.weightState[0] = momentum.data();
-  problem.weight = weight.data();
+  update.weightState[0] = momentum.as<float>();
+  problem.weight = weight.as<float>();
   problem.resident = true;
   problem.update = &update;
   status = executorOf(device)->loss(problem);
   outcome.momentum.resize(before.size());
-  if (status) status = weight.download(outcome.weight);
-  if (status) status = momentum.download(outcome.momentum);
+  if (status) status = weight.read(0, outcome.weight.data(), bytes);
+  if (status) status = momentum.read(0, outcome.momentum.data(), bytes);
   // What a step changed has to agree, which is little beside the weights.
   for (size_t i = 0; i < before.size(); i++) outcome.weight[i] -= before[i];
   return status;
