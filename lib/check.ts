@@ -11,8 +11,15 @@ import {
   typeOf,
 } from './intrinsics'
 
-/** Numbers that come in as arrays, of this realm or another; every one is computed with in single precision. */
-export type FloatArray = Float32Array | Float64Array
+/**
+ * Numbers that come in as arrays, of this realm or another; every one is computed with in single precision. A Float64Array
+ * is rounded to it, a Float16Array converted exactly. The third type is the Float16Array of Node.js 24, Bun and Deno: older
+ * TypeScript does not know its name.
+ */
+export type FloatArray =
+  | Float32Array
+  | Float64Array
+  | (ArrayBufferView & ArrayLike<number> & { readonly [Symbol.toStringTag]: 'Float16Array' })
 /** Class labels, one per row. */
 export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | readonly number[]
 
@@ -118,11 +125,13 @@ export function newArray<T>(Type: ArrayType<T>, from: number | ArrayBufferView, 
   }
 }
 
-/** A Float32Array, or a Float64Array rounded to one; with `length` elements, where a length is given. */
+const convertedTypes = ['Float64Array', 'Float16Array']
+
+/** A Float32Array, or one made of a `FloatArray`; with `length` elements, where a length is given. */
 export function floats(value: unknown, name: string, length?: number): Float32Array {
   const single = isFloat32(value)
-  if (!single && typeOf(value) !== 'Float64Array')
-    throw wrongType('a Float32Array or Float64Array', name, value)
+  if (!single && !convertedTypes.includes(typeOf(value) ?? ''))
+    throw wrongType('a Float32Array, Float64Array or Float16Array', name, value)
   const array = value as Float32Array
   if (length !== undefined && lengthOf(array) !== length) throw wrongValue(`${length} elements`, name, value)
   if (isGone(array)) throw wrongValue('an array that has its memory', name, value)

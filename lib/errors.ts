@@ -64,8 +64,8 @@ function describe(value: unknown): string {
   if (isProxy(value)) return 'a Proxy'
   try {
     if (Array.isArray(value)) return `Array(${value.length})`
-    const name: unknown = value.constructor === Object ? undefined : value.constructor.name
-    return typeof name === 'string' && name !== '' ? `a ${shortened(name)}` : 'an object'
+    const name: unknown = value.constructor.name // and not value.constructor: another realm has another Object
+    return typeof name === 'string' && name !== '' && name !== 'Object' ? `a ${shortened(name)}` : 'an object'
   } catch {
     return 'an object' // a getter of its own threw, or it has no constructor
   }

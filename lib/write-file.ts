@@ -1,6 +1,6 @@
 // The one way in which this package writes files: all bytes or an error; beside the target, to the disk, then renamed, so
 // that a file of this name is always a whole one, the old or the new, even if the power fails.
-import { constants, type Stats, write as writeDescriptor } from 'node:fs'
+import { constants, fsync, type Stats, write as writeDescriptor } from 'node:fs'
 import { type FileHandle, lstat, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
@@ -100,7 +100,7 @@ async function replace(target: string, old: Stats | undefined, fill: (write: Wri
       try {
         await fill((bytes, position) => writeAll(file, bytes, position))
         if (old) await keepOwnerAndMode(file, old)
-        await file.sync()
+        await sync(file.fd)
       } finally {
         await file.close()
       }
@@ -127,7 +127,7 @@ async function syncFolder(folder: string): Promise<void> {
   if (process.platform === 'win32') return
   const handle = await open(folder, O_RDONLY | O_DIRECTORY).catch(unless('EACCES', 'EPERM'))
   try {
-    await handle?.sync().catch(unless('EINVAL', 'ENOTSUP', 'EOPNOTSUPP'))
+    if (handle) await sync(handle.fd).catch(unless('EINVAL', 'ENOTSUP', 'EOPNOTSUPP'))
   } finally {
     await handle?.close()
   }
@@ -159,6 +159,9 @@ async function writeThrough({ path: file, descriptor }: Target, bytes: Uint8Arra
 }
 
 const write = promisify(writeDescriptor)
+
+// Not FileHandle.sync(): under Yarn's Plug'n'Play file handles are Yarn's own, and theirs throws.
+const sync = promisify(fsync)
 
 const absent = (cause: NodeJS.ErrnoException) => unless('ENOENT')(cause)
 

@@ -171,6 +171,33 @@ test('arrays of another realm are arrays', async () => {
     TypeError,
     complaint('input', 'Int8Array(24)')
   )
+  throwsLike(
+    () => marginLossSync({ ...batch, input: vm.runInContext('({})', realm) }),
+    TypeError,
+    complaint('input', 'an object')
+  )
+})
+
+// Node.js 20 has none; test/runtimes.test.ts gives one in Bun and Deno.
+const { Float16Array: Half } = globalThis as { Float16Array?: { from(values: Float32Array): Float32Array } }
+;(Half ? test : test.skip)('a Float16Array is converted exactly', async () => {
+  // Whole numbers, the smallest subnormal, the largest number: half precision holds them all.
+  const values = Float32Array.from(
+    batch.input,
+    (_, i) => [i - 7, 2 ** -24, 65504, -0.1015625][i % 4] as number
+  )
+  const half = Half?.from(values) as Float32Array
+  const expected = marginLossSync({ ...batch, input: values })
+  for (const run of [marginLossSync, marginLoss]) {
+    const { loss, gradInput } = await run({ ...batch, input: half })
+    assert.is(loss, expected.loss)
+    sameBits(gradInput as Float32Array, expected.gradInput as Float32Array, 'gradInput')
+  }
+  throwsLike(
+    () => marginLossSync(batch, { gradInput: half }),
+    TypeError,
+    complaint('gradInput', `Float16Array(${half.length})`)
+  )
 })
 
 test('a label that takes other arrays away while it is read is noticed', async () => {

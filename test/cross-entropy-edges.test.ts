@@ -104,7 +104,7 @@ test('rejected arguments', () => {
   throwsLike(
     call(labels, {}, [1, 2, 3]),
     TypeError,
-    /^Expected a Float32Array or Float64Array for logits but received Array\(3\)$/
+    /^Expected a Float32Array, Float64Array or Float16Array for logits but received Array\(3\)$/
   )
   throwsLike(
     call('abc'),
@@ -164,7 +164,7 @@ test('rejected arguments', () => {
   throwsLike(
     call(labels, { classWeights: [1, 1, 1, 1] }),
     TypeError,
-    /^Expected a Float32Array or Float64Array for classWeights/
+    /^Expected a Float32Array, Float64Array or Float16Array for classWeights/
   )
   throwsLike(
     call(labels, { classWeights: new Float32Array(3) }),

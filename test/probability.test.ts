@@ -157,7 +157,7 @@ for (const one of functions) {
     throwsLike(
       call([1, 2], {}),
       TypeError,
-      new RegExp(`^Expected a Float32Array or Float64Array for ${first} but rec`)
+      new RegExp(`^Expected a Float32Array, Float64Array or Float16Array for ${first} but rec`)
     )
     throwsLike(call(p, { out: [1] }), TypeError, /^Expected a Float32Array for out but received Array\(1\)$/)
     throwsLike(
@@ -209,7 +209,11 @@ test('two distributions of different lengths are rejected', () => {
       RangeError,
       /^Expected 6 elements for q but received Float32Array\(5\)$/
     )
-    throwsLike(() => two(p, 'q' as never), TypeError, /^Expected a Float32Array or Float64Array for q/)
+    throwsLike(
+      () => two(p, 'q' as never),
+      TypeError,
+      /^Expected a Float32Array, Float64Array or Float16Array for q/
+    )
     const out = new Float32Array(1)
     throwsLike(() => two(out, out, { out }), RangeError, /^Expected memory apart from p for out/)
     throwsLike(
