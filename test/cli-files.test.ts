@@ -4,7 +4,8 @@ import path from 'node:path'
 import { zipSync } from 'fflate'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { asIntegers, asLabels, asMatrix, parseSource, readArray } from '../lib/cli/data/files'
+import { asIntegers, asMatrix, parseSource, readArray } from '../lib/cli/data/files'
+import { asLabels } from '../lib/cli/data/labels'
 import { Failure } from '../lib/cli/terminal'
 import { inFolder, npyBytes, writeNpy, writeTensors } from './cli-support'
 import { integer, random, rejectsLike, throwsLike } from './support'
@@ -89,7 +90,7 @@ test('.npz, stored and deflated, by name', () =>
       }
       fs.writeFileSync(file, zipSync(zip, { level }))
       assert.equal([...(await readArray(parseSource(file), 'embeddings')).values], [1, 2])
-      assert.equal(asLabels(await readArray(parseSource(file), 'labels')).labels, Int32Array.of(3, 4))
+      assert.equal(asLabels(await readArray(parseSource(file), 'labels')).names, ['3', '4'])
       assert.equal([...(await readArray(parseSource(`${file}:labels`), 'embeddings')).values], [3, 4])
       await rejectsLike(
         readArray(parseSource(`${file}:x`), 'labels'),
@@ -153,18 +154,17 @@ test('CSV: every way to write a number gives the double that JavaScript reads in
     assert.is(wrong, -1, `${texts[wrong]} was read as ${values[2 * wrong + 3]}`)
   }))
 
-test('CSV of labels alone: names are numbered in order, numbers stay', () =>
+test('CSV of labels alone: names are numbered in order, and so are numbers with gaps', () =>
   inFolder(async (folder) => {
     const file = path.join(folder, 'a.txt')
     fs.writeFileSync(file, 'zoe\nann\nzoe\n')
     const named = asLabels(await readArray({ path: file }, 'labels', 'labels'))
-    assert.equal(named, { labels: Int32Array.of(1, 0, 1), names: ['ann', 'zoe'] })
+    assert.equal([named.labels, named.names], [Int32Array.of(1, 0, 1), ['ann', 'zoe']])
     fs.writeFileSync(file, 'Ann Lee\nBo Yi\n')
     assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')).names, ['Ann Lee', 'Bo Yi'])
     fs.writeFileSync(file, 'label\n12\n7\n')
-    assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')), {
-      labels: Int32Array.of(12, 7),
-    })
+    const ids = asLabels(await readArray({ path: file }, 'labels', 'labels'))
+    assert.equal([ids.labels, ids.names], [Int32Array.of(1, 0), ['7', '12']])
   }))
 
 const bad: [string, string, Buffer | string, RegExp][] = [
@@ -204,7 +204,12 @@ for (const [name, file, content, pattern] of bad)
     }))
 
 test('what an array may be', () => {
-  const array = (shape: number[], values: Float32Array | string[]) => ({ from: 'a.npy', shape, values })
+  const array = (shape: number[], values: Float32Array | string[]) => ({
+    from: 'a.npy',
+    shape,
+    values,
+    place: (row: number) => `row ${row}`,
+  })
   throwsLike(
     () => asMatrix(array([4], new Float32Array(4))),
     Failure,

@@ -308,7 +308,11 @@ test('what cannot be trained on is refused', () =>
     const nan = new Float32Array(rows * dim).fill(Number.NaN)
     writeNpy(path.join(folder, 'nan.npy'), '<f4', [rows, dim], nan)
     for (const [args, code, pattern] of [
-      [['--out', 'h.safetensors', '--classes', '3'], 1, /Expected at least 12 for --classes but received 3/],
+      [
+        ['--out', 'h.safetensors', '--classes', '3'],
+        1,
+        /Expected class numbers below 3, as --classes says, but received 3 in row 3 \(from 0\) of l\.npy/,
+      ],
       [['--out', 'folder.safetensors'], 2, /a file name for --out but received the folder/],
       [['--out', 'e.npy/h.safetensors'], 1, /a folder that can be written to for --out but: /],
       [['--out', 'h.safetensors', '--embeddings', 'nan.npy'], 1, /Expected finite numbers for embeddings/],

@@ -16,7 +16,8 @@ import {
   sphereface,
 } from '../index'
 import { replaceText } from '../write-file'
-import { asLabels, asMatrix, filesNote, holdsLabels, parseSource, readArray } from './data/files'
+import { asMatrix, filesNote, holdsLabels, parseSource, readArray } from './data/files'
+import { asLabels } from './data/labels'
 import { cleanUp, finishStepFirst, interrupted } from './interrupt'
 import { anyNumber, explain, integerFrom, numberAbove, numberFrom } from './options'
 import {
@@ -141,7 +142,11 @@ export function addTrain(all: Command): void {
       1
     )
     .option('--sample-correction', 'each class of a sample stands for all that it was drawn from')
-    .option('--classes <number>', 'how many (default: the largest label + 1)', integerFrom(1))
+    .option(
+      '--classes <number>',
+      'how many: integer labels are class numbers already (default: as many as there are labels)',
+      integerFrom(1)
+    )
     .addOption(new Option('--optimizer <name>', 'of the weights').choices(['sgd', 'adamw']).default('sgd'))
     .option('--learning-rate <number>', 'at first (default: 0.1 for sgd, 0.001 for adamw)', numberFrom(0))
     .option('--momentum <number>', 'of sgd', numberFrom(0, 1), 0.9)
@@ -264,15 +269,14 @@ async function readData(
     await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers')
   )
   const labelSource = beside ? { path: source.path } : parseSource(options.labels as string)
-  const { labels, names } = asLabels(await readArray(labelSource, 'labels', 'labels'))
+  const { labels, classes, names } = asLabels(await readArray(labelSource, 'labels', 'labels'), {
+    classes: options.classes,
+  })
   if (labels.length !== rows)
     throw new Failure(
       `Expected ${counted(rows, 'label')} in ${labelSource.path} but received ${labels.length}`
     )
-  const least = labels.reduce((most, label) => Math.max(most, label), 0) + 1
-  if (options.classes !== undefined && options.classes < least)
-    throw new Failure(`Expected at least ${least} for --classes but received ${options.classes}`)
-  return { data: { embeddings, labels, dim }, classes: options.classes ?? least, names }
+  return { data: { embeddings, labels, dim }, classes, names }
 }
 
 function settingsOf(options: Options, dim: number, classes: number): TrainingSettings {

@@ -4,7 +4,6 @@ import { type PairList, type VerificationResult, verification } from '../index'
 import { writeReport } from '../write-file'
 import {
   asIntegers,
-  asLabels,
   asMatrix,
   filesNote,
   holdsLabels,
@@ -12,6 +11,7 @@ import {
   readArray,
   type Source,
 } from './data/files'
+import { asLabels } from './data/labels'
 import { cleanUp } from './interrupt'
 import { explain, integerFrom } from './options'
 import {

@@ -8,7 +8,14 @@ import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import { npyHeaderBytes, parseNpyHeader } from './npy'
 import { membersOf, readMember } from './npz'
-import { bytesOfNumbers, type Numbers, readNumbers, safetensorsKinds, toFloat32 } from './numbers'
+import {
+  type BigIntegers,
+  bytesOfNumbers,
+  type Numbers,
+  readNumbers,
+  safetensorsKinds,
+  toFloat32,
+} from './numbers'
 
 /** For the help of commands that read such files. */
 export const filesNote =
@@ -18,8 +25,12 @@ export interface FileArray {
   /** Path and name, for messages. */
   from: string
   shape: number[]
-  /** Numbers, or a CSV file's labels as written. */
-  values: Numbers | string[]
+  /** Numbers, or texts as written. 64-bit integers are exact where labels are asked for, else doubles. */
+  values: Numbers | BigIntegers | string[]
+  /** Type of the file's numbers, by its name in `kinds`. */
+  kind?: string
+  /** Where a row is, as its reader counts, for messages. */
+  place: (row: number) => string
 }
 
 /** `file`, or `file:name` for an array of an .npz or safetensors file. */
@@ -70,8 +81,9 @@ export async function readArray(
 
 async function fromText(path: string, column: string): Promise<FileArray> {
   const table = await readCsv(path, column !== 'numbers')
-  if (column === 'labels') return { from: path, shape: [table.rows], values: table.labels }
-  return { from: path, shape: [table.rows, table.columns], values: table.values }
+  const place = placeIn(path)
+  if (column === 'labels') return { from: path, shape: [table.rows], values: table.labels, place }
+  return { from: path, shape: [table.rows, table.columns], values: table.values, place }
 }
 
 function fromNpy(path: string): Promise<FileArray> {
@@ -82,9 +94,17 @@ function fromNpy(path: string): Promise<FileArray> {
     const { kind, shape, start } = parseNpyHeader(head)
     // Before memory is taken for what the file only claims to hold.
     if (!(start + bytesOfNumbers(kind, shape) <= size)) throw new Error('it ends too early')
-    return { from: path, shape, values: await numbersAt(file, kind, shape, start) }
+    return {
+      from: path,
+      shape,
+      values: await numbersAt(file, kind, shape, start),
+      kind,
+      place: placeIn(path),
+    }
   })
 }
+
+const placeIn = (from: string) => (row: number) => `row ${row} (from 0) of ${from}`
 
 function numbersAt(file: FileHandle, kind: string, shape: number[], start: number): Promise<Numbers> {
   return readNumbers(kind, elementsOf(shape), (part, offset) => readAll(file, part, start + offset))
@@ -94,7 +114,8 @@ function fromNpz({ path, name }: Source, what: string): Promise<FileArray> {
   return withFile(path, async (file) => {
     const members = await membersOf(file)
     const chosen = choose([...members.keys()], name, what)
-    return { from: `${path}:${chosen}`, ...(await readMember(members, chosen)) }
+    const from = `${path}:${chosen}`
+    return { from, ...(await readMember(members, chosen)), place: placeIn(from) }
   })
 }
 
@@ -106,7 +127,8 @@ function fromSafetensors({ path, name }: Source, what: string): Promise<FileArra
     const kind = entry && safetensorsKinds[entry.dtype]
     if (!kind) throw new Error(`its tensor ${chosen} is ${entry?.dtype}`)
     const values = await numbersAt(file, kind, entry.shape, start + entry.data_offsets[0])
-    return { from: `${path}:${chosen}`, shape: entry.shape, values }
+    const from = `${path}:${chosen}`
+    return { from, shape: entry.shape, values, kind, place: placeIn(from) }
   })
 }
 
@@ -137,24 +159,6 @@ function inSinglePrecision(values: Numbers): Float32Array {
   const embeddings = toFloat32(values.length)
   embeddings.set(values)
   return embeddings
-}
-
-/** Labels as integers from 0 on. Names are numbered in their order of sorting. */
-export function asLabels(array: FileArray): { labels: Int32Array; names?: string[] } {
-  const { from, shape, values } = array
-  if (shape.length !== 1 && !(shape.length === 2 && shape[1] === 1))
-    throw new Failure(`Expected one label a row in ${from} but received an array of shape [${shape}]`)
-  if (Array.isArray(values) && values.some((text) => !/^\d+$/.test(text))) {
-    const names = [...new Set(values)].sort()
-    const numbers = new Map(names.map((name, i) => [name, i]))
-    return { labels: Int32Array.from(values, (text) => numbers.get(text) as number), names }
-  }
-  return {
-    labels: asIntegers({
-      ...array,
-      values: Array.isArray(values) ? Float64Array.from(values, Number) : values,
-    }),
-  }
 }
 
 /** Integers from 0 to 2^31 − 2. */

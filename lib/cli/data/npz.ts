@@ -24,7 +24,7 @@ export async function membersOf(file: FileHandle): Promise<Map<string, Member>> 
 export async function readMember(
   members: Map<string, Member>,
   name: string
-): Promise<{ shape: number[]; values: Numbers }> {
+): Promise<{ shape: number[]; values: Numbers; kind: string }> {
   const { archive, entry } = members.get(name) as Member
   const stream = await archive.openReadStreamPromise(entry)
   try {
@@ -41,7 +41,7 @@ export async function readMember(
     const values = await readNumbers(kind, elementsOf(shape), (part) => bytes.fill(part))
     if (bytes.checksum !== undefined && bytes.checksum !== entry.crc32)
       throw new Error(`its ${name} does not have the checksum that it should: the file is damaged`)
-    return { shape, values }
+    return { shape, values, kind }
   } finally {
     stream.destroy()
   }

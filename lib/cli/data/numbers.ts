@@ -3,6 +3,7 @@ import { native } from '../../native'
 import { elementsOf } from '../../safetensors'
 
 export type Numbers = Float32Array | Float64Array | Int32Array
+export type BigIntegers = BigInt64Array | BigUint64Array
 
 interface Kind {
   bytes: number
@@ -37,6 +38,13 @@ export const kinds: Record<string, Kind> = {
   u4: { bytes: 4, make: toFloat64, read: (view, at) => view.getUint32(at, true) },
   i8: { bytes: 8, make: toFloat64, read: (view, at) => Number(view.getBigInt64(at, true)) },
   u8: { bytes: 8, make: toFloat64, read: (view, at) => Number(view.getBigUint64(at, true)) },
+}
+
+const fractionBits: Record<string, number> = { f2: 11, bf2: 8, f4: 24, f8: 53 }
+
+/** Up to here every integer is a number of this kind. Above, it may be what another one was rounded to. */
+export function largestExactInteger(kind: string): number {
+  return 2 ** (fractionBits[kind] ?? 53) - 1
 }
 
 /** safetensors' names of the same. */
