@@ -19,7 +19,7 @@ import {
 export type FloatArray =
   | Float32Array
   | Float64Array
-  | (ArrayBufferView & ArrayLike<number> & { readonly [Symbol.toStringTag]: 'Float16Array' })
+  | (ArrayBufferView & ArrayLike<number> & Readonly<Record<typeof Symbol.toStringTag, 'Float16Array'>>)
 /** Class labels, one per row. */
 export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | readonly number[]
 
