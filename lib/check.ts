@@ -1,3 +1,4 @@
+import { Buffer } from 'node:buffer'
 import { outOfMemory, wrongType, wrongValue } from './errors'
 import {
   bufferOf,
@@ -10,6 +11,8 @@ import {
   lengthOf,
   typeOf,
 } from './intrinsics'
+
+const allocateUninitialized = Buffer.allocUnsafeSlow
 
 /**
  * Numbers that come in as arrays, of this realm or another; every one is computed with in single precision. A Float64Array
@@ -112,16 +115,36 @@ export function oneOf<T extends string>(value: unknown, name: string, choices: r
 }
 
 interface ArrayType<T> {
-  new (from: number | ArrayBufferView): T
+  new (from: number | ArrayBufferView | ArrayBufferLike): T
   readonly BYTES_PER_ELEMENT: number
 }
 
 /** A new array for `name`: of so many elements, or of those of another typed array. */
 export function newArray<T>(Type: ArrayType<T>, from: number | ArrayBufferView, name: string): T {
+  const bytes = () => Type.BYTES_PER_ELEMENT * (typeof from === 'number' ? from : lengthOf(from))
+  return withMemory(() => new Type(from), name, bytes)
+}
+
+/**
+ * A new array for `name` whose elements may hold anything: for callers that overwrite all of them before a user sees one.
+ * Zeroing 256 KiB takes 12 µs, a quarter of what a step of that size costs beside its computation.
+ */
+export function newArrayToFill<T>(Type: ArrayType<T>, length: number, name: string): T {
+  const bytes = length * Type.BYTES_PER_ELEMENT
+  // The system zeroes what is larger, whoever asks: glibc's malloc does not reuse such memory.
+  if (bytes > 2 ** 25) return newArray(Type, length, name)
+  return withMemory(
+    () => new Type(bufferOf(allocateUninitialized(bytes))),
+    name,
+    () => bytes
+  )
+}
+
+function withMemory<T>(allocate: () => T, name: string, bytes: () => number): T {
   try {
-    return new Type(from)
+    return allocate()
   } catch {
-    throw outOfMemory(name, Type.BYTES_PER_ELEMENT * (typeof from === 'number' ? from : lengthOf(from)))
+    throw outOfMemory(name, bytes())
   }
 }
 

@@ -6,7 +6,7 @@ import {
   integerFrom,
   type LabelArray,
   labels,
-  newArray,
+  newArrayToFill,
   numberFrom,
   options,
   rowsOf,
@@ -34,7 +34,7 @@ export function stepRequest(
   const input = floats(taken, 'embeddings', rows * dim)
   const { learningRate = optimizer.learningRate } = known
   const outputs = {
-    losses: newArray(Float32Array, rows, 'losses'),
+    losses: newArrayToFill(Float32Array, rows, 'losses'),
     gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
   }
   if (outputs.gradInput) apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked })

@@ -1,5 +1,5 @@
 // The arrays that results go into: the caller's own, new ones, or stand-ins while asynchronous work runs.
-import { floatsToFill, newArray } from './check'
+import { floatsToFill, newArrayToFill } from './check'
 import { detached, wrongType } from './errors'
 import { copyInto, isFloat32, isShared, lengthOf } from './intrinsics'
 
@@ -13,12 +13,12 @@ export function outputArray(
   if (isFloat32(given)) return floatsToFill(given, name, length)
   if (given !== undefined && given !== true && given !== false)
     throw wrongType('true, false or a Float32Array', name, given)
-  return (given ?? wanted) ? newArray(Float32Array, length, name) : undefined
+  return (given ?? wanted) ? newArrayToFill(Float32Array, length, name) : undefined
 }
 
 /** An array to hold a result that is always computed: the caller's own, or a new one. */
 export function resultArray(given: Float32Array | undefined, name: string, length: number): Float32Array {
-  return given === undefined ? newArray(Float32Array, length, name) : floatsToFill(given, name, length)
+  return given === undefined ? newArrayToFill(Float32Array, length, name) : floatsToFill(given, name, length)
 }
 
 /**
@@ -31,7 +31,7 @@ export function standIns<T extends object>(outputs: T, given: object): T {
   for (const name of Object.keys(outputs) as (keyof T)[]) {
     const array: unknown = outputs[name]
     if (isFloat32(array) && callers.includes(array) && !isShared(array))
-      own[name] = newArray(Float32Array, lengthOf(array), String(name)) as T[typeof name]
+      own[name] = newArrayToFill(Float32Array, lengthOf(array), String(name)) as T[typeof name]
   }
   return own
 }

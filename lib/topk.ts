@@ -1,4 +1,4 @@
-import { integerFrom, newArray, options } from './check'
+import { integerFrom, newArrayToFill, options } from './check'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
@@ -50,8 +50,8 @@ function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
 
 export function topKArrays(rows: number, k: number): TopKResult {
   return {
-    indices: newArray(Int32Array, rows * k, 'indices'),
-    scores: newArray(Float32Array, rows * k, 'scores'),
+    indices: newArrayToFill(Int32Array, rows * k, 'indices'),
+    scores: newArrayToFill(Float32Array, rows * k, 'scores'),
   }
 }
 
