@@ -55,7 +55,8 @@ export interface MarginHeadOptions extends ExecutionOptions {
   interclassFilter?: number
   /**
    * What a step may leave out of each gradient because it cannot matter, as a multiple of the gradient's norm: see
-   * `MarginLossOptions`. From 0 (nothing) to 1e-3. Default 1e-7.
+   * `MarginLossOptions`. From 0 (nothing) to 1e-3. Default 1e-7. With `adamW`, which divides a gradient by its own size, it
+   * has no effect: everything is computed.
    */
   negligible?: number
   /**
@@ -193,7 +194,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
   const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
   const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1 } = given
-  const { weightStorage = 'float32', seed = 0 } = given
+  const { negligible = 1e-7, weightStorage = 'float32', seed = 0 } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
   const { margin } = encodeMargin(asked)
@@ -218,7 +219,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
     sampleRate,
     sampleCorrection: boolean(sampleCorrection, 'sampleCorrection'),
     interclassFilter,
-    negligible: checkNegligible(given.negligible),
+    negligible: checkNegligible(negligible),
     weightStorage: checkWeightStorage(weightStorage),
     seed: integerFrom(seed, 'seed', 0),
   }

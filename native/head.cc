@@ -122,7 +122,8 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.margin = marginNow();
   problem.labelSmoothing = settings_.labelSmoothing;
   problem.interclassFilter = settings_.interclassFilter;
-  problem.negligible = settings_.negligible;
+  // A bound in norms says nothing of a gradient that AdamW divides by its own size.
+  problem.negligible = settings_.optimizer.kind == OptimizerKind::adamW ? 0 : settings_.negligible;
   Update update;
   if (train) {
     update.optimizer = settings_.optimizer;

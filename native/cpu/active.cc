@@ -8,9 +8,6 @@
 namespace margin_softmax::cpu {
 namespace {
 
-// Above this share of the probabilities, going over all of them is as fast.
-constexpr double mostActive = 0.4;
-
 // The shares of what may be left out that a sample of the classes aims at: it may be wrong, and then the work was in
 // vain.
 constexpr double inputAim = 0.8, weightAim = 0.6;
@@ -58,7 +55,7 @@ Parts::Limits Step::chooseLimits(double& leastWeight) {
     squares += std::max(0.0, w * w + 2 * w * x * state.cosine + x * x);
   }
   return parts_.choose(inputAim * problem_.negligible * std::sqrt(squares),
-                       weightAim * problem_.negligible * leastWeight, mostActive);
+                       weightAim * problem_.negligible * leastWeight, parts_.mostActive());
 }
 
 void Step::weighPanel(int64_t panel, int thread) {

@@ -15,7 +15,7 @@ bool counts(const RowState& state) { return state.label != ignoredLabel && state
 
 bool Parts::fit() const {
   const int64_t bytes = plan_.classTiles * roundUp(plan_.rows, maxLanes) * 4;
-  return plan_.dim >= leastDim && plan_.classTiles > 1 &&
+  return plan_.dim >= leastDim && plan_.classes * plan_.dim >= leastWeights && plan_.classTiles > 1 &&
          bytes <= std::max<int64_t>(16 << 20, plan_.classes * plan_.dim * 4 / 32);
 }
 

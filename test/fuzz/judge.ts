@@ -39,7 +39,7 @@ export function compare(
   margin: OracleMargin,
   how: Judged
 ): void {
-  const { precision, negligible = 1e-7, labelSmoothing = 0 } = how
+  const { precision, negligible = 0, labelSmoothing = 0 } = how
   const unit = unitOf(precision, problem.dim)
   const rounding = Math.expm1(Math.min(unit * (2 + largestLogit(problem, margin)), 100))
   const bound = (size: number) => (1e-5 + rounding) * size + 1e-36
