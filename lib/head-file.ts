@@ -4,10 +4,13 @@ import path from 'node:path'
 import { gatherTexts, together } from './agreement'
 import { integerFrom, options } from './check'
 import type { ProcessGroup } from './distributed'
-import { brief, fileError, parseJson, propertiesOf } from './file-error'
+import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
+import type { HeadPlan } from './head-memory'
+import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
 import {
   checkSettings,
   expectedShapes,
+  namesTensor,
   type Settings,
   settingNames,
   stateNames,
@@ -27,9 +30,11 @@ import {
 import { beginSave, endSave, removeLeftovers } from './leftovers'
 import { closeRead } from './read-file'
 import {
+  type ByteTensor,
   checkDigest,
   type OpenedFile,
   openSafetensors,
+  readBytes,
   readTensors,
   type StreamedTensor,
   unreadable,
@@ -79,10 +84,17 @@ function tensorsOf(
   return tensors
 }
 
+/** The names of this process's classes: each shard has its own. */
+function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Record<string, ByteTensor> {
+  if (!classNames) return {}
+  const bytes = encodeNames(classNames.slice(own.first, own.first + own.count))
+  return { [namesTensor]: { shape: [bytes.length], dtype: 'U8', bytes } }
+}
+
 /** Writes a head; a sharded one on all ranks together. A file of this name is always a whole checkpoint. */
 export async function writeHead(
   file: string,
-  { settings, iteration }: { settings: Settings; iteration: number },
+  { settings, iteration, classNames }: Pick<HeadPlan, 'settings' | 'iteration' | 'classNames'>,
   own: ClassRun,
   move: Move,
   group?: ProcessGroup
@@ -93,10 +105,9 @@ export async function writeHead(
       throw fileError(`Expected to write ${file}`, cause)
     })
   )
+  const tensors = { ...tensorsOf(settings, own, own, move), ...namesOf(classNames, own) }
   const write = (to: string, metadata: Record<string, string>) =>
-    writeSafetensors(to, tensorsOf(settings, own, own, move), { format: fileFormat, head, ...metadata }, [
-      'head',
-    ])
+    writeSafetensors(to, tensors, { format: fileFormat, head, ...metadata }, ['head'])
   const old = await shardsOf(target)
   if (!group) {
     await write(target, {})
@@ -154,7 +165,7 @@ export async function openHead(file: string): Promise<HeadFile> {
     for (const { handle } of shards) await closeRead(handle)
   }
   const open = async (shardFile: string, run?: ClassRun) => {
-    const opened = await openSafetensors(shardFile, ['F32', 'BF16'])
+    const opened = await openSafetensors(shardFile, ['F32', 'BF16', 'U8'])
     const shard = { ...opened, file: shardFile, first: 0, count: 0, ...run }
     shards.push(shard)
     return shard
@@ -220,9 +231,10 @@ function checkPart({ file, header }: OpenedShard, run?: ClassRun, index?: ShardI
     for (const [name, shape] of Object.entries(expectedShapes(settings, run?.count)))
       if (entries.get(name)?.shape.join() !== shape.join())
         throw new Error(`it has no ${name} of shape [${shape}]`)
-    for (const [name, { dtype }] of entries)
-      if (dtype !== tensorType(settings, name))
-        throw new Error(`its tensor ${name} is ${dtype}, not ${tensorType(settings, name)}`)
+    for (const [name, { dtype }] of entries) {
+      const expected = name === namesTensor ? 'U8' : tensorType(settings, name)
+      if (dtype !== expected) throw new Error(`its tensor ${name} is ${dtype}, not ${expected}`)
+    }
     return said
   } catch (cause) {
     throw unreadable(file, cause)
@@ -235,6 +247,34 @@ function checkRun(metadata: Record<string, string>, { first, count }: ClassRun):
     throw new Error(
       `it is the shard ${brief(metadata.shard as string)}, not ${JSON.stringify({ first, count })} as its index says`
     )
+}
+
+/** The classes' names in an opened file, on every rank of a group or on none; undefined where it has none. */
+export function readClassNames(
+  { shards }: HeadFile,
+  checksums: boolean,
+  group?: ProcessGroup
+): Promise<readonly string[] | undefined> {
+  return together(group, 'read the class names', async () => {
+    const named = shards.filter(({ header }) => header.entries.has(namesTensor))
+    if (!named.length) return undefined
+    const names: string[] = []
+    for (const shard of shards)
+      try {
+        if (!named.includes(shard)) throw new Error('it has no class_names, as other shards have')
+        const bytes = await readBytes(shard, namesTensor, largestNames, checksums)
+        for (const name of decodeNames(bytes, shard.count)) names.push(name)
+      } catch (cause) {
+        throw unreadable(shard.file, cause)
+      }
+    const again = indexOfAgain(names)
+    if (again >= 0)
+      throw unreadable(
+        (shards[0] as OpenedShard).file,
+        new Error(`two of its classes are named ${shown(names[again])}`)
+      )
+    return Object.freeze(names)
+  })
 }
 
 /**

@@ -11,21 +11,21 @@ import {
   options,
   rowsOf,
 } from './check'
-import type { Execution } from './execution'
-import type { Settings, StepOptions, StepResult } from './head-settings'
+import type { HeadMemory } from './head-memory'
+import type { StepOptions, StepResult } from './head-settings'
 import { isNormalized, type Margin } from './margins'
 import type { NativeResult } from './native'
 import { outputArray } from './outputs'
 import { topKArrays } from './topk'
 
 export function stepRequest(
-  { dim, classes, ignoreIndex, optimizer }: Settings,
-  execution: Execution,
+  { settings, execution }: HeadMemory,
   embeddings: FloatArray,
   labelsGiven: LabelArray,
   given: StepOptions | undefined,
   train: boolean
 ) {
+  const { dim, classes, ignoreIndex, optimizer } = settings
   const known = options(given, 'options', ['learningRate', 'gradInput'])
   const taken = floats(embeddings, 'embeddings')
   const rows = rowsOf(taken, 'embeddings', dim, 'dim')
@@ -55,12 +55,8 @@ export function stepRequest(
   return { request, outputs, known }
 }
 
-export function topKRequest(
-  { dim, classes }: Settings,
-  execution: Execution,
-  embeddings: FloatArray,
-  k: number
-) {
+export function topKRequest({ settings, execution }: HeadMemory, embeddings: FloatArray, k: number) {
+  const { dim, classes } = settings
   const input = floats(embeddings, 'embeddings')
   const rows = rowsOf(input, 'embeddings', dim, 'dim')
   const outputs = topKArrays(rows, integerFrom(k, 'k', 1, classes))

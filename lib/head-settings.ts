@@ -74,6 +74,8 @@ export interface MarginHeadOptions extends ExecutionOptions {
   seed?: number
   /** First values of the weights [C,D] in place of random ones. */
   weights?: FloatArray
+  /** The name of each class [C], no two alike. They go into the head's file. Default: classes have no names. */
+  classNames?: readonly string[]
   /**
    * Shares the classes out over the ranks of a process group (`margin-softmax/distributed`): each holds C/R of them with
    * their optimizer state. Every rank makes the same calls with the same options, each with its own batch of whatever
@@ -174,9 +176,12 @@ export const settingNames: readonly (keyof Settings)[] = [
   'weightStorage',
   'seed',
 ]
-export const headOptions = [...settingNames, 'weights', 'group', ...executionOptions]
+export const headOptions = [...settingNames, 'weights', 'classNames', 'group', ...executionOptions]
 /** No machine maps more than this many bytes. */
 const addressable = 2n ** 47n
+
+/** The classes' names in a file: a JSON array in UTF-8. */
+export const namesTensor = 'class_names'
 
 /** Native arrays of the optimizer's state by the names that they have in a file. */
 export const stateNames = {
@@ -229,7 +234,7 @@ export function checkWeightStorage(given: unknown): WeightStorage {
   return oneOf(given, 'weightStorage', weightStorages)
 }
 
-/** The type in a file, and in memory, of a head's tensor. (Spelt out: the public types may need none of Node's.) */
+/** The type in a file, and in memory, of a head's tensor. */
 export function tensorType(settings: Settings, name: string): 'F32' | 'BF16' {
   return name === 'weight' && settings.weightStorage === 'bfloat16' ? 'BF16' : 'F32'
 }

@@ -1,14 +1,13 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { agree, together } from './agreement'
 import { boolean, type FloatArray, floats, type LabelArray, newArray, options } from './check'
-import { cpu, type DeviceName, deviceName, ncclLibrary, type Precision, precisionName } from './devices'
-import type { ProcessGroup } from './distributed'
-import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from './errors'
-import { type Execution, execution, executionOptions } from './execution'
-import { type Move, openHeadTogether, readHead, writeHead } from './head-file'
+import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
+import { MarginSoftmaxError, wrongType } from './errors'
+import { execution, executionOptions } from './execution'
+import { type Move, openHeadTogether, readClassNames, writeHead } from './head-file'
+import { groupOf, type HeadMemory, loadedHead, newHead } from './head-memory'
+import { checkClassNames } from './head-names'
 import { resultOf, stepRequest, topKRequest } from './head-requests'
 import {
-  checkBytes,
   checkSettings,
   checkWeightStorage,
   type EvaluateResult,
@@ -16,15 +15,14 @@ import {
   headOptions,
   type LoadOptions,
   type MarginHeadOptions,
-  type Settings,
   type StepOptions,
   type StepResult,
   type WeightStorage,
 } from './head-settings'
 import type { ClassRun } from './head-shards'
-import { isObject, lengthOf, partOf } from './intrinsics'
-import { encodeMargin, type Margin } from './margins'
-import { groupTable, type NativeHead, type NativeResult, native, succeeded, watched } from './native'
+import { isObject } from './intrinsics'
+import type { Margin } from './margins'
+import { type NativeResult, native, succeeded, watched } from './native'
 import type { Optimizer } from './optimizers'
 import { handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
@@ -41,70 +39,62 @@ type StepArguments = [
  * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
  */
 export class MarginHead {
-  readonly #native: NativeHead
-  readonly #settings: Settings
-  readonly #execution: Execution
-  readonly #group: ProcessGroup | undefined
-  /** The classes that this process holds: all of them, or this rank's share of a process group's. */
-  readonly shard: Readonly<ClassRun>
-  static #sharded = 0
+  readonly #memory: HeadMemory
   #pending = new Set<Promise<unknown>>()
   #saving: Promise<void> | undefined
-  #exchange: Exchange | undefined
   #disposed = false
 
-  private constructor(
-    { head, firstClass, ownClasses }: NativeResult,
-    settings: Settings,
-    run: Execution,
-    group: ProcessGroup | undefined
-  ) {
-    this.#native = head
-    this.#settings = settings
-    this.#execution = run
-    this.#group = group
-    this.shard = { first: firstClass, count: ownClasses }
+  private constructor(memory: HeadMemory) {
+    this.#memory = memory
   }
 
   /** C. */
   get classes(): number {
-    return MarginHead.#of(this).#settings.classes
+    return MarginHead.#of(this).#memory.settings.classes
   }
   /** D. */
   get dim(): number {
-    return MarginHead.#of(this).#settings.dim
+    return MarginHead.#of(this).#memory.settings.dim
   }
   /** The margin at full size. */
   get margin(): Margin {
-    return MarginHead.#of(this).#settings.margin
+    return MarginHead.#of(this).#memory.settings.margin
   }
   /** What updates the weights. */
   get optimizer(): Optimizer {
-    return MarginHead.#of(this).#settings.optimizer
+    return MarginHead.#of(this).#memory.settings.optimizer
   }
   /** Where the weights lie and every step runs: `'cpu'`, `'cuda:0'`, … */
   get device(): DeviceName {
-    return deviceName(MarginHead.#of(this).#execution.device)
+    return deviceName(MarginHead.#of(this).#memory.execution.device)
   }
   /** Of the matrix products. */
   get precision(): Precision {
-    return precisionName(MarginHead.#of(this).#execution.precision)
+    return precisionName(MarginHead.#of(this).#memory.execution.precision)
   }
   /** What the ranks of a sharded head exchange over, and why; undefined without a group. See docs/many-processes.md. */
   get exchange(): Exchange | undefined {
-    return MarginHead.#of(this).#exchange
+    return MarginHead.#of(this).#memory.exchange
+  }
+  /** The classes that this process holds: all of them, or this rank's share of a process group's. */
+  get shard(): Readonly<ClassRun> {
+    return MarginHead.#of(this).#memory.shard
+  }
+  /** The name of each class [C], frozen; undefined without names. On every rank those of all classes. */
+  get classNames(): readonly string[] | undefined {
+    return MarginHead.#of(this).#memory.classNames
   }
   /** What the class weights are stored in. */
   get weightStorage(): WeightStorage {
-    return MarginHead.#of(this).#settings.weightStorage
+    return MarginHead.#of(this).#memory.settings.weightStorage
   }
   /** Updates made so far. */
   get iteration(): number {
-    return native().headIteration(MarginHead.#of(this).#native)
+    return native().headIteration(MarginHead.#of(this).#memory.native)
   }
   /** By `dispose`, or because its GPU failed in the middle of an update. */
   get disposed(): boolean {
-    return MarginHead.#of(this).#disposed || native().headDisposed(this.#native)
+    return MarginHead.#of(this).#disposed || native().headDisposed(this.#memory.native)
   }
 
   /**
@@ -115,22 +105,12 @@ export class MarginHead {
   static async create(given: MarginHeadOptions): Promise<MarginHead> {
     const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
     const settings = checkSettings(known)
-    const length = settings.classes * settings.dim
-    const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', length)
-    const start = { iteration: 0, random: !first }
-    return MarginHead.#allocate(settings, execution(known), groupOf(known), start, async (head) => {
-      if (!first) return
-      if (lengthOf(first) !== length) throw detached('weights')
-      const { dim, shard } = head
-      const own = partOf(first, shard.first * dim, shard.count * dim)
-      const written = native().headWrite(head.#native, 'weight', 0, own)
-      if (written.failure === 'ERR_NOT_FINITE')
-        throw notFinite(
-          settings.weightStorage === 'bfloat16' ? 'weights in bfloat16' : 'weights',
-          shard.first + (written.row as number)
-        )
-      succeeded(written)
-    })
+    const { classes, dim } = settings
+    const classNames =
+      known.classNames === undefined ? undefined : checkClassNames(known.classNames, 'classNames', classes)
+    const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', classes * dim)
+    const [run, group] = [execution(known), groupOf(known)]
+    return new MarginHead(await newHead({ settings, execution: run, group, iteration: 0, classNames }, first))
   }
 
   /**
@@ -167,11 +147,11 @@ export class MarginHead {
   /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
   async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
-    const { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
+    const { request, outputs } = topKRequest(this.#memory, embeddings, k)
     request.asynchronous = true
     if (this.#saving) request.input = newArray(Float32Array, request.input, 'embeddings')
     while (this.#saving) await this.#saving
-    const running = native().headTopK(this.#native, request)
+    const running = native().headTopK(this.#memory.native, request)
     succeeded(await this.#track(watched(running)))
     return outputs
   }
@@ -179,9 +159,9 @@ export class MarginHead {
   /** As `topK`, done before it returns. */
   topKSync(embeddings: FloatArray, k = 1): TopKResult {
     MarginHead.#of(this).#alive()
-    const { request, outputs } = topKRequest(this.#settings, this.#execution, embeddings, k)
+    const { request, outputs } = topKRequest(this.#memory, embeddings, k)
     this.#idle('topKSync')
-    succeeded(native().headTopK(this.#native, request) as NativeResult)
+    succeeded(native().headTopK(this.#memory.native, request) as NativeResult)
     return outputs
   }
 
@@ -192,7 +172,7 @@ export class MarginHead {
 
   /** A copy of the bias [C] (of a sharded head this rank's), or undefined without one. */
   bias(): Float32Array | undefined {
-    return MarginHead.#of(this).#settings.bias ? this.#copy('bias', this.shard.count) : undefined
+    return MarginHead.#of(this).#memory.settings.bias ? this.#copy('bias', this.shard.count) : undefined
   }
 
   /**
@@ -234,20 +214,11 @@ export class MarginHead {
     boolean(checksums, 'checksums')
     const file = await openHeadTogether(path, group)
     try {
-      const start = { iteration: file.iteration, random: false }
-      const fill = (head: MarginHead) =>
-        readHead(
-          file,
-          head.shard,
-          (name, offset, part) => {
-            const written = native().headWrite(head.#native, name, offset, part)
-            if (written.failure === 'ERR_NOT_FINITE')
-              throw new Error(`it holds a ${name} that is not finite once stored, of class ${written.row}`)
-            succeeded(written)
-          },
-          checksums
-        )
-      return await MarginHead.#allocate({ ...file.settings, ...asked }, run, group, start, fill)
+      const { iteration } = file
+      const settings = { ...file.settings, ...asked }
+      const classNames = await readClassNames(file, checksums, group)
+      const plan = { settings, execution: run, group, iteration, classNames }
+      return new MarginHead(await loadedHead(plan, file, checksums))
     } finally {
       await file.close()
     }
@@ -260,7 +231,7 @@ export class MarginHead {
   dispose(): void {
     if (MarginHead.#of(this).#disposed) return
     this.#disposed = true
-    native().headDispose(this.#native)
+    native().headDispose(this.#memory.native)
   }
 
   /** As `dispose`, at the end of the block of `using head = …`. */
@@ -270,40 +241,8 @@ export class MarginHead {
 
   /** The receiver of a method, which may have been taken off its head. */
   static #of(head: unknown): MarginHead {
-    if (!isObject(head) || !(#native in head)) throw wrongType('a MarginHead', 'this', head)
+    if (!isObject(head) || !(#memory in head)) throw wrongType('a MarginHead', 'this', head)
     return head
-  }
-
-  /** A head with the memory for its (share of the) classes, filled by `fill`; on every rank of a group, or on none. */
-  static async #allocate(
-    settings: Settings,
-    run: Execution,
-    group: ProcessGroup | undefined,
-    start: { iteration: number; random: boolean },
-    fill: (head: MarginHead) => Promise<void>
-  ): Promise<MarginHead> {
-    if (group && settings.classes < group.size)
-      throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
-    if (settings.weightStorage === 'bfloat16' && run.device !== cpu)
-      throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
-    checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), run.device === cpu)
-    const shared = group && { group: group[groupTable], name: `head ${++MarginHead.#sharded}` }
-    const encoded = encodeMargin(settings.margin)
-    const request = { __proto__: null, ...settings, ...encoded, ...start, ...run, ...shared }
-    if (group) await agree(group, { head: shared?.name, ...settings, ...start, precision: run.precision })
-    let head: MarginHead | undefined
-    try {
-      const made = await together(group, 'make its share of the head', async () => {
-        head = new MarginHead(succeeded(await native().headCreate(request)), settings, run, group)
-        await fill(head)
-        return head
-      })
-      if (group) made.#exchange = succeeded(await native().headConnect(made.#native, ncclLibrary()))
-      return made
-    } catch (error) {
-      head?.dispose()
-      throw error
-    }
   }
 
   async #work(...given: StepArguments): Promise<StepResult> {
@@ -315,7 +254,7 @@ export class MarginHead {
       request.labels = newArray(Int32Array, request.labels, 'labels')
     }
     while (this.#saving) await this.#saving
-    const running = native().headStep(this.#native, request)
+    const running = native().headStep(this.#memory.native, request)
     const result = succeeded(await this.#track(watched(running)), 'embeddings')
     return resultOf(result, handOver(own, outputs), this.margin)
   }
@@ -324,19 +263,19 @@ export class MarginHead {
     const { request, outputs } = this.#prepare(given)
     const [, , , train] = given
     this.#idle(train ? 'stepSync' : 'evaluateSync')
-    const result = succeeded(native().headStep(this.#native, request) as NativeResult, 'embeddings')
+    const result = succeeded(native().headStep(this.#memory.native, request) as NativeResult, 'embeddings')
     return resultOf(result, present(outputs), this.margin)
   }
 
   #prepare(given: StepArguments) {
     this.#alive()
-    return stepRequest(this.#settings, this.#execution, ...given)
+    return stepRequest(this.#memory, ...given)
   }
 
   #copy(name: string, length: number): Float32Array {
     this.#idle(name === 'weight' ? 'weights' : name)
     const copy = newArray(Float32Array, length, name)
-    succeeded(native().headRead(this.#native, name, 0, copy))
+    succeeded(native().headRead(this.#memory.native, name, 0, copy))
     return copy
   }
 
@@ -345,15 +284,10 @@ export class MarginHead {
     this.#alive()
     const move: Move = (name, offset, part) => {
       this.#alive()
-      succeeded(native().headRead(this.#native, name, offset, part))
+      succeeded(native().headRead(this.#memory.native, name, offset, part))
     }
-    await writeHead(
-      path,
-      { settings: this.#settings, iteration: this.iteration },
-      this.shard,
-      move,
-      this.#group
-    )
+    const { settings, classNames, shard, group } = this.#memory
+    await writeHead(path, { settings, iteration: this.iteration, classNames }, shard, move, group)
   }
 
   #track<T>(running: T | Promise<T>): Promise<T> {
@@ -372,7 +306,7 @@ export class MarginHead {
   /** Synchronous work would overtake asynchronous work that is still to run. */
   #idle(name: string): void {
     this.#alive()
-    if (this.#group && name.endsWith('Sync'))
+    if (this.#memory.group && name.endsWith('Sync'))
       throw new MarginSoftmaxError(
         'ERR_UNAVAILABLE',
         `Expected ${name.slice(0, -4)} in place of ${name} for a sharded head: the ranks wait for one another`
@@ -383,10 +317,4 @@ export class MarginHead {
         `Expected asynchronous work of this head to be awaited before ${name}`
       )
   }
-}
-
-function groupOf({ group }: { group?: ProcessGroup }): ProcessGroup | undefined {
-  if (group !== undefined && !(isObject(group) && group[groupTable]))
-    throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
-  return group
 }

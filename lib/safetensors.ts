@@ -7,7 +7,7 @@ import { bytesOf, closeRead, openToRead, readAll } from './read-file'
 import { replaceFile } from './write-file'
 
 /** Types of the tensors that come and go here. */
-export type TensorType = 'F32' | 'BF16'
+export type TensorType = 'F32' | 'BF16' | 'U8'
 
 /**
  * A tensor on its way to or from a file: its elements come and go in parts, as floats. Those of a BF16 tensor are read
@@ -15,13 +15,22 @@ export type TensorType = 'F32' | 'BF16'
  */
 export interface StreamedTensor {
   shape: number[]
-  /** In a file that is written. Default F32. */
-  dtype?: TensorType
+  /** Default F32. */
+  dtype?: 'F32' | 'BF16'
   /** Where in the file's tensor these elements begin, for a part of it. Default 0. */
   from?: number
   /** Copies elements from `offset` on into or out of `part`. */
   transfer(offset: number, part: Float32Array): void
 }
+
+/** A tensor of bytes, small enough to be in memory at once. */
+export interface ByteTensor {
+  shape: [number]
+  dtype: 'U8'
+  bytes: Uint8Array
+}
+
+type WrittenTensor = StreamedTensor | ByteTensor
 
 /** What a header says of a tensor; offsets count from where the tensors begin. */
 export interface SafetensorsEntry {
@@ -62,7 +71,7 @@ const digestLength = 64 // hexadecimal digits
  */
 export async function writeSafetensors(
   path: string,
-  tensors: Record<string, StreamedTensor>,
+  tensors: Record<string, WrittenTensor>,
   metadata: Record<string, string>,
   alsoChecked: string[] = []
 ): Promise<void> {
@@ -77,9 +86,7 @@ export async function writeSafetensors(
     let position = header().length
     for (const [name, tensor] of Object.entries(tensors)) {
       const hash = sha256()
-      await forParts(elementsOf(tensor.shape), async (offset, part) => {
-        tensor.transfer(offset, part)
-        const bytes = bytesOf(tensor.dtype === 'BF16' ? upperHalves(part) : part)
+      await forParts(tensor, async (bytes) => {
         const writing = write(bytes, position)
         hash.update(bytes) // while the system writes
         await writing
@@ -139,6 +146,21 @@ export function checkDigest({ checksums }: SafetensorsHeader, name: string, read
     throw new Error(`its ${name} does not have the checksum that it should: the file is damaged`)
 }
 
+/** A tensor of bytes, whole. Parameters and errors as for `readTensors`. */
+export async function readBytes(
+  { handle, header }: OpenedFile,
+  name: string,
+  most: number,
+  checksums = true
+): Promise<Uint8Array> {
+  const [from, to] = header.entries.get(name)?.data_offsets ?? [0, 0]
+  if (to - from > most) throw new Error(`its ${name} have ${to - from} bytes, above the limit of ${most}`)
+  const bytes = Buffer.alloc(to - from)
+  await readAll(handle, bytes, header.start + from)
+  if (checksums) checkDigest(header, name, sha256().update(bytes))
+  return bytes
+}
+
 const sha256 = () => createHash('sha256')
 
 /** @param hash of all of the tensor's bytes, also of those that are not wanted; without it only the wanted ones are read */
@@ -184,7 +206,7 @@ export function elementsOf(shape: number[]): number {
   return shape.reduce((product, length) => product * length, 1)
 }
 
-function headerBytes(tensors: Record<string, StreamedTensor>, metadata: Record<string, string>): Uint8Array {
+function headerBytes(tensors: Record<string, WrittenTensor>, metadata: Record<string, string>): Uint8Array {
   const header: Record<string, unknown> = { __metadata__: metadata }
   let end = 0
   for (const [name, { shape, dtype = 'F32' }] of Object.entries(tensors)) {
@@ -279,13 +301,16 @@ function checkLayout({ entries, start, end }: SafetensorsHeader): void {
   if (at !== end - start) throw new Error(`its last ${end - start - at} bytes are of no tensor`)
 }
 
-async function forParts(
-  length: number,
-  body: (offset: number, part: Float32Array) => Promise<void>
-): Promise<void> {
+/** Calls `body` with the bytes of one part after the other. */
+async function forParts(tensor: WrittenTensor, body: (bytes: Uint8Array) => Promise<void>): Promise<void> {
+  if ('bytes' in tensor) return body(tensor.bytes)
+  const length = elementsOf(tensor.shape)
   const buffer = new Float32Array(Math.min(length, partLength))
-  for (let offset = 0; offset < length; offset += partLength)
-    await body(offset, buffer.subarray(0, Math.min(partLength, length - offset)))
+  for (let offset = 0; offset < length; offset += partLength) {
+    const part = buffer.subarray(0, Math.min(partLength, length - offset))
+    tensor.transfer(offset, part)
+    await body(bytesOf(tensor.dtype === 'BF16' ? upperHalves(part) : part))
+  }
 }
 
 /** A bfloat16 is the upper half of a float, which lies second: the format, as every processor here, is little-endian. */

@@ -166,12 +166,18 @@ test('info without a binary says what to do, and fails', async () => {
 test('inspect a head, any safetensors file, and a damaged one', () =>
   inFolder(async (folder) => {
     const file = path.join(folder, 'head.safetensors')
-    using head = await MarginHead.create({ classes: 5, dim: 3, marginWarmupSteps: 7 })
+    using head = await MarginHead.create({
+      classes: 5,
+      dim: 3,
+      marginWarmupSteps: 7,
+      classNames: [...'abcde'],
+    })
     await head.step(Float32Array.of(1, 2, 3, 4, 5, 6), [0, 4])
     await head.save(file)
     const inspected = JSON.parse((await cli(['inspect', file, '--json'])).stdout)
     assert.is(inspected.head.classes, 5)
     assert.is(inspected.head.iteration, 1)
+    assert.equal(inspected.head.classNames, [...'abcde'])
     const norms = Array.from({ length: 5 }, (_, j) =>
       Math.hypot(...head.weights().subarray(3 * j, 3 * j + 3))
     )
@@ -179,6 +185,7 @@ test('inspect a head, any safetensors file, and a damaged one', () =>
     assert.ok(Math.abs(inspected.head.norms.most - Math.max(...norms)) < 1e-12)
     const text = (await cli(['inspect', file])).stdout
     assert.match(text, /Classes +5 × 3 dimensions/)
+    assert.match(text, /Names +"a", "b", "c", "d", "e"\n/)
     assert.match(text, /Margin +arcface\(\{ scale: 64, margin: 0\.5/)
     assert.match(text, /Progress +1 step\n/)
     assert.match(text, /weight +F32 +\[5, 3\]/)
@@ -200,7 +207,8 @@ test('inspect a head, any safetensors file, and a damaged one', () =>
     const contents = { format: 'margin-softmax sharded head 1', head: JSON.parse(settings), shards }
     fs.writeFileSync(index, JSON.stringify(contents))
     const whole = JSON.parse((await cli(['inspect', index, '--json'])).stdout)
-    assert.equal(whole.head, inspected.head)
+    const { classNames, ...nameless } = inspected.head
+    assert.equal(whole.head, nameless)
     assert.is(whole.tensors.length, 4)
     assert.match((await cli(['inspect', path.join(folder, '2.safetensors')])).stdout, /weight +F32 +\[2, 3\]/)
     fs.rmSync(path.join(folder, '1.safetensors'))

@@ -16,12 +16,19 @@ export function valueAt(seed: number, name: string, index: number): number {
   return seed * 1000 + (name === 'weight' ? 0 : 500) + index
 }
 
+export const namesFor = (seed: number) => Array.from({ length: classes }, (_, i) => `class ${i} of ${seed}`)
+
 /** Writes a head whose values are those of `seed`; sharded for a number of ranks. */
-export async function saveHead(file: string, seed: number, ranks?: number): Promise<void> {
+export async function saveHead(
+  file: string,
+  seed: number,
+  ranks?: number,
+  classNames?: readonly string[]
+): Promise<void> {
   const write = (own: ClassRun, group?: Parameters<typeof writeHead>[4]) =>
     writeHead(
       file,
-      { settings, iteration: seed },
+      { settings, iteration: seed, classNames },
       own,
       (name, offset, part) => {
         for (let i = 0; i < part.length; i++)

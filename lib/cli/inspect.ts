@@ -2,7 +2,7 @@
 import path from 'node:path'
 import type { Command } from 'commander'
 import { reasonOf } from '../file-error'
-import { type HeadFile, openHead, readHead } from '../head-file'
+import { type HeadFile, openHead, readClassNames, readHead } from '../head-file'
 import type { Settings } from '../head-settings'
 import { fileFormat, indexFormat, isIndex } from '../head-shards'
 import { type Leftover, leftoversOf } from '../leftovers'
@@ -12,7 +12,8 @@ import { targetOf } from '../write-file'
 import { explain } from './options'
 import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
 
-/** Of tensors and characters: more are for --json. */
+/** Of class names, tensors and characters: more are for --json. */
+const mostNames = 8
 const mostTensors = 100
 const mostCharacters = 400
 
@@ -23,13 +24,20 @@ interface Tensor {
   bytes: number
 }
 
+/** Of the classes' weights. */
+interface Norms {
+  least: number
+  mean: number
+  most: number
+}
+
 interface Contents {
   file: string
   format: string
   bytes: number
   tensors: Tensor[]
   metadata: Record<string, string>
-  head?: Settings & { iteration: number; norms: { least: number; mean: number; most: number } }
+  head?: Settings & { iteration: number; norms: Norms; classNames?: readonly string[] }
   /** Whether the head's files have checksums. Those that they have were right. */
   checksums?: boolean
   /** What saves of this path left that did not end. */
@@ -61,6 +69,7 @@ async function inspect(file: string): Promise<Contents> {
   const opened = await openHead(file)
   try {
     const { settings, iteration, shards } = opened
+    const classNames = await readClassNames(opened, true)
     const norms = await normsOf(opened)
     return {
       file,
@@ -68,7 +77,7 @@ async function inspect(file: string): Promise<Contents> {
       bytes: shards.reduce((sum, { header }) => sum + header.end, 0),
       tensors: shards.flatMap(({ header }, i) => tensorsOf(header, sharded ? `${i + 1}: ` : '')),
       metadata: sharded ? {} : (shards[0]?.header.metadata ?? {}),
-      head: { ...settings, iteration, norms },
+      head: { ...settings, iteration, norms, ...(classNames && { classNames }) },
       checksums: shards.every(({ header }) => header.checksums),
       leftovers: await leftoversBeside(file),
     }
@@ -106,8 +115,8 @@ async function readContents(file: string): Promise<Contents> {
   }
 }
 
-/** Of the classes' weights, which are read in parts. */
-async function normsOf(opened: HeadFile): Promise<{ least: number; mean: number; most: number }> {
+/** The weights are read in parts. */
+async function normsOf(opened: HeadFile): Promise<Norms> {
   const { classes, dim } = opened.settings
   const squares = new Float64Array(classes)
   await readHead(opened, { first: 0, count: classes }, (name, offset, part) => {
@@ -127,6 +136,7 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
     const { least, mean, most } = head.norms
     printList([
       ['Classes', `${head.classes.toLocaleString('en')} × ${head.dim} dimensions`],
+      ...(head.classNames ? [['Names', listed(head.classNames)] as [string, string]] : []),
       ['Margin', asCode(head.margin)],
       ['Optimizer', asCode(head.optimizer)],
       ['Progress', counted(head.iteration, 'step')],
@@ -177,6 +187,12 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
   if (leftovers.length) print(`\nLeft by saves that did not end:`)
   for (const leftover of leftovers)
     print(`  ${path.basename(leftover.file)}, ${megabytes(leftover.bytes)}: ${fateOf(leftover)}`)
+}
+
+/** The first of the names, as JSON strings; --json has all. */
+function listed(names: readonly string[]): string {
+  const first = names.slice(0, mostNames).map((name) => short(JSON.stringify(name)))
+  return `${first.join(', ')}${names.length > mostNames ? ', …' : ''}`
 }
 
 const short = (text: string) => (text.length > mostCharacters ? `${text.slice(0, mostCharacters)}…` : text)
