@@ -26,6 +26,9 @@ export type FloatArray =
 /** Class labels, one per row. */
 export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | readonly number[]
 
+/** What a factory such as `arcface()` or `sgd()` takes: what it makes, but for the name; undefined stands for a default. */
+export type ParametersOf<Made> = { [Name in keyof Omit<Made, 'name'>]?: Made[Name] | undefined }
+
 /** Largest size of a dimension: class labels are 32-bit integers. */
 const largestSize = 2 ** 31 - 1
 

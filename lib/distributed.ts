@@ -48,12 +48,12 @@ const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the ord
 /** How the elements are combined and dealt out. */
 export interface ReduceScatterOptions {
   /** Default: `'sum'`. */
-  operation?: Combination
+  operation?: Combination | undefined
   /**
    * Elements for each rank [size], the same on every rank; their sum is the array's length. Default: as even as can be,
    * the first ranks one more.
    */
-  counts?: readonly number[]
+  counts?: readonly number[] | undefined
 }
 
 /**

@@ -7,12 +7,12 @@ import { instructionSets, native, succeeded } from './native'
 /** How a computation is to run. */
 export interface ExecutionOptions {
   /** Threads of the CPU, 1 to 1023. Default: `MARGIN_SOFTMAX_THREADS` of the environment, or as many as the process may use. */
-  threads?: number
+  threads?: number | undefined
   /**
    * Where to compute. `'auto'` (default) is the first usable GPU where there is one, else the CPU; the environment's
    * `MARGIN_SOFTMAX_DEVICE` says otherwise. `'cuda'` is the first usable GPU, `'cuda:1'` that one. See `devices()`.
    */
-  device?: DeviceName
+  device?: DeviceName | undefined
   /**
    * Of the matrix products; weights, norms, targets, losses and updates are float32 or better. `'float32'` (default) is
    * exact to single precision on every device. `'bfloat16'` (7 bits of fraction) has gradients within about 5e-3 where
@@ -20,14 +20,14 @@ export interface ExecutionOptions {
    * 1e-3) is for GPUs alone, from compute capability 8.0, as `'bfloat16'` is there. Where `dim` is below 128 both take three
    * products for one and are within 1e-4, 1e-3 in a few dimensions. docs/half-precision.md says when bfloat16 is safe. `topK` is float32 always.
    */
-  precision?: Precision
+  precision?: Precision | undefined
   /**
    * Bytes of scratch memory on the CPU, at least 32 MiB (default 256 MiB), kept between calls. What the computation does not need
    * keeps logits between the forward and the backward pass, which saves up to a quarter of the time; no bit depends on it.
    */
-  workspace?: number
+  workspace?: number | undefined
   /** Forces an instruction set of `instructionSets()`, and with it the CPU: for tests. */
-  instructionSet?: string
+  instructionSet?: string | undefined
 }
 
 export const executionOptions = ['threads', 'device', 'precision', 'workspace', 'instructionSet'] as const

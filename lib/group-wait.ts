@@ -12,9 +12,9 @@ export interface ProcessGroupOptions {
    * cannot be reached any more. Then every rank's call rejects with `ERR_DISTRIBUTED` and names them. `Infinity` waits for
    * ever. Default: `MARGIN_SOFTMAX_GROUP_TIMEOUT` of the environment, or 600,000 (10 minutes).
    */
-  timeout?: number
+  timeout?: number | undefined
   /** Milliseconds of waiting after which a line on stderr names the ranks and the call. Default: 60,000. */
-  warnAfter?: number
+  warnAfter?: number | undefined
 }
 
 const defaults = { timeout: 600_000, warnAfter: 60_000 }

@@ -76,7 +76,7 @@ export function topKRequest({ settings, execution }: HeadMemory, embeddings: Flo
 
 export function resultOf(
   result: NativeResult,
-  outputs: { losses: Float32Array; gradInput?: Float32Array },
+  outputs: Pick<StepResult, 'losses' | 'gradInput'>,
   margin: Margin
 ): StepResult {
   const cosines = isNormalized(margin)

@@ -6,6 +6,7 @@ import { type ExecutionOptions, executionOptions } from './execution'
 import { checkNegligible, type LeftOut } from './loss'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
+import type { Gradient, GradientChoice } from './outputs'
 import { elementBytes } from './safetensors'
 
 /** What a head's class weights are stored in: 4 or 2 bytes each. */
@@ -20,45 +21,45 @@ export interface MarginHeadOptions extends ExecutionOptions {
   /** D, the dimension of the embeddings. */
   dim: number
   /** Default `arcface()`. */
-  margin?: Margin
+  margin?: Margin | undefined
   /** Whether the head has a bias [C], for `softmaxMargin()` only. Default false. */
-  bias?: boolean
+  bias?: boolean | undefined
   /** `sgd({…})` or `adamW({…})`; default `sgd()`. */
-  optimizer?: Optimizer
+  optimizer?: Optimizer | undefined
   /**
    * Steps over which the margin grows from nothing to its full size, in a straight line. The cure where the loss stays
    * near its first value and the accuracy near 0. SphereFace has its λ for that and takes no part. Default 0.
    */
-  marginWarmupSteps?: number
+  marginWarmupSteps?: number | undefined
   /** ε from 0 to 1. Default 0. */
-  labelSmoothing?: number
+  labelSmoothing?: number | undefined
   /** The label of rows that take no part. Default −1. */
-  ignoreIndex?: number
+  ignoreIndex?: number | undefined
   /**
    * Share of the classes that take part in a training step, above 0 to 1: those of the batch always, others at random up
    * to ⌈sampleRate·C⌉, drawn anew each step without replacement (Partial FC, An et al. 2022, arXiv:2203.15565). Loss,
    * statistics, gradients, weight decay and optimizer state then concern these classes alone; the others stay as they
    * are. Time goes with the sample; evaluation uses every class. Default 1.
    */
-  sampleRate?: number
+  sampleRate?: number | undefined
   /**
    * Whether each other class that takes part stands for (C − 1)/(n − 1) of them in the softmax, n of C classes being in
    * the sample. Loss and gradients then estimate those of all classes: without the correction, fewer classes push each
    * embedding less (Jean et al. 2015, arXiv:1412.2007; TensorFlow's `subtract_log_q`). Partial FC has none. Default false.
    */
-  sampleCorrection?: boolean
+  sampleCorrection?: boolean | undefined
   /**
    * A row leaves out other classes whose cosine to it exceeds this: in noisy data sets they often are the same identity
    * under another label. From −1 to 1; not for `softmaxMargin()`, nor together with `labelSmoothing`. Default 1: none is
    * left out.
    */
-  interclassFilter?: number
+  interclassFilter?: number | undefined
   /**
    * What a step may leave out of each gradient because it cannot matter, as a multiple of the gradient's norm: see
    * `MarginLossOptions`. From 0 (nothing) to 1e-3. Default 1e-7. With `adamW`, which divides a gradient by its own size, it
    * has no effect: everything is computed.
    */
-  negligible?: number
+  negligible?: number | undefined
   /**
    * What the class weights [C,D] are stored in. `'bfloat16'` halves their memory, on the CPU alone: a step reads them as
    * they are, computes the new ones in float32 and rounds each at random to one of its two neighbours, so that the mean
@@ -66,23 +67,23 @@ export interface MarginHeadOptions extends ExecutionOptions {
    * and column. Bias and optimizer state stay float32. Goes with either `precision`; docs/half-precision.md says when it
    * is safe. First values are rounded to the nearest. Default `'float32'`.
    */
-  weightStorage?: WeightStorage
+  weightStorage?: WeightStorage | undefined
   /**
    * Of the weights' first values, normally distributed with deviation 0.01, of the samples, and of the rounding of
    * bfloat16 weights: an integer from 0. Default 0.
    */
-  seed?: number
+  seed?: number | undefined
   /** First values of the weights [C,D] in place of random ones. */
-  weights?: FloatArray
+  weights?: FloatArray | undefined
   /** The name of each class [C], no two alike. They go into the head's file. Default: classes have no names. */
-  classNames?: readonly string[]
+  classNames?: readonly string[] | undefined
   /**
    * Shares the classes out over the ranks of a process group (`margin-softmax/distributed`): each holds C/R of them with
    * their optimizer state. Every rank makes the same calls with the same options, each with its own batch of whatever
    * length; loss and statistics are those of all batches together, `losses` and `gradInput` are the rank's own rows'.
    * The results are those of one process with the batches in rank order, within rounding.
    */
-  group?: ProcessGroup
+  group?: ProcessGroup | undefined
 }
 
 /** What the ranks of a sharded head exchange in a step, embeddings and gradients, goes over. The same on every rank. */
@@ -99,15 +100,15 @@ export interface LoadOptions extends ExecutionOptions, Pick<MarginHeadOptions, '
    * Whether to hold what is read against the SHA-256 of each tensor that `save` put into the file. A rank that needs only
    * a part of a file reads all of it for that. Files without checksums load either way. Default true.
    */
-  checksums?: boolean
+  checksums?: boolean | undefined
 }
 
 /** Of one training step. */
-export interface StepOptions {
+export interface StepOptions<Choice extends GradientChoice = GradientChoice> {
   /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */
-  learningRate?: number
+  learningRate?: number | undefined
   /** Whether to compute the embeddings' gradient (default true), or an array [B,D] to fill. */
-  gradInput?: boolean | Float32Array
+  gradInput?: Choice
 }
 
 /** What tells why training goes well or stalls: means over the rows that are not ignored. */
@@ -137,9 +138,9 @@ export interface EvaluateResult {
 }
 
 /** What a batch scored before the update, and what goes back through the network. */
-export interface StepResult extends EvaluateResult {
+export interface StepResult<Choice extends GradientChoice = GradientChoice> extends EvaluateResult {
   /** ∂loss/∂embeddings [B,D], at the weights before the update. */
-  gradInput?: Float32Array
+  gradInput: Gradient<Choice>
 }
 
 /** What a head is, apart from the numbers it holds: what a checkpoint's metadata says. */
@@ -234,7 +235,7 @@ export function checkWeightStorage(given: unknown): WeightStorage {
   return oneOf(given, 'weightStorage', weightStorages)
 }
 
-/** The type in a file, and in memory, of a head's tensor. */
+/** The type in a file, and in memory, of a head's tensor. (Spelt out: the public types may need none of Node's.) */
 export function tensorType(settings: Settings, name: string): 'F32' | 'BF16' {
   return name === 'weight' && settings.weightStorage === 'bfloat16' ? 'BF16' : 'F32'
 }

@@ -24,7 +24,7 @@ import { isObject } from './intrinsics'
 import type { Margin } from './margins'
 import { type NativeResult, native, succeeded, watched } from './native'
 import type { Optimizer } from './optimizers'
-import { handOver, present, standIns } from './outputs'
+import { type GradientChoice, handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
 
 type StepArguments = [
@@ -125,13 +125,21 @@ export class MarginHead {
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`,
    *   `ERR_CUDA`
    */
-  async step(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): Promise<StepResult> {
-    return MarginHead.#of(this).#work(embeddings, labels, given, true)
+  async step<Choice extends GradientChoice = true>(
+    embeddings: FloatArray,
+    labels: LabelArray,
+    given?: StepOptions<Choice>
+  ): Promise<StepResult<Choice>> {
+    return MarginHead.#of(this).#work(embeddings, labels, given, true) as Promise<StepResult<Choice>>
   }
 
   /** As `step`, done before it returns. @throws MarginSoftmaxError `ERR_BUSY` while asynchronous work of this head runs */
-  stepSync(embeddings: FloatArray, labels: LabelArray, given?: StepOptions): StepResult {
-    return MarginHead.#of(this).#workSync(embeddings, labels, given, true)
+  stepSync<Choice extends GradientChoice = true>(
+    embeddings: FloatArray,
+    labels: LabelArray,
+    given?: StepOptions<Choice>
+  ): StepResult<Choice> {
+    return MarginHead.#of(this).#workSync(embeddings, labels, given, true) as StepResult<Choice>
   }
 
   /** Loss and statistics of a batch without an update. */

@@ -2,7 +2,7 @@
  * The losses, heads and functions; every public name stands in this file.
  * @module margin-softmax
  */
-export type { FloatArray, LabelArray } from './check'
+export type { FloatArray, LabelArray, ParametersOf } from './check'
 export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
@@ -44,6 +44,7 @@ export {
 } from './margins'
 export { instructionSets } from './native'
 export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
+export type { Gradient, GradientChoice } from './outputs'
 export {
   type CrossEntropyLossOptions,
   type CrossEntropyLossResult,

@@ -17,7 +17,15 @@ import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import { type NativeResult, native, succeeded, watched } from './native'
-import { handOver, outputArray, present, resultArray, standIns } from './outputs'
+import {
+  type Gradient,
+  type GradientChoice,
+  handOver,
+  outputArray,
+  present,
+  resultArray,
+  standIns,
+} from './outputs'
 
 /** One batch. B rows of D numbers, C classes. */
 export interface Batch {
@@ -30,22 +38,26 @@ export interface Batch {
   /** D. */
   dim: number
   /** [C], for `softmaxMargin()` only. */
-  bias?: FloatArray
+  bias?: FloatArray | undefined
 }
 
 /** How the rows' losses make one number. */
 export type Reduction = 'mean' | 'sum' | 'none'
 
 /** Which loss, and what to compute of it. */
-export interface MarginLossOptions extends ExecutionOptions {
+export interface MarginLossOptions<
+  Input extends GradientChoice = GradientChoice,
+  Weight extends GradientChoice = GradientChoice,
+  Bias extends GradientChoice = GradientChoice,
+> extends ExecutionOptions {
   /** Default `arcface()`. */
-  margin?: Margin
+  margin?: Margin | undefined
   /** `'mean'` (default) and `'sum'` over the rows that are not ignored, or `'none'`. */
-  reduction?: Reduction
+  reduction?: Reduction | undefined
   /** The label of rows that take no part. Default −1. */
-  ignoreIndex?: number
+  ignoreIndex?: number | undefined
   /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
-  labelSmoothing?: number
+  labelSmoothing?: number | undefined
   /**
    * What may be left out of each gradient, as a multiple of that gradient's norm: from 0 (nothing; the default) to 1e-3.
    * 1e-7 is about the rounding of single precision. Where the probabilities of a batch are concentrated on few classes, as
@@ -60,17 +72,17 @@ export interface MarginLossOptions extends ExecutionOptions {
    * 250,000 numbers of weights (500 classes of 500 dimensions) on, and for batches that fit one pass (some 3,500 rows of 512
    * numbers).
    */
-  negligible?: number
+  negligible?: number | undefined
   /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
-  gradOutput?: number | FloatArray
+  gradOutput?: number | FloatArray | undefined
   /** An array [B] to fill with the rows' losses. */
-  losses?: Float32Array
+  losses?: Float32Array | undefined
   /** Whether to compute it (default true), or an array [B,D] to fill. `false` saves its share of the time. */
-  gradInput?: boolean | Float32Array
+  gradInput?: Input
   /** Whether to compute it (default true), or an array [C,D] to fill. */
-  gradWeight?: boolean | Float32Array
+  gradWeight?: Weight
   /** Whether to compute it (default: where there is a bias), or an array [C] to fill. */
-  gradBias?: boolean | Float32Array
+  gradBias?: Bias
 }
 
 /** What the backward pass left out under `negligible`. */
@@ -84,17 +96,21 @@ export interface LeftOut {
 }
 
 /** Loss and gradients of one batch. */
-export interface MarginLossResult {
+export interface MarginLossResult<
+  Input extends GradientChoice = GradientChoice,
+  Weight extends GradientChoice = GradientChoice,
+  Bias extends GradientChoice = GradientChoice,
+> {
   /** The scalar that the gradients belong to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
   loss: number
   /** Each row's loss in nats [B]; 0 for ignored rows. */
   losses: Float32Array
   /** ∂loss/∂input [B,D]. */
-  gradInput?: Float32Array
+  gradInput: Gradient<Input>
   /** ∂loss/∂weight [C,D]. */
-  gradWeight?: Float32Array
-  /** ∂loss/∂bias [C]. */
-  gradBias?: Float32Array
+  gradWeight: Gradient<Weight>
+  /** ∂loss/∂bias [C]; by default where there is a bias. */
+  gradBias: Gradient<Bias extends undefined ? GradientChoice : Bias>
   /** What the backward pass left out because it cannot matter. */
   leftOut: LeftOut
 }
@@ -217,17 +233,28 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
  * @returns the loss, the rows' losses, and the gradients that were asked for
  * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
  */
-export async function marginLoss(batch: Batch, options?: MarginLossOptions): Promise<MarginLossResult> {
+export async function marginLoss<
+  Input extends GradientChoice = true,
+  Weight extends GradientChoice = true,
+  Bias extends GradientChoice = undefined,
+>(
+  batch: Batch,
+  options?: MarginLossOptions<Input, Weight, Bias>
+): Promise<MarginLossResult<Input, Weight, Bias>> {
   const { request, outputs, known } = prepare(batch, options)
   const own = standIns(outputs, known)
   const running = native().loss(Object.assign(request, own, { asynchronous: true }))
   const { loss, leftOut } = succeeded(await watched(running), 'input and weight')
-  return { loss, ...handOver(own, outputs), leftOut }
+  return { loss, ...handOver(own, outputs), leftOut } as MarginLossResult<Input, Weight, Bias>
 }
 
 /** As `marginLoss`, computed before it returns, and in place on the caller's arrays: no copy of anything. */
-export function marginLossSync(batch: Batch, options?: MarginLossOptions): MarginLossResult {
+export function marginLossSync<
+  Input extends GradientChoice = true,
+  Weight extends GradientChoice = true,
+  Bias extends GradientChoice = undefined,
+>(batch: Batch, options?: MarginLossOptions<Input, Weight, Bias>): MarginLossResult<Input, Weight, Bias> {
   const { request, outputs } = prepare(batch, options)
   const { loss, leftOut } = succeeded(native().loss(request) as NativeResult, 'input and weight')
-  return { loss, ...present(outputs), leftOut }
+  return { loss, ...present(outputs), leftOut } as MarginLossResult<Input, Weight, Bias>
 }

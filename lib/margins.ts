@@ -1,4 +1,13 @@
-import { boolean, integerFrom, number, numberFrom, oneOf, options, positiveNumber } from './check'
+import {
+  boolean,
+  integerFrom,
+  number,
+  numberFrom,
+  oneOf,
+  options,
+  type ParametersOf,
+  positiveNumber,
+} from './check'
 import { wrongType, wrongValue } from './errors'
 import { isRecord } from './intrinsics'
 import { native, succeeded } from './native'
@@ -80,10 +89,8 @@ export interface SphereFaceMargin {
   readonly iteration: number
 }
 
-type Parameters<M extends Margin> = Partial<Omit<M, 'name'>>
-
 /** Softmax cross-entropy on raw dot products, with a bias where one is given: no normalisation, no margin. */
-export function softmaxMargin(parameters?: Parameters<SoftmaxMargin>): SoftmaxMargin {
+export function softmaxMargin(parameters?: ParametersOf<SoftmaxMargin>): SoftmaxMargin {
   options(parameters, 'softmaxMargin', [])
   return { name: 'softmax' }
 }
@@ -92,7 +99,7 @@ export function softmaxMargin(parameters?: Parameters<SoftmaxMargin>): SoftmaxMa
  * NormFace, "modified softmax": scaled cosines (Wang et al. 2017, arXiv:1704.06369). ψ = cos θ.
  * @param parameters `scale` > 0, default 30
  */
-export function normface(parameters?: Parameters<NormFaceMargin>): NormFaceMargin {
+export function normface(parameters?: ParametersOf<NormFaceMargin>): NormFaceMargin {
   const { scale = 30 } = options(parameters, 'normface', ['scale'])
   return { name: 'normface', scale: positiveNumber(scale, 'scale') }
 }
@@ -101,7 +108,7 @@ export function normface(parameters?: Parameters<NormFaceMargin>): NormFaceMargi
  * CosFace, AM-softmax (Wang et al. 2018, arXiv:1801.09414). ψ = cos θ − margin.
  * @param parameters `scale` > 0, default 64; `margin`, default 0.35
  */
-export function cosface(parameters?: Parameters<CosFaceMargin>): CosFaceMargin {
+export function cosface(parameters?: ParametersOf<CosFaceMargin>): CosFaceMargin {
   const { scale = 64, margin = 0.35 } = options(parameters, 'cosface', ['scale', 'margin'])
   return { name: 'cosface', scale: positiveNumber(scale, 'scale'), margin: number(margin, 'margin') }
 }
@@ -111,7 +118,7 @@ export function cosface(parameters?: Parameters<CosFaceMargin>): CosFaceMargin {
  * cos θ − margin·sin(margin); with `easyMargin` cos(θ + margin) only where cos θ > 0, else cos θ.
  * @param parameters `scale` > 0, default 64; `margin` in radians from 0 to π, default 0.5; `easyMargin`, default false
  */
-export function arcface(parameters?: Parameters<ArcFaceMargin>): ArcFaceMargin {
+export function arcface(parameters?: ParametersOf<ArcFaceMargin>): ArcFaceMargin {
   const known = ['scale', 'margin', 'easyMargin']
   const { scale = 64, margin = 0.5, easyMargin = false } = options(parameters, 'arcface', known)
   return {
@@ -126,7 +133,7 @@ export function arcface(parameters?: Parameters<ArcFaceMargin>): ArcFaceMargin {
  * The combined margin of the ArcFace paper. ψ = cos(m1·θ + m2) − m3.
  * @param parameters `scale` > 0, default 64; `m1` ≥ 0, default 1; `m2` in radians, default 0.3; `m3`, default 0.2
  */
-export function combined(parameters?: Parameters<CombinedMargin>): CombinedMargin {
+export function combined(parameters?: ParametersOf<CombinedMargin>): CombinedMargin {
   const {
     scale = 64,
     m1 = 1,
@@ -150,7 +157,7 @@ export function combined(parameters?: Parameters<CombinedMargin>): CombinedMargi
  *   `lambda` ≥ 0 fixes λ, otherwise `base` 1000, `gamma` 0.12, `power` 1, `lambdaMin` 5 and `iteration` 0 give it
  */
 export function sphereface(
-  parameters?: Parameters<SphereFaceMargin> & { lambda?: number }
+  parameters?: ParametersOf<SphereFaceMargin> & { lambda?: number | undefined }
 ): SphereFaceMargin {
   const annealing = ['base', 'gamma', 'power', 'lambdaMin', 'iteration']
   const given = options(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])

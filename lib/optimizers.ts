@@ -1,4 +1,4 @@
-import { boolean, numberFrom, oneOf, options } from './check'
+import { boolean, numberFrom, oneOf, options, type ParametersOf } from './check'
 import { wrongType } from './errors'
 import { isRecord } from './intrinsics'
 
@@ -35,14 +35,12 @@ export interface AdamWOptimizer {
   readonly weightDecay: number
 }
 
-type Parameters<O extends Optimizer> = Partial<Omit<O, 'name'>>
-
 /**
  * Stochastic gradient descent; arithmetic of torch.optim.SGD with dampening 0.
  * @param parameters `learningRate` ≥ 0, default 0.1; `momentum` from 0 to 1, default 0; `nesterov`, default false;
  *   `weightDecay` ≥ 0, default 0
  */
-export function sgd(parameters?: Parameters<SgdOptimizer>): SgdOptimizer {
+export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
   const known = options(parameters, 'sgd', ['learningRate', 'momentum', 'nesterov', 'weightDecay'])
   const { learningRate = 0.1, momentum = 0, nesterov = false, weightDecay = 0 } = known
   return {
@@ -59,7 +57,7 @@ export function sgd(parameters?: Parameters<SgdOptimizer>): SgdOptimizer {
  * @param parameters `learningRate` ≥ 0, default 0.001; `beta1`, default 0.9, and `beta2`, default 0.999, from 0 to below 1;
  *   `epsilon` ≥ 0, default 1e-8; `weightDecay` ≥ 0, default 0.01
  */
-export function adamW(parameters?: Parameters<AdamWOptimizer>): AdamWOptimizer {
+export function adamW(parameters?: ParametersOf<AdamWOptimizer>): AdamWOptimizer {
   const known = options(parameters, 'adamW', ['learningRate', 'beta1', 'beta2', 'epsilon', 'weightDecay'])
   const { learningRate = 0.001, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = known
   const belowOne = 1 - 2 ** -24 // the largest single-precision number below 1

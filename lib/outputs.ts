@@ -3,6 +3,14 @@ import { floatsToFill, newArrayToFill } from './check'
 import { detached, wrongType } from './errors'
 import { copyInto, isFloat32, isShared, lengthOf } from './intrinsics'
 
+/** Whether a gradient is computed, or an array to fill with it; undefined leaves that to the default. */
+export type GradientChoice = boolean | Float32Array | undefined
+
+/** A gradient in a result: undefined where it was switched off with `false`. */
+export type Gradient<Choice extends GradientChoice = GradientChoice> = Choice extends false
+  ? undefined
+  : Float32Array
+
 /** An array to hold a result: the caller's own, a new one, or none. */
 export function outputArray(
   given: unknown,

@@ -16,7 +16,7 @@ import { type ExecutionOptions, execution } from './execution'
 import { isList, lengthOf, typeOf } from './intrinsics'
 import { type Reduction, reductions, upstream } from './loss'
 import { native, succeeded } from './native'
-import { outputArray, resultArray } from './outputs'
+import { type Gradient, type GradientChoice, outputArray, resultArray } from './outputs'
 
 /**
  * How a function over given numbers runs. `device: 'auto'` is the CPU here: one pass over memory takes less time than the
@@ -29,13 +29,13 @@ const rowExecution = ['device', 'threads', 'instructionSet'] as const
 /** How a function of each element runs, and where its result goes. */
 export interface ElementwiseOptions extends RowExecution {
   /** An array to fill with the result and to return. */
-  out?: Float32Array
+  out?: Float32Array | undefined
 }
 
 /** As `ElementwiseOptions`, for functions over the last axis of [rows, classes]. */
 export interface RowOptions extends ElementwiseOptions {
   /** Length of a row. Default: the whole array is one row. */
-  classes?: number
+  classes?: number | undefined
 }
 
 const elementwiseOptions = ['out', ...rowExecution] as const
@@ -182,34 +182,35 @@ export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Arr
 }
 
 /** Which loss of given logits, and what to compute of it. */
-export interface CrossEntropyLossOptions extends RowExecution {
+export interface CrossEntropyLossOptions<Choice extends GradientChoice = GradientChoice>
+  extends RowExecution {
   /** C. Default: as many logits as there are for each label; with probabilities the whole array is one row. */
-  classes?: number
+  classes?: number | undefined
   /** `'mean'` (default): with labels Σ loss_i / Σ weight of the labels, over the rows that are not ignored; with
    * probabilities Σ loss_i / B. Or `'sum'`, or `'none'`. */
-  reduction?: Reduction
+  reduction?: Reduction | undefined
   /** The label of rows that take no part, for labels only. Default −1. */
-  ignoreIndex?: number
+  ignoreIndex?: number | undefined
   /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
-  labelSmoothing?: number
+  labelSmoothing?: number | undefined
   /** How much each class's share of a target counts [C], finite and not negative. Default all 1. */
-  classWeights?: FloatArray
+  classWeights?: FloatArray | undefined
   /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
-  gradOutput?: number | FloatArray
+  gradOutput?: number | FloatArray | undefined
   /** Whether to compute the gradient (default true), or an array [B,C] to fill, which may be logits itself. */
-  gradLogits?: boolean | Float32Array
+  gradLogits?: Choice
   /** An array [B] to fill with the rows' losses. */
-  losses?: Float32Array
+  losses?: Float32Array | undefined
 }
 
 /** Loss and gradient of given logits. */
-export interface CrossEntropyLossResult {
+export interface CrossEntropyLossResult<Choice extends GradientChoice = GradientChoice> {
   /** The scalar that the gradient belongs to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
   loss: number
   /** Each row's loss in nats [B]; 0 for ignored rows. */
   losses: Float32Array
   /** ∂loss/∂logits [B,C]. */
-  gradLogits?: Float32Array
+  gradLogits: Gradient<Choice>
 }
 
 export const crossEntropyOptions = [
@@ -236,11 +237,11 @@ export const crossEntropyOptions = [
  * @returns the loss, the rows' losses, and the gradient if wanted
  * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
  */
-export function crossEntropyLoss(
+export function crossEntropyLoss<Choice extends GradientChoice = true>(
   logits: FloatArray,
   target: LabelArray | FloatArray,
-  options?: CrossEntropyLossOptions
-): CrossEntropyLossResult {
+  options?: CrossEntropyLossOptions<Choice>
+): CrossEntropyLossResult<Choice> {
   const known = knownOptions(options, 'options', crossEntropyOptions)
   const input = floats(logits, 'logits')
   const elements = lengthOf(input)
@@ -288,7 +289,7 @@ export function crossEntropyLoss(
     gradLogits,
   }
   const { loss } = succeeded(native().crossEntropyLoss(request))
-  return gradLogits ? { loss, losses, gradLogits } : { loss, losses }
+  return { loss, losses, ...(gradLogits && { gradLogits }) } as CrossEntropyLossResult<Choice>
 }
 
 function weightsOf(given: FloatArray | undefined, classes: number): Float32Array | undefined {

@@ -39,9 +39,9 @@ export type MarginLossOptions = Omit<
 /** Of one training step of a head. */
 export interface HeadLossOptions {
   /** Learning rate of this step of the head; by default the one of the head's optimizer. */
-  learningRate?: number
+  learningRate?: number | undefined
   /** Called with the head's result (loss, losses, stats) as soon as the head has made its step. */
-  onStep?: (step: StepResult) => void
+  onStep?: ((step: StepResult) => void) | undefined
 }
 
 /** The losses, bound to one tfjs. */

@@ -10,9 +10,9 @@ export type TopKBatch = Omit<Batch, 'labels'>
 /** How many classes, and by which score. */
 export interface TopKOptions extends ExecutionOptions {
   /** How many classes per row, from 1 to C. Default 1. */
-  k?: number
+  k?: number | undefined
   /** Scores are cosines, or for `softmaxMargin()` raw dot products plus bias. Margins take no part. Default `arcface()`. */
-  margin?: Margin
+  margin?: Margin | undefined
 }
 
 /** The best classes of each row. */

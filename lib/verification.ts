@@ -19,7 +19,7 @@ import { type NativeResult, native, succeeded } from './native'
 /** Pairs of rows, each with the answer whether the two belong together. */
 export interface PairList {
   /** Rows of the embeddings [P,2], from 0. Default: rows 2p and 2p + 1 are pair p. */
-  pairs?: LabelArray
+  pairs?: LabelArray | undefined
   /** Of each pair [P]: true or 1 where both rows are of one class, false or 0 where they are not. */
   same: LabelArray | readonly boolean[]
 }
@@ -27,11 +27,11 @@ export interface PairList {
 /** How pairs are judged. */
 export interface VerificationOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
   /** D. Default: with labels, as many numbers as there are for each label; it must be given with a list of `pairs`. */
-  dim?: number
+  dim?: number | undefined
   /** The false accept rates, from 0 to 1, at which true accept rates are wanted. Default 1e-1, 1e-2 … 1e-6. */
-  falseAcceptRates?: ArrayLike<number>
+  falseAcceptRates?: ArrayLike<number> | undefined
   /** For lists of pairs: into how many runs of the list it is cut for `folds` of the result, or 0. Default 10, as for LFW. */
-  folds?: number
+  folds?: number | undefined
 }
 
 /** What a threshold does: a pair is accepted where its score is at least the threshold. */

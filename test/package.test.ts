@@ -44,30 +44,43 @@ test('both entries share one copy of the state', () => {
   }
 })
 
-test('types resolve under node16 and bundler resolution', () => {
+/** Calls `body` with a folder whose programs find the package by its name, and what compiles them. */
+function withConsumer(body: (folder: string, compile: (...args: string[]) => string) => void): void {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-'))
   try {
     fs.mkdirSync(path.join(folder, 'node_modules'))
     fs.symlinkSync(root, path.join(folder, 'node_modules', 'margin-softmax'), 'junction')
+    const compiler = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin', 'tsc')
+    const common = ['--noEmit', '--strict', '--target', 'es2022', '--skipLibCheck', '--types', '']
+    body(folder, (...args) =>
+      execFileSync(process.execPath, [compiler, ...common, ...args], {
+        cwd: folder,
+        encoding: 'utf8',
+        stdio: 'pipe',
+      })
+    )
+  } finally {
+    fs.rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+test('types resolve under node16 and bundler resolution', () =>
+  withConsumer((folder, compile) => {
     const use = `import { marginLossSync, arcface, type Margin } from 'margin-softmax'
       const margin: Margin = arcface()
       export const loss: number = marginLossSync({ input: new Float32Array(1), weight: new Float32Array(1), labels: [0], dim: 1 }, { margin }).loss\n`
     fs.writeFileSync(path.join(folder, 'use.mts'), use)
     fs.writeFileSync(path.join(folder, 'use.cts'), use)
     fs.writeFileSync(path.join(folder, 'use.ts'), use)
-    const compiler = path.join(path.dirname(require.resolve('typescript/package.json')), 'bin', 'tsc')
-    const common = ['--noEmit', '--strict', '--target', 'es2022', '--skipLibCheck', '--types', '']
-    const compile = (...args: string[]) =>
-      execFileSync(process.execPath, [compiler, ...common, ...args], {
-        cwd: folder,
-        encoding: 'utf8',
-        stdio: 'pipe',
-      })
     compile('--module', 'node16', 'use.mts', 'use.cts')
     compile('--module', 'preserve', '--moduleResolution', 'bundler', 'use.ts')
-  } finally {
-    fs.rmSync(folder, { recursive: true, force: true })
-  }
-})
+  }))
+
+test('the published types say which gradients are there, and take undefined for an option that is absent', () =>
+  withConsumer((folder, compile) => {
+    const use = fs.readFileSync(path.join(root, 'test/types.ts'), 'utf8')
+    fs.writeFileSync(path.join(folder, 'use.mts'), use.replace("'../lib/index'", "'margin-softmax'"))
+    compile('--module', 'node16', '--exactOptionalPropertyTypes', 'use.mts')
+  }))
 
 test.run()
