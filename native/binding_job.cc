@@ -5,6 +5,7 @@
 
 #include "binding.h"
 #include "collectives.h"
+#include "module.h"
 #include "watch.h"
 
 namespace margin_softmax::binding {
@@ -257,6 +258,7 @@ Napi::Value look(const Napi::CallbackInfo& info) {
 }
 
 Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports)) {
+  keepLoaded();
   try {
     napi_set_instance_data(env, std::make_unique<Environment>(env).release(), nullptr, nullptr);
     add(exports);

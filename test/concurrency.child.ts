@@ -2,7 +2,9 @@
 // Started as `node --require tsx/cjs concurrency.child.ts <scenario>`; prints "done" when all is well.
 import assert from 'node:assert'
 import fs from 'node:fs'
+import path from 'node:path'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import nodeGypBuild from 'node-gyp-build'
 import type { MarginHead as Head } from '../lib/index'
 import { type Batch, makeBatch, type Shape } from './support'
 
@@ -238,6 +240,14 @@ const scenarios: Record<string, () => Promise<void>> = {
       await message(worker)
       assert.strictEqual(await ended, 0)
     }
+  },
+
+  // Each Worker is the only one that has the addon, and ends right after a job on threads of the pool's, which outlive it.
+  async oneByOne() {
+    const binary = process.env.MARGIN_SOFTMAX_BINARY ?? nodeGypBuild.resolve(path.join(__dirname, '..'))
+    const job = `require(${JSON.stringify(path.resolve(binary))}).multiplyAdds(4, 1000); process.exit(0)`
+    for (let i = 0; i < 60; i++)
+      assert.strictEqual(await exit(new Worker(job, { eval: true, execArgv: [] })), 0)
   },
 
   async terminate() {

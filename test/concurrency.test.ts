@@ -26,6 +26,7 @@ for (const [scenario, what] of [
   ['shared', 'shared inputs that change in flight do no harm'],
   ['workers', 'several Workers at once'],
   ['reload', 'an addon loaded in Workers only, again and again'],
+  ['oneByOne', 'sixty Workers in turn, each of which ends right after its job'],
   ['terminate', 'worker.terminate() in flight'],
   ['workerExit', 'process.exit() in a Worker in flight'],
 ] as const) {

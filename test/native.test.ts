@@ -39,6 +39,19 @@ test('portable code is always there, last', () => {
   assert.is(instructionSets().pop(), 'portable')
 })
 
+test('the instruction sets are those that the kernel sees in this processor', () => {
+  if (process.platform !== 'linux' || process.arch !== 'x64') return // others have no such list
+  const flags = /^flags\s*:(.*)$/m.exec(fs.readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' ') ?? []
+  const avx2 = ['avx2', 'fma']
+  const avx512 = [...avx2, 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl']
+  const needs = { avx512bf16: [...avx512, 'avx512_bf16'], avx512, avx2, portable: [] }
+  const seen = Object.entries(needs).filter(([, all]) => all.every((flag) => flags.includes(flag)))
+  assert.equal(
+    instructionSets(),
+    seen.map(([name]) => name)
+  )
+})
+
 test('the peak of the multipliers is measured, not made up', () => {
   const peak = machinePeak({ threads: 1 })
   assert.ok(peak > 0.1 && peak < 1e5, String(peak))

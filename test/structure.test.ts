@@ -34,7 +34,7 @@ function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
   assert.equal(elsewhere, [])
 }
 
-test('only the binding knows Node-API', () => onlyIn(/napi/i, /\/binding[^/]*$/))
+test('only the binding knows Node-API', () => onlyIn(/\bnapi/i, /\/binding[^/]*$/))
 test('only native.ts says where the addon is', () =>
   onlyIn(/node-gyp-build/, /\/native\.ts$|\.d\.ts$/, files('lib', /\.ts$/)))
 test('only gpu.cuh contains PTX and asks which compiler reads it', () => {

@@ -3,6 +3,8 @@
 #include <cstring>
 #include <iterator>
 
+#include "processor.h"
+
 namespace margin_softmax::cpu {
 
 extern const Kernels avx512bf16Kernels, avx512Kernels, avx2Kernels, neonKernels, portableKernels;
@@ -15,12 +17,13 @@ struct Candidate {
 };
 
 #if defined(__x86_64__)
-bool hasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-bool hasAvx512() {
-  return hasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+const Processor& processor() {
+  static const Processor identified = identifyProcessor();
+  return identified;
 }
-bool hasAvx512Bf16() { return hasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+bool hasAvx2() { return processor().avx2; }
+bool hasAvx512() { return processor().avx512; }
+bool hasAvx512Bf16() { return processor().avx512bf16; }
 #endif
 bool always() { return true; }
 
@@ -41,9 +44,6 @@ struct Available {
   const Kernels* tables[std::size(candidates)];
   int count = 0;
   Available() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-#endif
     for (const Candidate& candidate : candidates)
       if (candidate.runsHere()) tables[count++] = candidate.table;
   }
