@@ -1,10 +1,8 @@
-import fs from 'node:fs'
-import path from 'node:path'
 import timers from 'node:timers'
-import load from 'node-gyp-build'
 import { MarginSoftmaxError } from './errors'
 import type { Exchange } from './head-settings'
 import type { LeftOut } from './loss'
+import { loadAddon, loadGroupAddon } from './native-file'
 import type { NativeVerification } from './verification'
 
 /** How a native call ended: either `failure` and `message`, or the figures of the work. */
@@ -100,74 +98,15 @@ export interface NativeGroup {
 
 let addon: Native | undefined
 
-/**
- * The addon: a binary built here (build/Release), a prebuilt one for this platform, or the file that
- * `MARGIN_SOFTMAX_BINARY` in the environment names.
- */
+/** The addon, loaded once. */
 export function native(): Native {
-  if (addon) return addon
-  const root = path.join(__dirname, '..')
-  const given = process.env.MARGIN_SOFTMAX_BINARY
-  if (given && !fs.existsSync(given))
-    throw new MarginSoftmaxError(
-      'ERR_NATIVE_MISSING',
-      `Expected the path of a native binary for MARGIN_SOFTMAX_BINARY but received ${JSON.stringify(given)}`
-    )
-  try {
-    addon = (given ? require(path.resolve(given)) : load(root)) as Native
-  } catch (cause) {
-    refuseForMemory(cause)
-    throw new MarginSoftmaxError(
-      'ERR_NATIVE_MISSING',
-      `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, Node.js ${process.version}.\n` +
-        `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${root}`}: ${(cause as Error).message.split('\n')[0]}\n` +
-        `Compile one with CMake and a C++17 compiler: npx margin-softmax build`,
-      { cause }
-    )
-  }
+  addon ??= loadAddon() as Native
   return addon
 }
 
-/** Hands on that there was no memory to load a binary: that one is not missing. */
-function refuseForMemory(cause: unknown): void {
-  const { code, message } = cause as NodeJS.ErrnoException
-  if (code === 'ERR_OUT_OF_MEMORY') throw new MarginSoftmaxError(code, message, { cause })
-}
-
-/** The addon of the process group, compiled by scripts/build-distributed.cjs; `MARGIN_SOFTMAX_MPI_BINARY` names another. */
+/** The addon of the process group. */
 export function nativeGroup(): NativeGroup {
-  const root = path.join(__dirname, '..')
-  const file = path.resolve(
-    process.env.MARGIN_SOFTMAX_MPI_BINARY || path.join(root, 'build/mpi/Release/margin_softmax_mpi.node')
-  )
-  try {
-    return require(file)
-  } catch (cause) {
-    refuseForMemory(cause)
-    throw new MarginSoftmaxError(
-      'ERR_NATIVE_MISSING',
-      `The addon of margin-softmax/distributed does not load: ${(cause as Error).message.split('\n')[0]}\n` +
-        'It needs Open MPI or MPICH (Debian, Ubuntu: apt-get install openmpi-bin libopenmpi-dev, or mpich libmpich-dev) and is built by:\n' +
-        'npx margin-softmax build --distributed',
-      { cause }
-    )
-  }
-}
-
-/** The binary that `native()` loads, and why that one. */
-export function binaryFile(): { file: string; chosen: string } {
-  native()
-  const given = process.env.MARGIN_SOFTMAX_BINARY
-  if (given) return { file: path.resolve(given), chosen: 'named by MARGIN_SOFTMAX_BINARY' }
-  const root = path.join(__dirname, '..')
-  const file = load.resolve(root)
-  const built = file.startsWith(path.join(root, 'build'))
-  return {
-    file,
-    chosen: built
-      ? 'compiled on this machine: goes before a prebuilt one'
-      : `prebuilt for ${process.platform}-${process.arch}: nothing was compiled here`,
-  }
+  return loadGroupAddon() as NativeGroup
 }
 
 /** Throws what a native call reports as failed; otherwise hands its result on. Every native call may run out of memory. */

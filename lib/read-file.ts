@@ -1,6 +1,6 @@
 // Reading files so that nothing hangs or grows without bound: opened without blocking, regular files only, limits that are
 // named where they are exceeded.
-import { constants, type Stats } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from 'node:fs'
 import { type FileHandle, open, stat } from 'node:fs/promises'
 
 // Windows has neither flag.
@@ -67,6 +67,19 @@ export function readText(file: string, largest: number): Promise<string> {
     await readAll(handle, bytes, 0)
     return bytes.toString('utf8')
   })
+}
+
+/** The first bytes of a regular file, as many as it has of those asked for, and its size. Does not return to the event loop. */
+export function beginningOf(file: string, length: number): { header: Buffer; size: number } {
+  const descriptor = openSync(file, O_RDONLY | O_NONBLOCK | O_NOCTTY)
+  try {
+    const info = fstatSync(descriptor)
+    if (!info.isFile()) throw notRegular(info)
+    const header = Buffer.alloc(length)
+    return { header: header.subarray(0, readSync(descriptor, header, 0, length, 0)), size: info.size }
+  } finally {
+    closeSync(descriptor)
+  }
 }
 
 export function bytesOf(array: ArrayBufferView): Uint8Array {

@@ -6,7 +6,7 @@ import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { binaryFile } from '../lib/native'
+import { binaryFile } from '../lib/native-file'
 import { lacking } from './support'
 
 const test = suite('gpu script')
