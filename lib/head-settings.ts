@@ -14,6 +14,9 @@ export type WeightStorage = 'float32' | 'bfloat16'
 
 export const weightStorages: readonly WeightStorage[] = ['float32', 'bfloat16']
 
+/** The seed of whatever is random and was given none: heads, `train`, `demo`. */
+export const defaultSeed = 0
+
 /** What a new head is. */
 export interface MarginHeadOptions extends ExecutionOptions {
   /** C, the number of classes. */
@@ -200,7 +203,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
   const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
   const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1 } = given
-  const { negligible = 1e-7, weightStorage = 'float32', seed = 0 } = given
+  const { negligible = 1e-7, weightStorage = 'float32', seed = defaultSeed } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
   const { margin } = encodeMargin(asked)

@@ -12,6 +12,8 @@ import { bytesOf, notRegular } from './read-file'
 const {
   O_RDONLY,
   O_WRONLY,
+  O_APPEND,
+  O_CREAT,
   O_NONBLOCK = 0,
   O_NOCTTY = 0,
   O_DIRECTORY = 0,
@@ -60,6 +62,27 @@ export async function writeReport(file: string, text: string): Promise<void> {
   if (!isStream(target)) return replaceText(file, text)
   try {
     await writeThrough(target, Buffer.from(text))
+  } catch (cause) {
+    throw fileError(`Expected to write ${file}`, cause)
+  }
+}
+
+/**
+ * Adds to the end of a file, or makes it, and waits until the disk has it; a pipe or a device is written through.
+ * @throws MarginSoftmaxError `ERR_FILE`
+ */
+export async function appendText(file: string, text: string): Promise<void> {
+  try {
+    const target = await targetOf(file)
+    if (isStream(target)) return await writeThrough(target, Buffer.from(text))
+    if (target.info && !target.info.isFile()) throw notRegular(target.info)
+    const handle = await open(target.path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, 0o666)
+    try {
+      await writeAll(handle, Buffer.from(text), null)
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
   } catch (cause) {
     throw fileError(`Expected to write ${file}`, cause)
   }
@@ -133,11 +156,12 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-/** The system may write less than it was asked to. */
-async function writeAll(file: FileHandle, array: ArrayBufferView, position: number): Promise<void> {
+/** The system may write less than it was asked to. @param position null: where the file ends or stands */
+async function writeAll(file: FileHandle, array: ArrayBufferView, position: number | null): Promise<void> {
   const bytes = bytesOf(array)
   for (let done = 0; done < bytes.length; ) {
-    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, position + done)
+    const at = position === null ? null : position + done
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, at)
     if (bytesWritten === 0) throw new Error('the system writes nothing more')
     done += bytesWritten
   }

@@ -1,42 +1,36 @@
 // `train`: what it writes, and that an interruption costs no bit.
-import type { ChildProcess } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { trainingDefaults } from '../lib/cli/train/settings'
 import { MarginHead } from '../lib/index'
-import { cli, inFolder, type RunOptions, writeNpy } from './cli-support'
-import { normals, random } from './support'
+import { cli, inFolder, writeNpy } from './cli-support'
+import {
+  classes,
+  common,
+  dim,
+  good,
+  logOf,
+  read,
+  rows,
+  signalAtCheckpoint,
+  writeData,
+} from './cli-train-support'
 
 const test = suite('train')
-const [rows, dim, classes] = [600, 16, 12]
-
-function writeData(folder: string, seed = 1, noise = 0.6): void {
-  const next = random(seed)
-  const centres = normals(next, classes * dim)
-  const labels = Int32Array.from({ length: rows }, (_, i) => i % classes)
-  const embeddings = normals(next, rows * dim).map(
-    (x, i) => noise * x + (centres[(Math.floor(i / dim) % classes) * dim + (i % dim)] as number)
-  )
-  writeNpy(path.join(folder, 'e.npy'), '<f4', [rows, dim], embeddings)
-  writeNpy(path.join(folder, 'l.npy'), '<i4', [rows], labels)
-}
-
-const common = ['train', '--embeddings', 'e.npy', '--labels', 'l.npy', '--scale', '16', '--batch', '50']
-
-async function good(args: string[], options: RunOptions) {
-  const ended = await cli([...common, ...args], options)
-  assert.is(ended.code, 0, ended.stderr)
-  return ended
-}
-
-const read = (folder: string, name: string) => fs.readFileSync(path.join(folder, name))
-
 test('a head that has learnt, with its log', () =>
   inFolder(async (folder) => {
     writeData(folder)
     const { stdout, stderr } = await good(['--out', 'head.safetensors', '--epochs', '6'], { cwd: folder })
-    assert.is(stderr, '')
+    const lines = stderr.trimEnd().split('\n')
+    assert.is(lines[0], '600 rows × 16 of 12 classes, 50 rows each.')
+    const line =
+      /^Epoch (\d) of 6: loss \d+\.\d{4}, [\d.]+ % right, validation [\d.]+ %, loss [\d.]+, rate [\d.]+, [\d.]+ s$/
+    assert.equal(
+      lines.slice(1).map((text) => line.exec(text)?.[1]),
+      ['1', '2', '3', '4', '5', '6']
+    )
     assert.match(stdout, /600 rows × 16, 12 classes; 6 epochs on cpu/)
     assert.equal(fs.readdirSync(folder).sort(), ['e.npy', 'head.safetensors', 'head.training.json', 'l.npy'])
     using head = await MarginHead.load(path.join(folder, 'head.safetensors'))
@@ -83,20 +77,6 @@ test('labels as names, without validation, as JSON', () =>
     assert.equal(JSON.parse(read(folder, 'h.classes.json').toString()), ['ann', 'zoe'])
   }))
 
-/** Sends a signal as soon as there is a new checkpoint. */
-const signalAtCheckpoint =
-  (folder: string, name: string, signal: NodeJS.Signals) => (child: ChildProcess) => {
-    const file = path.join(folder, `${name}.checkpoint.safetensors`)
-    const written = () => fs.statSync(file, { throwIfNoEntry: false })?.mtimeMs
-    const before = written()
-    const timer = setInterval(() => {
-      if (written() === before) return
-      clearInterval(timer)
-      child.kill(signal)
-    }, 5)
-    child.on('close', () => clearInterval(timer))
-  }
-
 // SIGKILL leaves whatever was on the disk at the moment: also from there the bits are the same.
 for (const [signal, code] of [
   ['SIGINT', 130],
@@ -114,7 +94,7 @@ for (const [signal, code] of [
       assert.is(ended.code, code, ended.stderr)
       assert.is(ended.stdout, '')
       if (code)
-        assert.match(ended.stderr, /^Interrupted at step \d+ of [\d,]+; saved\. Go on with --resume\.\n$/)
+        assert.match(ended.stderr, /\nInterrupted at step \d+ of [\d,]+; saved\. Go on with --resume\.\n$/)
 
       const again = await cli([...common, ...cut], { cwd: folder })
       assert.is(again.code, 1)
@@ -129,8 +109,7 @@ for (const [signal, code] of [
       }
       await good([...cut, '--resume'], { cwd: folder })
       assert.ok(read(folder, 'cut.safetensors').equals(read(folder, 'whole.safetensors')), 'the heads differ')
-      const log = (name: string) => JSON.parse(read(folder, `${name}.training.json`).toString())
-      assert.equal(log('cut').epochs, log('whole').epochs)
+      assert.equal(logOf(folder, 'cut').epochs, logOf(folder, 'whole').epochs)
       assert.not(fs.existsSync(path.join(folder, 'cut.checkpoint.safetensors')))
     }))
 
@@ -155,7 +134,7 @@ test('a combined margin, sampled classes, the filter and bfloat16 reach the head
     assert.is((await cli(cut, { cwd: folder, whileRunning })).code, 130)
     const other = await cli([...cut, '--resume', '--precision', 'float32'], { cwd: folder })
     assert.is(other.code, 1)
-    assert.match(other.stderr, /Expected bfloat16 for head\.precision, as in .* but received float32/)
+    assert.match(other.stderr, /Expected bfloat16 for --precision, as in .* but received float32/)
     assert.is((await cli([...cut, '--resume'], { cwd: folder })).code, 0)
     assert.ok(read(folder, 'cut.safetensors').equals(read(folder, 'whole.safetensors')), 'the heads differ')
 
@@ -189,16 +168,24 @@ test('a training.json from before an option was there is resumed, with what the 
       delete log.settings.head[name]
     }
     delete log.settings.head.optimizer.nesterov
-    for (const name of ['patience', 'schedule', 'seed', 'validation']) {
+    for (const name of ['labelSmoothing', 'negligible', 'weightStorage', 'bias']) {
+      assert.ok(name in log.settings.head, name)
+      delete log.settings.head[name]
+    }
+    for (const name of Object.keys(trainingDefaults).filter((name) => !['batch', 'epochs'].includes(name))) {
       assert.ok(name in log.settings, name)
       delete log.settings[name]
     }
+    delete log.sources
+    delete log.started
+    for (const epoch of log.epochs) delete epoch.learningRate
     fs.writeFileSync(path.join(folder, 'head.training.json'), JSON.stringify(log))
     await good([...args, '--resume'], { cwd: folder })
     for (const [other, pattern] of [
-      [['--patience', '4'], /Expected 5 for patience, as in the training to be resumed, but received 4/],
-      [['--sample-correction'], /Expected false for head\.sampleCorrection, .* but received true/],
-      [['--precision', 'bfloat16'], /Expected float32 for head\.precision, .* but received bfloat16/],
+      [['--seed', '4'], /Expected 0 for --seed, as in the training to be resumed, but received 4/],
+      [['--sample-correction'], /Expected false for --sample-correction, .* but received true/],
+      [['--precision', 'bfloat16'], /Expected float32 for --precision, .* but received bfloat16/],
+      [['--rate-warmup-steps', '3'], /Expected 0 for --rate-warmup-steps, .* but received 3/],
     ] as const) {
       const { code, stderr } = await cli([...common, ...args, '--resume', ...other], { cwd: folder })
       assert.is(code, 1)
@@ -225,6 +212,17 @@ test('a training.json with anything else in it is refused by its part', () =>
         (log) => ({ ...log, settings: { ...log.settings, head: { classes: 'x' } } }),
         /for classes but received "x"/,
       ],
+      [
+        (log) => ({ ...log, settings: { ...log.settings, milestones: 'x' } }),
+        /for milestones but received "x"/,
+      ],
+      [(log) => ({ ...log, settings: { ...log.settings, epochs: 2.5 } }), /for epochs but received 2\.5/],
+      [
+        (log) => ({ ...log, settings: { ...log.settings, schedule: 'no' } }),
+        /for schedule but received "no"/,
+      ],
+      [(log) => ({ ...log, sources: { labels: 3 } }), /its sources\.labels is 3, not a string/],
+      [(log) => ({ ...log, patienceFrom: -1 }), /for patienceFrom but received -1/],
       [(log) => ({ ...log, data: 5 }), /its data is 5, not a string/],
       [(log) => ({ ...log, finished: 'no' }), /its finished is "no"/],
       [(log) => ({ ...log, epochs: {} }), /its epochs are an object, not an array/],
@@ -274,11 +272,11 @@ test('only the same training is resumed', () =>
       assert.match(stderr, pattern)
     }
     await refused(
-      ['--epochs', '500'],
-      /Expected 400 for epochs, as in the training to be resumed, but received 500/
+      ['--epochs', '300'],
+      /Expected at least 400 for --epochs, as in the training to be resumed, but received 300/
     )
-    await refused(['--seed', '4'], /Expected 0 for head\.seed, as in/)
-    await refused(['--loss', 'cosface'], /for head\.margin\.name, as in/)
+    await refused(['--seed', '4'], /Expected 0 for --seed, as in/)
+    await refused(['--loss', 'cosface'], /for --loss, as in/)
     await refused(['--out', 'other.safetensors'], /resumed in other\.training\.json but there is none/)
     writeData(folder, 5)
     await refused([], /Expected the embeddings and labels of h\.training\.json but received others/)

@@ -57,7 +57,10 @@ const misuses: [string[], RegExp][] = [
     ['train', '--embeddings', 'a.npy', '--out', 'a.bin'],
     /ends in \.safetensors for --out but received a\.bin/,
   ],
-  [['train', '--embeddings', 'a.npy', '--out', 'a.safetensors'], /Expected --labels beside a\.npy/],
+  [
+    ['train', '--embeddings', 'package.json', '--out', 'a.safetensors'],
+    /Expected --labels beside package\.json/,
+  ],
   [['verify', '--embeddings', 'a.npy'], /Expected --labels, --pairs or --same beside a\.npy/],
   [
     ['verify', '--embeddings', 'a.npy', '--labels', 'b', '--pairs', 'c'],

@@ -136,6 +136,32 @@ if (!executablePath) {
       }
     }))
 
+  test('train, with and without a validation', () =>
+    inFolder(async (folder) => {
+      writeNpy(path.join(folder, 'e.npy'), '<f4', [rows, dim], embeddings)
+      writeNpy(path.join(folder, 'l.npy'), '<i4', [rows], labels)
+      for (const [name, ...args] of [
+        ['train', '--epochs', '12'],
+        [
+          'train-short',
+          '--epochs',
+          '1',
+          '--validation',
+          '0',
+          '--loss',
+          'softmax',
+          '--label-smoothing',
+          '0.1',
+        ],
+      ] as [string, ...string[]][]) {
+        const data = ['--embeddings', 'e.npy', '--labels', 'l.npy', '--out', `${name}.safetensors`]
+        const ended = await cli(['train', ...data, ...args, '--report', `out/${name}.html`], { cwd: folder })
+        assert.is(ended.code, 0, ended.stderr)
+        assert.match(ended.stdout, `out/${name}.html`)
+        await look(path.join(folder, 'out', `${name}.html`), name)
+      }
+    }))
+
   test('the demo', () =>
     inFolder(async (folder) => {
       const args = ['--quick', '--loss', 'softmax', 'arcface', '--epochs', '1', '--out', 'demo.html']

@@ -3,6 +3,7 @@ import path from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DemoOptions } from '../demo/demo'
 import { losses } from '../demo/losses'
+import { defaultSeed } from '../head-settings'
 import { explain, integerFrom } from './options'
 import { needPackages } from './terminal'
 
@@ -25,7 +26,7 @@ export function addDemo(all: Command): void {
       '--seed <number>',
       'of the initial weights, the order of the images and their shifts',
       integerFrom(0),
-      1
+      defaultSeed
     )
     .addOption(
       new Option('--held-out <digits>', 'the two digits that are left out of training')

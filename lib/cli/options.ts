@@ -1,5 +1,5 @@
 /** Options that several commands share, and what their arguments may be. */
-import { type Command, InvalidArgumentError } from 'commander'
+import { type Command, InvalidArgumentError, Option } from 'commander'
 
 /** What follows the options in a command's help: how it works, as wide as the terminal is, and what to type. */
 export function explain(command: Command, examples: string[], notes: string[] = []): void {
@@ -12,6 +12,29 @@ export function explain(command: Command, examples: string[], notes: string[] = 
       ...examples.map((example) => `  $ npx margin-softmax ${example}`),
     ].join('\n')
   })
+}
+
+/** An option under another name, which the help does not show. */
+class Alias extends Option {
+  constructor(
+    flags: string,
+    private readonly of: Option
+  ) {
+    super(flags, of.description)
+    this.hideHelp()
+    this.parseArg = of.parseArg
+  }
+
+  override attributeName(): string {
+    return this.of.attributeName()
+  }
+}
+
+/** Adds an option that is also understood by the names that other programs have for it. */
+export function addWithAliases(command: Command, option: Option, aliases: string[]): void {
+  command.addOption(option)
+  const argument = option.flags.replace(/^\S+/, '')
+  for (const alias of aliases) command.addOption(new Alias(alias + argument, option))
 }
 
 export function integerFrom(least: number, most = 2 ** 31 - 1): (text: string) => number {

@@ -8,7 +8,7 @@ import { addInspect } from './inspect'
 import { interrupted, listen } from './interrupt'
 import { explain } from './options'
 import { complain, exitCodes, Failure, Misuse, manifest, printableLines } from './terminal'
-import { addTrain } from './train'
+import { addTrain } from './train/command'
 import { addVerify } from './verify'
 
 function program(): Command {

@@ -1,0 +1,135 @@
+/** The file beside the head's: what a training is, how far it has come, and what its checkpoint belongs to. */
+import { createHash } from 'node:crypto'
+import path from 'node:path'
+import { integerFrom, number } from '../../check'
+import { parseJson, propertiesOf, reasonOf, shown } from '../../file-error'
+import { readText } from '../../read-file'
+import { replaceText } from '../../write-file'
+import { Failure } from '../terminal'
+import type { TrainingData } from './data'
+import type { TrainingSettings } from './settings'
+
+export interface Files {
+  head: string
+  checkpoint: string
+  log: string
+  /** Of the classes, where the labels are names. */
+  names: string
+}
+
+export function filesOf(head: string): Files {
+  const stem = head.replace(/\.safetensors$/, '')
+  return {
+    head,
+    checkpoint: `${stem}.checkpoint.safetensors`,
+    log: `${stem}.training.json`,
+    names: `${stem}.classes.json`,
+  }
+}
+
+export interface Sums {
+  /** The head's at the time. */
+  iteration: number
+  /** Of the steps since the epoch began. */
+  loss: number
+  accuracy: number
+}
+
+export interface Epoch {
+  /** The head's at the epoch's end. */
+  iteration: number
+  loss: number
+  accuracy: number
+  /** Of the epoch's last step; missing in the files of older versions. */
+  learningRate?: number
+  validation?: { loss: number; accuracy: number }
+}
+
+/** Written before a checkpoint, it says of both the last one and of this what belongs to it. */
+export interface Log {
+  format: string
+  /** When the training began, as ISO 8601. */
+  started?: string
+  settings: TrainingSettings
+  /** Files as the options named them, relative to this file's folder unless absolute. */
+  sources?: Record<string, string>
+  /** What `--classes` said, if it did: it decides how labels are numbered. */
+  classesGiven?: number
+  /** Of embeddings and labels. */
+  data: string
+  epochs: Epoch[]
+  sums: Sums[]
+  /** Epochs that were made when more were asked for: patience counts from there. */
+  patienceFrom?: number
+  finished: boolean
+}
+
+export const logFormat = 'margin-softmax training 1'
+const largestLog = 100e6 // bytes: half a million epochs
+
+export function writeLog(file: string, log: Log): Promise<void> {
+  return replaceText(file, `${JSON.stringify(log, undefined, 1)}\n`)
+}
+
+export async function readLog(file: string): Promise<Log> {
+  try {
+    return checkLog(parseJson(await readText(file, largestLog), 'content'))
+  } catch (cause) {
+    const missing = (cause as NodeJS.ErrnoException).code === 'ENOENT'
+    const reason = missing ? 'there is none' : reasonOf(cause)
+    throw new Failure(`Expected a training to be resumed in ${file} but ${missing ? '' : ': '}${reason}`, {
+      cause,
+    })
+  }
+}
+
+/** Everything that is computed with, but for the settings (settings.ts). Throws an Error that says what is wrong. */
+function checkLog(content: unknown): Log {
+  const log = propertiesOf(content, 'content')
+  if (log.format !== logFormat) throw new Error(`its format is ${shown(log.format)}, not ${logFormat}`)
+  propertiesOf(propertiesOf(log.settings, 'settings').head, 'settings.head')
+  if (typeof log.data !== 'string') throw new Error(`its data is ${shown(log.data)}, not a string`)
+  if (typeof log.finished !== 'boolean') throw new Error(`its finished is ${shown(log.finished)}`)
+  if (log.classesGiven !== undefined) integerFrom(log.classesGiven, 'classesGiven', 1)
+  if (log.patienceFrom !== undefined) integerFrom(log.patienceFrom, 'patienceFrom', 0)
+  for (const [name, source] of Object.entries(propertiesOf(log.sources ?? {}, 'sources')))
+    if (typeof source !== 'string') throw new Error(`its sources.${name} is ${shown(source)}, not a string`)
+  for (const part of ['epochs', 'sums'] as const) {
+    const entries = log[part]
+    if (!Array.isArray(entries)) throw new Error(`its ${part} are ${shown(entries)}, not an array`)
+    entries.forEach((entry, i) => {
+      const { iteration, loss, accuracy, learningRate, validation } = propertiesOf(entry, `${part}[${i}]`)
+      integerFrom(iteration, `${part}[${i}].iteration`, 0)
+      checkFigures({ loss, accuracy }, `${part}[${i}]`)
+      if (learningRate !== undefined) number(learningRate, `${part}[${i}].learningRate`)
+      if (validation !== undefined)
+        checkFigures(propertiesOf(validation, `${part}[${i}].validation`), `${part}[${i}].validation`)
+    })
+  }
+  return log as unknown as Log
+}
+
+function checkFigures({ loss, accuracy }: Record<string, unknown>, where: string): void {
+  number(loss, `${where}.loss`)
+  number(accuracy, `${where}.accuracy`)
+}
+
+/** A file's name as it goes into the log, and back: a folder that is moved as a whole still finds its files. */
+export function toSource(log: string, file: string): string {
+  return path.isAbsolute(file) ? file : path.relative(path.dirname(log), file)
+}
+export function fromSource(log: string, source: string): string {
+  return path.isAbsolute(source) ? source : path.join(path.dirname(log), source)
+}
+
+export function fingerprint({ embeddings, labels }: TrainingData): string {
+  const hash = createHash('sha256')
+  // In parts that are copied: a hash takes no shared memory.
+  const part = 2 ** 26
+  for (const array of [embeddings, labels])
+    for (let at = 0; at < array.byteLength; at += part)
+      hash.update(
+        new Uint8Array(array.buffer, array.byteOffset + at, Math.min(part, array.byteLength - at)).slice()
+      )
+  return hash.digest('hex')
+}

@@ -1,0 +1,40 @@
+/** The losses of the command line: which options each takes, and the margin that they make. */
+import { arcface, combined, cosface, type Margin, normface, softmaxMargin, sphereface } from '../../index'
+
+/** What only some losses have. */
+export interface LossOptions {
+  scale?: number
+  margin?: number
+  m1?: number
+  m2?: number
+  m3?: number
+  interclassFilter?: number
+  bias?: boolean
+}
+
+interface Loss {
+  takes: (keyof LossOptions)[]
+  make(given: LossOptions): Margin
+}
+
+/** What is not given is undefined, which stands for the loss's own default. */
+export const losses: Record<string, Loss> = {
+  arcface: {
+    takes: ['scale', 'margin', 'interclassFilter'],
+    make: ({ scale, margin }) => arcface({ scale, margin }),
+  },
+  cosface: {
+    takes: ['scale', 'margin', 'interclassFilter'],
+    make: ({ scale, margin }) => cosface({ scale, margin }),
+  },
+  combined: {
+    takes: ['scale', 'm1', 'm2', 'm3', 'interclassFilter'],
+    make: ({ scale, m1, m2, m3 }) => combined({ scale, m1, m2, m3 }),
+  },
+  normface: { takes: ['scale', 'interclassFilter'], make: ({ scale }) => normface({ scale }) },
+  sphereface: {
+    takes: ['scale', 'margin', 'interclassFilter'],
+    make: ({ scale, margin }) => sphereface({ scale, m: margin }),
+  },
+  softmax: { takes: ['bias'], make: () => softmaxMargin() },
+}

@@ -1,0 +1,243 @@
+/** The training of a head on embeddings that are given: what `train` runs, and how it goes on after an interruption. */
+import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { MarginHead, type MarginHeadOptions } from '../../index'
+import { removeLeftovers } from '../../leftovers'
+import { targetOf } from '../../write-file'
+import { Failure } from '../terminal'
+import type { TrainingData } from './data'
+import { type Epoch, type Files, fingerprint, type Log, logFormat, type Sums, writeLog } from './log'
+import { checkSame } from './options'
+import type { Plan } from './plan'
+
+export interface Step {
+  epoch: number
+  step: number
+  steps: number
+  loss: number
+  accuracy: number
+}
+
+/** What is told while a training runs. */
+export interface Listener {
+  step(step: Step): void
+  /** After the epoch's checkpoint: what fails here loses nothing. @param number from 1 */
+  epoch(number: number, epoch: Epoch): Promise<void>
+}
+
+type Where = Pick<MarginHeadOptions, 'device' | 'threads'>
+
+export class Training {
+  #order: Uint32Array = new Uint32Array(0)
+  #orderEpoch = -1
+
+  private constructor(
+    readonly head: MarginHead,
+    readonly plan: Plan,
+    readonly files: Files,
+    private readonly data: TrainingData,
+    private readonly log: Log
+  ) {}
+
+  /** @param first values of the class weights, and names of the classes */
+  static async start(
+    plan: Plan,
+    data: TrainingData,
+    files: Files,
+    where: Where,
+    given: Pick<Log, 'sources' | 'classesGiven'>,
+    first: Pick<MarginHeadOptions, 'weights' | 'classNames'>
+  ): Promise<Training> {
+    const log = {
+      format: logFormat,
+      started: new Date().toISOString(),
+      settings: plan.settings,
+      ...given,
+      data: fingerprint(data),
+      epochs: [],
+      sums: [],
+      finished: false,
+    }
+    const head = await MarginHead.create({ ...plan.settings.head, ...where, ...first })
+    return new Training(head, plan, files, data, log)
+  }
+
+  /**
+   * From the checkpoint that an interrupted training left; with the same settings and data it gives the same bits. More
+   * epochs may be asked for. After the end they go on from the head that was kept: epochs after it are made again.
+   */
+  static async resume(
+    log: Log,
+    plan: Plan,
+    data: TrainingData,
+    files: Files,
+    where: Where
+  ): Promise<Training> {
+    const { settings } = plan
+    checkSame(log.settings, settings)
+    if (log.data !== fingerprint(data))
+      throw new Failure(`Expected the embeddings and labels of ${files.log} but received others`)
+    const more = settings.epochs > log.settings.epochs
+    const next = { ...log, settings, ...(more && { patienceFrom: log.epochs.length }) }
+    if (!log.finished && !existsSync(files.checkpoint))
+      throw new Failure(
+        `Expected the checkpoint ${files.checkpoint} of the interrupted training but there is none: begin anew with --restart`
+      )
+    const { precision } = settings.head
+    const head = await MarginHead.load(log.finished ? files.head : files.checkpoint, { ...where, precision })
+    const training = new Training(head, plan, files, data, next)
+    if (log.finished && training.#isOver) return training
+    next.epochs = log.epochs.filter(({ iteration }) => iteration <= head.iteration)
+    if (log.finished) {
+      next.finished = false
+      next.sums = []
+      await head.save(files.checkpoint) // before the log says that there is one
+    }
+    return training
+  }
+
+  get started(): string | undefined {
+    return this.log.started
+  }
+
+  get epochs(): readonly Epoch[] {
+    return this.log.epochs
+  }
+
+  get finished(): boolean {
+    return this.log.finished
+  }
+
+  /** The epoch whose head was kept: of the best validation, the first of equals; without validation the last. */
+  get best(): Epoch | undefined {
+    if (!this.plan.validationRows.length) return this.log.epochs.at(-1)
+    return this.log.epochs.reduce<Epoch | undefined>(
+      (best, epoch) => (!best || scoreOf(epoch) > scoreOf(best) ? epoch : best),
+      undefined
+    )
+  }
+
+  get #patienceIsOver(): boolean {
+    const { patience } = this.plan.settings
+    if (!patience || !this.plan.validationRows.length || !this.best) return false
+    const last = Math.max(this.log.epochs.indexOf(this.best) + 1, this.log.patienceFrom ?? 0)
+    return this.log.epochs.length - last >= patience
+  }
+
+  get #isOver(): boolean {
+    return this.log.epochs.length >= this.plan.settings.epochs || this.#patienceIsOver
+  }
+
+  /**
+   * Trains to the end, or until `stop` says so, after the step that runs; then there is a checkpoint.
+   * @param checkpointSteps steps between checkpoints, besides those at the end of each epoch
+   */
+  async run(checkpointSteps: number, stop: () => boolean, listener: Listener): Promise<void> {
+    const { epochSteps, steps } = this.plan
+    let sums = this.log.sums.find(({ iteration }) => iteration === this.head.iteration) ?? this.#newSums()
+    while (!this.finished) {
+      if (this.head.iteration >= steps || this.#patienceIsOver) return await this.#finish()
+      if (stop()) return this.#checkpoint(sums)
+      const epoch = Math.floor(this.head.iteration / epochSteps)
+      const { loss, stats } = await this.#step(epoch)
+      const { iteration } = this.head
+      sums = { iteration, loss: sums.loss + loss, accuracy: sums.accuracy + stats.accuracy }
+      const inEpoch = iteration - epoch * epochSteps
+      listener.step({
+        epoch: epoch + 1,
+        step: iteration,
+        steps,
+        loss: sums.loss / inEpoch,
+        accuracy: sums.accuracy / inEpoch,
+      })
+      if (inEpoch === epochSteps) {
+        const ended = await this.#endEpoch(sums)
+        sums = this.#newSums()
+        await this.#checkpoint(sums)
+        await listener.epoch(epoch + 1, ended)
+      } else if (iteration % checkpointSteps === 0) await this.#checkpoint(sums)
+    }
+    await this.#removeRest() // it was killed after its end
+  }
+
+  #newSums(): Sums {
+    return { iteration: this.head.iteration, loss: 0, accuracy: 0 }
+  }
+
+  async #step(epoch: number) {
+    const { epochSteps, settings } = this.plan
+    if (this.#orderEpoch !== epoch) {
+      this.#order = this.plan.orderOf(epoch)
+      this.#orderEpoch = epoch
+    }
+    const first = (this.head.iteration % epochSteps) * settings.batch
+    const { embeddings, labels } = this.#rows(this.#order.subarray(first, first + settings.batch))
+    const learningRate = this.plan.learningRateAt(this.head.iteration)
+    return this.head.step(embeddings, labels, { learningRate, gradInput: false })
+  }
+
+  #rows(rows: Uint32Array): { embeddings: Float32Array; labels: Int32Array } {
+    const { dim } = this.data
+    const embeddings = new Float32Array(rows.length * dim)
+    rows.forEach((row, i) => {
+      embeddings.set(this.data.embeddings.subarray(row * dim, (row + 1) * dim), i * dim)
+    })
+    return { embeddings, labels: Int32Array.from(rows, (row) => this.data.labels[row] as number) }
+  }
+
+  async #endEpoch(sums: Sums): Promise<Epoch> {
+    const validation = this.plan.validationRows.length ? await this.#validate() : undefined
+    const { iteration, loss, accuracy } = sums
+    const steps = this.plan.epochSteps
+    const epoch = {
+      iteration,
+      loss: loss / steps,
+      accuracy: accuracy / steps,
+      learningRate: this.plan.learningRateAt(iteration - 1),
+      ...(validation && { validation }),
+    }
+    this.log.epochs.push(epoch)
+    if (this.best === epoch) await this.head.save(this.files.head)
+    return epoch
+  }
+
+  async #validate(): Promise<{ loss: number; accuracy: number }> {
+    const { validationRows } = this.plan
+    let [loss, accuracy] = [0, 0]
+    const most = 512
+    for (let first = 0; first < validationRows.length; first += most) {
+      const { embeddings, labels } = this.#rows(validationRows.subarray(first, first + most))
+      const part = await this.head.evaluate(embeddings, labels)
+      loss += (part.loss * labels.length) / validationRows.length
+      accuracy += (part.stats.accuracy * labels.length) / validationRows.length
+    }
+    return { loss, accuracy }
+  }
+
+  /** The log first: killed between the two, the old checkpoint still finds its sums in it. */
+  async #checkpoint(sums: Sums): Promise<void> {
+    const known = this.log.sums.filter(({ iteration }) => iteration !== sums.iteration)
+    this.log.sums = [...known.slice(-1), sums]
+    await writeLog(this.files.log, this.log)
+    await this.head.save(this.files.checkpoint)
+  }
+
+  async #finish(): Promise<void> {
+    this.log.finished = true
+    await writeLog(this.files.log, this.log)
+    await this.#removeRest()
+  }
+
+  async #removeRest(): Promise<void> {
+    // Nothing is saved under these names any more, which would remove what saves left that were killed.
+    const { head, checkpoint, log } = this.files
+    for (const file of [head, checkpoint, log]) await removeLeftovers((await targetOf(file)).path)
+    await rm(checkpoint, { force: true })
+  }
+}
+
+/** By which epochs are compared: while no row is judged rightly, the loss tells which head has learnt more. */
+function scoreOf({ validation }: Epoch): number {
+  if (!validation) return Number.NEGATIVE_INFINITY
+  return validation.accuracy || -validation.loss
+}
