@@ -21,7 +21,7 @@
 #include <cfloat>
 
 #include "../row.h"
-#include "bfloat16.h"
+#include "bfloat16_products.h"
 #include "executor.h"
 #include "parts.h"
 

@@ -1,4 +1,4 @@
-#include "bfloat16.h"
+#include "bfloat16_products.h"
 
 #include <algorithm>
 
