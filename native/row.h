@@ -92,6 +92,13 @@ HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, doub
   return alone ? 0 : static_cast<float>(softmax.others / totals.sum);
 }
 
+// What an embedding is multiplied with to give logits with directions of classes; 0 for a row that takes no part.
+HOST_DEVICE inline double inputFactor(const RowState& state) {
+  return state.label == ignoredLabel ? 0 : state.scale * state.inverseNorm;
+}
+// The same with the upstream gradient: what Σ_i A_ij·(factor·x_i) takes.
+HOST_DEVICE inline double gradientFactor(const RowState& state) { return state.gradient * inputFactor(state); }
+
 // A gradient as multiples of the target's weights and of the embedding.
 struct TargetShare {
   double weight, input;

@@ -61,7 +61,7 @@ Parts::Limits Step::chooseLimits(double& leastWeight) {
 void Step::weighPanel(int64_t panel, int thread) {
   parts_.weighRows(kernels_, panel, states_, rowMaximum_, rowFactor_);
   float* probabilities = scratchOf(thread).tile;
-  const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows, dim = plan_.dim;
+  const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows;
   float ones[Plan::maxTileClasses];
   std::fill_n(ones, Plan::maxTileClasses, 1.0f);
   const int64_t classes = parts_.closeClasses(), atOnce = plan_.tileClasses;
@@ -76,8 +76,7 @@ void Step::weighPanel(int64_t panel, int thread) {
                     lanes_ * sizeof(float));
         continue;
       }
-      kernels_.logits(weightRow(j, thread), dim, 1, query_ + first * dim, 1, classScale_ + j, nullptr, out,
-                      plan_.tileClasses);
+      products_->panelLogits(weightRow(j, thread), 1, panel, classScale_ + j, out);
       if (problem_.filters()) kernels_.leaveOutAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, leftOut);
       forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = leftOut; });
     }
@@ -126,7 +125,7 @@ int64_t Step::orWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const {
 const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
                               TileWeights& weights) const {
   const ThreadScratch scratch = scratchOf(thread);
-  const int64_t first = chunk * plan_.chunkRows, classes = plan_.tileSize(tile), dim = plan_.dim;
+  const int64_t first = chunk * plan_.chunkRows, classes = plan_.tileSize(tile);
   const int64_t firstClass = tile * plan_.tileClasses, panelFloats = plan_.tileClasses * lanes_;
   for (int64_t k = 0; k < roundUp(count, 16); k++) {
     const int64_t row = first + (k < count ? rows[k] : 0);
@@ -152,19 +151,14 @@ const float* Step::activeTile(int64_t tile, int64_t chunk, const int32_t* rows, 
   }
   if (!weights.weight) weights = tileWeights(tile, thread);
   if (whole) {
-    computeTile(tile, weights, chunk, thread, scratch.tile);
+    computeTile(tileAt(tile, weights, chunk, thread), weights.bias, scratch.tile);
   } else {
     for (int64_t from = 0; from < count; from += lanes_) {
       const int64_t here = std::min<int64_t>(lanes_, count - from);
-      std::memset(scratch.query, 0, dim * lanes_ * sizeof(float));
-      for (int64_t k = 0; k < here; k++) {
-        const int64_t row = first + rows[from + k];
-        const float* query = query_ + row / lanes_ * dim * lanes_ + row % lanes_;
-        for (int64_t d = 0; d < dim; d++) scratch.query[d * lanes_ + k] = query[d * lanes_];
-      }
+      int64_t chosen[maxLanes];
+      for (int64_t k = 0; k < here; k++) chosen[k] = first + rows[from + k];
       float* out = scratch.tile + from / lanes_ * panelFloats;
-      kernels_.logits(weights.weight, dim, classes, scratch.query, 1, classScale_ + firstClass, nullptr, out,
-                      plan_.tileClasses);
+      products_->rowLogits(weights.weight, classes, chosen, here, classScale_ + firstClass, scratch.query, out);
       if (!problem_.filters()) continue;
       float limits[maxLanes] = {};
       for (int64_t k = 0; k < here; k++) limits[k] = rowLimit_[first + rows[from + k]];
@@ -214,7 +208,7 @@ Step::Done Step::activeInput(const Parts::Limits& limits, double leastWeight) {
   return done;
 }
 
-// partialInput_ is [classSlots][N][D] here.
+// The products' sums of gradInput are [classSlots][N][D] here.
 void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const int64_t firstRow = plan_.firstChunk(rowSlot) * plan_.chunkRows;
@@ -223,7 +217,7 @@ void Step::activeInput(int64_t slot, int thread, const Parts::Limits& limits) {
   const float inputLimit = limits.input > 0 ? limits.input : HUGE_VALF,
               weightLimit = limits.weight > 0 ? limits.weight : HUGE_VALF;
   const ThreadScratch scratch = scratchOf(thread);
-  float* partial = partialInput_ + (wanted ? classSlot * paddedRows_ * dim : 0);
+  float* partial = wanted ? products_->inputSums() + classSlot * paddedRows_ * dim : nullptr;
   if (wanted) std::memset(partial + firstRow * dim, 0, (lastRow - firstRow) * dim * sizeof(float));
   double* leftOfRows = leftOfRows_ + classSlot * paddedRows_;
   int32_t rows[Plan::maxChunkRows];
@@ -286,7 +280,7 @@ void Step::finishActiveRows(int64_t panel) {
   const int64_t dim = plan_.dim, first = panel * lanes_, last = std::min(plan_.rows, first + lanes_);
   rowSquares_[panel] = 0;
   if (first >= last) return;
-  float* sum = partialInput_ + first * dim;
+  float* sum = products_->inputSums() + first * dim;
   for (int64_t slot = 1; slot < plan_.classSlots; slot++)
     kernels_.accumulate(sum, sum + slot * paddedRows_ * dim, (last - first) * dim);
   for (int64_t i = first; i < last; i++) finishRow(i, sum + (i - first) * dim);

@@ -36,7 +36,6 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
   const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
   const int64_t firstTile = plan_.firstTile(classSlot), lastTile = plan_.firstTile(classSlot + 1);
-  const int64_t dim = plan_.dim;
   const ThreadScratch scratch = scratchOf(thread);
   const bool whole = plan_.rowSlots == 1;
   const float smoothing = static_cast<float>(problem_.labelSmoothing / problem_.classesInAll());
@@ -46,38 +45,27 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         whole ? scratch.classGradient : partialWeight_ + (rowSlot * plan_.classes + firstClass) * paddedDim_;
     float* biasGradient = partialBias_ + rowSlot * plan_.classes + firstClass;
     const TileWeights weights = tileWeights(tile, thread);
-    if (bfloat16_) bfloat16_->packWeights(weights.weight, classes, thread, recomputes(tile), problem_.gradInput);
+    products_->packWeights(tileAt(tile, weights, firstChunk, thread), recomputes(tile), problem_.gradInput);
     for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
       const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
+      const Tile at = tileAt(tile, weights, chunk, thread);
       float* gradient = scratch.tile;
       const float* logits = keptTile(tile, chunk);
       if (!logits) {
-        computeTile(tile, weights, chunk, thread, gradient);
+        computeTile(at, weights.bias, gradient);
         logits = gradient;
       }
       kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
                              smoothing, classScale_ + firstClass, gradient);
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
-      if (bfloat16_) bfloat16_->packGradient(thread, classes, chunk, gradient);
-      if (weight && bfloat16_)
-        bfloat16_->weightGradient(thread, classes, chunk, classGradient, paddedDim_, chunk > firstChunk,
-                                  upcomingWeights(tile));
-      else if (weight)
-        kernels_.weightGradient(gradient, plan_.tileClasses, classes, panels, value_ + first * lanes_, paddedRows_,
-                                dimPanels_, classGradient, chunk > firstChunk);
+      products_->packGradient(at, gradient);
+      if (weight) products_->weightGradient(at, gradient, classGradient, chunk > firstChunk, upcomingWeights(tile));
       if (weight && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
-      float* partial = partialInput_ + (classSlot * paddedRows_ + first) * dim;
-      if (input && bfloat16_)
-        bfloat16_->inputGradient(
-            thread, classes, chunk, partial, tile > firstTile,
+      if (input)
+        products_->inputGradient(
+            at, classSlot, gradient, tile > firstTile,
             chunk + 1 < lastChunk ? keptLogits(tile, chunk + 1) : keptLogits(tile + 1, firstChunk));
-      else if (input && narrow_)
-        kernels_.narrowInputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels,
-                                     narrowInput_ + (classSlot * paddedRows_ + first) * dim, tile > firstTile);
-      else if (input)
-        kernels_.inputGradient(weights.weight, dim, classes, gradient, plan_.tileClasses, panels, partial,
-                               tile > firstTile);
     }
     if (whole && weight) finishClasses(tile, thread, classGradient);
   }
@@ -174,7 +162,7 @@ void Step::finishRows(int64_t panel, int thread) {
     for (int64_t i = panel * lanes_; i < last; i++) finishNarrowRow(i);
     return;
   }
-  float* sum = partialInput_ + panel * lanes_ * dim;
+  float* sum = products_->inputSums() + panel * lanes_ * dim;
   for (int64_t slot = 1; slot < plan_.classSlots; slot++)
     kernels_.accumulate(sum, sum + slot * paddedRows_ * dim, dim * lanes_);
   float* v = scratchOf(thread).row;
@@ -182,6 +170,14 @@ void Step::finishRows(int64_t panel, int thread) {
     for (int64_t d = 0; d < dim; d++) v[d] = sum[d * lanes_ + i % lanes_];
     finishRow(i, v);
   }
+}
+
+void Step::finishNarrowRow(int64_t row) {
+  if (states_[row].label == ignoredLabel) return;
+  const int64_t at = (firstRow_ + row) * plan_.dim;
+  float* out = problem_.gradInput + at;
+  narrow_->finishRow(row, states_[row], radial_, problem_.input + at, out);
+  if (problem_.statistics) rowSquares_[row / lanes_] += kernels_.dot(out, out, plan_.dim);
 }
 
 // sum[D] = Σ_j A_ij·w_j over the other classes.

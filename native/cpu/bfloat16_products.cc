@@ -17,17 +17,14 @@ void put(uint16_t* at, float x, int64_t part, int parts) {
 }  // namespace
 
 Bfloat16Products::Bfloat16Products(const Kernels& kernels, const Plan& plan, int64_t paddedRows)
-    : kernels_(*kernels.bfloat16),
-      plan_(plan),
-      lanes_(kernels.lanes),
-      pairLanes_(kernels_.lanes),
+    : Products(kernels, plan, paddedRows),
+      bfloat16_(*kernels.bfloat16),
+      pairLanes_(bfloat16_.lanes),
       parts_(plan.dim < correctionsBelow ? 2 : 1),
-      paddedRows_(paddedRows),
       dimPairs_(divideUp(plan.dim, 2)),
       dimPanels_(divideUp(plan.dim, pairLanes_)) {}
 
 void Bfloat16Products::layOut(Layout& layout, int threads, bool weight, bool input) {
-  wantsWeight_ = weight;
   query_ = layout.take<uint16_t>(parts_ * paddedRows_ * dimPairs_ * 2);
   value_ = layout.take<uint16_t>(weight ? parts_ * dimPanels_ * paddedRows_ * pairLanes_ : 0);
   PackedTile& t = tile_;
@@ -45,6 +42,7 @@ void Bfloat16Products::layOut(Layout& layout, int threads, bool weight, bool inp
   t.columns = input ? at + rows : nullptr;
   t.across = weight ? at + rows + columns : nullptr;
   t.along = input ? at + rows + columns + across : nullptr;
+  layOutInputSums(layout, input);
 }
 
 PackedTile Bfloat16Products::packed(int thread) const {
@@ -54,51 +52,49 @@ PackedTile Bfloat16Products::packed(int thread) const {
   return t;
 }
 
-void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count, const double* queryFactors,
-                                const double* valueFactors) const {
+void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count, const RowState* states) {
   const int64_t dim = plan_.dim, queryPart = dimPairs_ * pairLanes_ * 2, valuePart = paddedRows_ * pairLanes_;
   for (int64_t i = 0; i < 16; i++) {
     const int64_t row = first + i, panel = row / pairLanes_, lane = row % pairLanes_;
-    const float factor = i < count ? static_cast<float>(queryFactors[i]) : 0;
+    const float factor = i < count ? static_cast<float>(inputFactor(states[i])) : 0;
     const float* x = rows + i * dim;
     uint16_t* out = query_ + panel * parts_ * queryPart + lane * 2;
     for (int64_t d = 0; d < dimPairs_ * 2; d++)
       put(out + d / 2 * pairLanes_ * 2 + d % 2, factor == 0 || d >= dim ? 0 : x[d] * factor, queryPart, parts_);
-    if (!wantsWeight_) continue;
-    const float valueFactor = i < count ? static_cast<float>(valueFactors[i]) : 0;
+    if (!value_) continue;
+    const float valueFactor = i < count ? static_cast<float>(gradientFactor(states[i])) : 0;
     for (int64_t d = 0; d < dimPanels_ * pairLanes_; d++)
       put(value_ + d / pairLanes_ * parts_ * valuePart + row / 2 * pairLanes_ * 2 + d % pairLanes_ * 2 + row % 2,
           valueFactor == 0 || d >= dim ? 0 : x[d] * valueFactor, valuePart, parts_);
   }
 }
 
-void Bfloat16Products::packWeights(const float* weight, int64_t classes, int thread, bool forLogits,
-                                   bool forGradient) const {
-  PackedTile t = packed(thread);
+void Bfloat16Products::packWeights(const Tile& tile, bool forLogits, bool forGradient) {
+  PackedTile t = packed(tile.thread);
   if (!forLogits) t.rows = nullptr;
   if (!forGradient) t.columns = nullptr;
-  if (t.rows || t.columns) kernels_.packWeights(weight, plan_.dim, classes, t);
+  if (t.rows || t.columns) bfloat16_.packWeights(tile.weight, plan_.dim, tile.classes, t);
 }
 
-void Bfloat16Products::logits(int thread, int64_t classes, int64_t chunk, const float* scale, const float* bias,
-                              float* tile, Upcoming next) const {
-  kernels_.logits(packed(thread), plan_.dim, classes, query_ + parts_ * chunk * plan_.chunkRows * dimPairs_ * 2,
-                  panels(chunk), scale, bias, tile, next);
+void Bfloat16Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) {
+  bfloat16_.logits(packed(tile.thread), plan_.dim, tile.classes, query_ + parts_ * firstRow(tile.chunk) * dimPairs_ * 2,
+                   panels(tile.chunk), scale, bias, out, next);
 }
 
-void Bfloat16Products::packGradient(int thread, int64_t classes, int64_t chunk, const float* gradient) const {
-  kernels_.packGradient(gradient, classes, panels(chunk), packed(thread));
+void Bfloat16Products::packGradient(const Tile& tile, const float* gradient) {
+  bfloat16_.packGradient(gradient, tile.classes, panels(tile.chunk), packed(tile.thread));
 }
 
-void Bfloat16Products::weightGradient(int thread, int64_t classes, int64_t chunk, float* out, int64_t outStride,
-                                      bool accumulate, Upcoming next) const {
-  kernels_.weightGradient(packed(thread), classes, panels(chunk), value_ + chunk * plan_.chunkRows * pairLanes_,
-                          paddedRows_, dimPanels_, out, outStride, accumulate, next);
+void Bfloat16Products::weightGradient(const Tile& tile, const float*, float* out, bool accumulate, Upcoming next) {
+  bfloat16_.weightGradient(packed(tile.thread), tile.classes, panels(tile.chunk),
+                           value_ + firstRow(tile.chunk) * pairLanes_, paddedRows_, dimPanels_, out, dimStride(),
+                           accumulate, next);
 }
 
-void Bfloat16Products::inputGradient(int thread, int64_t classes, int64_t chunk, float* out, bool accumulate,
-                                     Upcoming next) const {
-  kernels_.inputGradient(packed(thread), plan_.dim, classes, panels(chunk), out, accumulate, next);
+void Bfloat16Products::inputGradient(const Tile& tile, int64_t classSlot, const float*, bool accumulate,
+                                     Upcoming next) {
+  bfloat16_.inputGradient(packed(tile.thread), plan_.dim, tile.classes, panels(tile.chunk), inputSum(tile, classSlot),
+                          accumulate, next);
 }
 
 }  // namespace margin_softmax::cpu

@@ -10,23 +10,20 @@ namespace margin_softmax::cpu {
 Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient)
     : problem_(problem),
       kernels_(kernels),
-      plan_(rows, problem.dim, problem.classes,
-            problem.execution.precision == Precision::bfloat16 ? Plan::bfloat16Classes : Plan::floatClasses),
+      plan_(rows, problem.dim, problem.classes, mostTileClasses(problem)),
       lanes_(kernels.lanes),
       firstRow_(firstRow),
       paddedRows_(roundUp(rows, maxLanes)),
-      dimPanels_(divideUp(problem.dim, kernels.lanes)),
-      paddedDim_(dimPanels_ * kernels.lanes),
+      paddedDim_(roundUp(problem.dim, kernels.lanes)),
       normalized_(isNormalized(problem.margin)),
       radial_(scalesWithNorm(problem.margin)),
       rowGradient_(rowGradient),
       parts_(plan_, lanes_),
+      products_(makeProducts(problem, kernels, plan_, paddedRows_)),
+      narrow_(problem.isNarrow() ? static_cast<NarrowProducts*>(products_.get()) : nullptr),
       // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
-      narrow_(problem.isNarrow()),
-      leavesOut_(problem.negligible > 0 && problem.execution.precision == Precision::float32 && normalized_ &&
-                 problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && parts_.fit()) {
-  if (problem.execution.precision == Precision::bfloat16) bfloat16_.emplace(kernels, plan_, paddedRows_);
-}
+      leavesOut_(problem.negligible > 0 && products_->computesRows() && normalized_ && problem.labelSmoothing == 0 &&
+                 rows == problem.rows && wantsGradient() && parts_.fit()) {}
 
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
@@ -64,10 +61,7 @@ void Step::layOut(Layout& layout) {
   states_ = layout.take<RowState>(n);
   totals_ = layout.take<RowTotals>(problem_.exchange ? n : 0);
   order_ = layout.take<int32_t>(n);
-  query_ = layout.take<float>(bfloat16_ || narrow_ ? 0 : n * dim);
-  layOutNarrow(layout);
-  value_ = layout.take<float>(weight && !bfloat16_ ? n * paddedDim_ : 0);
-  if (bfloat16_) bfloat16_->layOut(layout, problem_.execution.threads, weight, problem_.gradInput);
+  products_->layOut(layout, problem_.execution.threads, weight, problem_.gradInput);
   classScale_ = layout.take<float>(classes);
   maxima_ = layout.take<float>(plan_.classSlots * n);
   sums_ = layout.take<float>(plan_.classSlots * n);
@@ -76,7 +70,6 @@ void Step::layOut(Layout& layout) {
   rowFactor_ = layout.take<float>(n);
   rowGradients_ = layout.take<float>(n);
   rowLimit_ = layout.take<float>(problem_.filters() ? n : 0);
-  partialInput_ = layout.take<float>(problem_.gradInput && !narrow_ ? plan_.classSlots * n * dim : 0);
   const bool partial = weight && plan_.rowSlots > 1;
   partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
   partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
@@ -154,14 +147,12 @@ void Step::prepareRows(int64_t block, int thread) {
   const int64_t dim = plan_.dim, first = block * 16;
   const int64_t count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
   const float* rows = problem_.input + (firstRow_ + first) * dim;
-  double queryFactors[16], valueFactors[16] = {};
   if (problem_.filters()) std::fill_n(rowLimit_ + first, 16, 0.0f);
   for (int64_t i = 0; i < count; i++) {
     RowState& state = states_[first + i];
     const float* x = rows + i * dim;
     state = RowState{};
     state.label = problem_.labels[firstRow_ + first + i];
-    queryFactors[i] = 0;
     if (state.label == ignoredLabel) continue;
     const double gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
     const double inputSquares = normalized_ ? kernels_.dotDouble(x, x, dim) : 0;
@@ -173,24 +164,10 @@ void Step::prepareRows(int64_t block, int thread) {
                         normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
                         problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, gradient);
     }
-    queryFactors[i] = state.scale * state.inverseNorm;
-    valueFactors[i] = state.gradient * queryFactors[i];
     if (problem_.filters())
       rowLimit_[first + i] = static_cast<float>((problem_.interclassFilter - (narrow_ ? 1 : 0)) * state.scale);
   }
-  if (bfloat16_) return bfloat16_->packRows(rows, first, count, queryFactors, valueFactors);
-  if (narrow_) packNarrow(rows, first, count, queryFactors);
-  else packQuery(rows, dim, first, count, queryFactors, lanes_, query_);
-  if (!wantsWeight()) return;
-  for (int64_t i = 0; i < 16; i++) {
-    const float factor = static_cast<float>(valueFactors[i]);
-    for (int64_t panel = 0; panel < dimPanels_; panel++) {
-      float* out = value_ + (panel * paddedRows_ + first + i) * lanes_;
-      const int64_t from = panel * lanes_, present = factor == 0 ? 0 : std::min<int64_t>(lanes_, dim - from);
-      if (present) kernels_.scaled(out, rows + i * dim + from, factor, present);
-      for (int64_t l = present; l < lanes_; l++) out[l] = 0;
-    }
-  }
+  products_->packRows(rows, first, count, states_ + first);
 }
 
 void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales) {
@@ -237,7 +214,7 @@ Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
 void Step::scaleClasses(int64_t tile, const float* weights) {
   const int64_t first = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   scaleRows(kernels_, weights, plan_.dim, classes, normalized_, classScale_ + first);
-  if (narrow_) scaleNarrowClasses(tile, weights);
+  products_->scaleClasses(tile, weights);
   if (normalized_) reportLarge(classScale_ + first, first, classes, leastInverseNorm_, large_);
 }
 
@@ -257,18 +234,11 @@ Upcoming Step::keptLogits(int64_t tile, int64_t chunk) const {
   return {kept, kept ? static_cast<int64_t>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
 }
 
-void Step::computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const {
-  const int64_t classes = plan_.tileSize(tile), firstRow = chunk * plan_.chunkRows, panels = panelsOf(chunk);
-  const float* scale = classScale_ + tile * plan_.tileClasses;
-  if (bfloat16_) bfloat16_->logits(thread, classes, chunk, scale, weights.bias, out, upcomingWeights(tile));
-  else if (narrow_)
-    kernels_.narrowLogits(weights.weight, plan_.dim, classes, narrowQuery_ + firstRow * plan_.dim, panels,
-                          narrowScale_ + tile * plan_.tileClasses, ceilings_ + firstRow, out, plan_.tileClasses);
-  else
-    kernels_.logits(weights.weight, plan_.dim, classes, query_ + firstRow * plan_.dim, panels, scale, weights.bias, out,
-                    plan_.tileClasses);
+void Step::computeTile(const Tile& tile, const float* bias, float* out) const {
+  products_->logits(tile, classScale_ + tile.index * plan_.tileClasses, bias, out, upcomingWeights(tile.index));
   if (problem_.filters())
-    kernels_.leaveOutAbove(out, plan_.tileClasses, classes, panels, rowLimit_ + firstRow, leftOut);
+    kernels_.leaveOutAbove(out, plan_.tileClasses, tile.classes, panelsOf(tile.chunk),
+                           rowLimit_ + tile.chunk * plan_.chunkRows, leftOut);
 }
 
 void Step::forward(int64_t slot, int thread) {
@@ -290,12 +260,12 @@ void Step::forward(int64_t slot, int thread) {
     const TileWeights weights = tileWeights(tile, thread);
     if (plan_.rowSlots == 1) scaleClasses(tile, weights.weight);
     const int64_t classes = plan_.tileSize(tile), firstClass = tile * plan_.tileClasses;
-    if (bfloat16_) bfloat16_->packWeights(weights.weight, classes, thread, true, false);
+    products_->packWeights(tileAt(tile, weights, firstChunk, thread), true, false);
     for (int64_t chunk = firstChunk; chunk < lastChunk; chunk++) {
       const int64_t first = chunk * plan_.chunkRows, panels = panelsOf(chunk);
       float* kept = keptTile(tile, chunk);
       float* logits = kept ? kept : scratch.tile;
-      computeTile(tile, weights, chunk, thread, logits);
+      computeTile(tileAt(tile, weights, chunk, thread), weights.bias, logits);
       if (smoothing) {
         float tileSums[Plan::maxChunkRows];
         kernels_.tileSum(logits, plan_.tileClasses, classes, panels, tileSums);
@@ -326,8 +296,8 @@ RowTotals Step::totalsOf(int64_t row) const {
     if (problem_.labelSmoothing != 0) totals.logits += logitSums_[at];
   }
   if (narrow_ && maximum != leftOut) {
-    totals.maximum += ceilings_[row];
-    totals.logits += ceilings_[row] * static_cast<double>(plan_.classes - (state.label >= 0 ? 1 : 0));
+    totals.maximum += narrow_->ceiling(row);
+    totals.logits += narrow_->ceiling(row) * static_cast<double>(plan_.classes - (state.label >= 0 ? 1 : 0));
   }
   return totals;
 }
@@ -353,7 +323,7 @@ void Step::reduceRow(int64_t row, int thread) {
   }
   const RowTotals totals = problem_.exchange ? totals_[row] : totalsOf(row);
   rowFactor_[row] = closeRow(state, totals, problem_.othersWeight, problem_.labelSmoothing, problem_.classesInAll());
-  rowMaximum_[row] = static_cast<float>(totals.maximum - (narrow_ ? ceilings_[row] : 0));
+  rowMaximum_[row] = static_cast<float>(totals.maximum - (narrow_ ? narrow_->ceiling(row) : 0));
   rowGradients_[row] = static_cast<float>(state.gradient);
   problem_.losses[global] = static_cast<float>(state.loss);
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
@@ -365,7 +335,8 @@ void Step::beginInputGradient(int64_t row, int thread) {
   const RowState& state = states_[row];
   const int64_t at = (firstRow_ + row) * plan_.dim;
   const TargetShare share = inputShare(state, normalized_, radial_);
-  if (narrow_) keepNarrowTarget(row, share, state.label < 0 ? nullptr : weightRow(state.label, thread));
+  if (narrow_)
+    narrow_->keepTarget(row, share, state.label < 0 ? nullptr : weightRow(state.label, thread), problem_.input + at);
   if (state.label < 0) {
     std::memset(problem_.gradInput + at, 0, plan_.dim * sizeof(float));
     return;

@@ -21,8 +21,8 @@
 #include <cfloat>
 
 #include "../row.h"
-#include "bfloat16_products.h"
 #include "executor.h"
+#include "narrow_products.h"
 #include "parts.h"
 
 namespace margin_softmax::cpu {
@@ -70,10 +70,6 @@ class Step {
   void update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const;
   void finishRows(int64_t panel, int thread);
   void finishRow(int64_t row, const float* sum);
-  void layOutNarrow(Layout& layout);
-  void packNarrow(const float* rows, int64_t first, int64_t count, const double* factors);
-  void scaleNarrowClasses(int64_t tile, const float* weights);
-  void keepNarrowTarget(int64_t row, const TargetShare& share, const float* weight);
   void finishNarrowRow(int64_t row);
   Status collect();
 
@@ -99,7 +95,10 @@ class Step {
   void activeWeight(int64_t slot, int thread, float limit);
   void addLeftOut();
 
-  void computeTile(int64_t tile, const TileWeights& weights, int64_t chunk, int thread, float* out) const;
+  Tile tileAt(int64_t tile, const TileWeights& weights, int64_t chunk, int thread) const {
+    return {thread, tile, plan_.tileSize(tile), chunk, weights.weight};
+  }
+  void computeTile(const Tile& tile, const float* bias, float* out) const;
   // Where so many classes' weights lie in one piece: these; else none.
   Upcoming storedWeights(int64_t first, int64_t count) const;
   // Those of the tile after this one; none after the last.
@@ -135,7 +134,7 @@ class Step {
   const Kernels& kernels_;
   const Plan plan_;
   const int lanes_;
-  const int64_t firstRow_, paddedRows_, dimPanels_, paddedDim_;
+  const int64_t firstRow_, paddedRows_, paddedDim_;
   const bool normalized_, radial_;
   const double rowGradient_;  // upstream gradient of each row, before gradOutput
   double lossSum_ = 0;
@@ -146,23 +145,19 @@ class Step {
   float* inputBlocks_;                 // [rows][D] in column blocks
   int32_t* labels_;                    // [rows] the batch's classes
   int64_t* computed_;                  // [slots] of the (i, j), those that were not left out
-  const bool narrow_;
-  double *narrowQuery_, *ceilings_, *narrowScale_;  // [panel][D][L], [N], [C] 1/‖w_j‖
-  double *narrowInput_, *narrowTarget_;             // [classSlots][panel][D][L], [N][D] the targets' share of gradInput
-  const bool leavesOut_;                            // whether what is negligible may be
-  std::optional<Bfloat16Products> bfloat16_;        // the products, where they are not in float32
+  const std::unique_ptr<Products> products_;
+  NarrowProducts* const narrow_;  // the products, where the rows are narrow: these are finished otherwise
+  const bool leavesOut_;          // whether what is negligible may be
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
   RowTotals* totals_;                               // [N], only where classes are sharded
   int32_t* order_;                                  // [rows] rows by label, then by row
-  float *query_, *value_;                           // [panel][D][L], [dimPanel][N][L]
   float* classScale_;                               // [C] 1/‖w_j‖, or 1
   float *maxima_, *sums_;                           // [classSlots][N]
   double* logitSums_;                               // [classSlots][N], only with label smoothing
   float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
   float* rowLimit_;                                 // [N] the largest logit that is not filtered
-  float* partialInput_;                             // [classSlots][panel][D][L]
   float* partialWeight_;                            // [rowSlots][C][paddedDim], only with several row slots
   float* partialBias_;                              // [rowSlots][C]
   double* slotSquares_;                             // [classTiles] ‖gradient of the tile's classes‖²
