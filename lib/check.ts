@@ -153,11 +153,14 @@ function withMemory<T>(allocate: () => T, name: string, bytes: () => number): T 
 
 const convertedTypes = ['Float64Array', 'Float16Array']
 
+export function isFloatArray(value: unknown): value is FloatArray {
+  return isFloat32(value) || convertedTypes.includes(typeOf(value) ?? '')
+}
+
 /** A Float32Array, or one made of a `FloatArray`; with `length` elements, where a length is given. */
 export function floats(value: unknown, name: string, length?: number): Float32Array {
+  if (!isFloatArray(value)) throw wrongType('a Float32Array, Float64Array or Float16Array', name, value)
   const single = isFloat32(value)
-  if (!single && !convertedTypes.includes(typeOf(value) ?? ''))
-    throw wrongType('a Float32Array, Float64Array or Float16Array', name, value)
   const array = value as Float32Array
   if (length !== undefined && lengthOf(array) !== length) throw wrongValue(`${length} elements`, name, value)
   if (isGone(array)) throw wrongValue('an array that has its memory', name, value)

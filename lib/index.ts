@@ -63,9 +63,10 @@ export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } fro
 export {
   type Folds,
   type OperatingPoint,
-  type PairList,
-  type VerificationOptions,
   type VerificationResult,
   verification,
+  verificationFromScores,
+  verificationFromScoresSync,
   verificationSync,
 } from './verification'
+export type { Answers, PairList, ScoreOptions, VerificationOptions } from './verification-request'

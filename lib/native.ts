@@ -48,6 +48,8 @@ export interface NativeDevice {
 interface Native {
   /** Delivers what has finished. Whether to look again at the next turn of the event loop. */
   look(): boolean
+  /** Has the work of the request with this ticket end early: `ERR_CANCELLED`. */
+  cancel(ticket: number): void
   margins(): { name: string; normalized: boolean; parameters: string[] }[]
   instructionSets(): string[]
   cudaDevices(asked?: number): NativeDevice[]

@@ -1,38 +1,16 @@
-import {
-  countOf,
-  type FloatArray,
-  floats,
-  integerFrom,
-  type LabelArray,
-  labels,
-  newArray,
-  numberFrom,
-  options,
-  rowsOf,
-  size,
-} from './check'
-import { notFinite, wrongType, wrongValue } from './errors'
-import { type ExecutionOptions, execution } from './execution'
-import { isGone, isList, isObject, lengthOf, typeOf } from './intrinsics'
+import { abortable } from './abort'
+import type { FloatArray, LabelArray } from './check'
+import { notFinite } from './errors'
 import { type NativeResult, native, succeeded } from './native'
-
-/** Pairs of rows, each with the answer whether the two belong together. */
-export interface PairList {
-  /** Rows of the embeddings [P,2], from 0. Default: rows 2p and 2p + 1 are pair p. */
-  pairs?: LabelArray | undefined
-  /** Of each pair [P]: true or 1 where both rows are of one class, false or 0 where they are not. */
-  same: LabelArray | readonly boolean[]
-}
-
-/** How pairs are judged. */
-export interface VerificationOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
-  /** D. Default: with labels, as many numbers as there are for each label; it must be given with a list of `pairs`. */
-  dim?: number | undefined
-  /** The false accept rates, from 0 to 1, at which true accept rates are wanted. Default 1e-1, 1e-2 … 1e-6. */
-  falseAcceptRates?: ArrayLike<number> | undefined
-  /** For lists of pairs: into how many runs of the list it is cut for `folds` of the result, or 0. Default 10, as for LFW. */
-  folds?: number | undefined
-}
+import {
+  type Answers,
+  type PairList,
+  requestOfPairs,
+  requestOfScores,
+  type ScoreOptions,
+  type VerificationOptions,
+  type VerificationRequest,
+} from './verification-request'
 
 /** What a threshold does: a pair is accepted where its score is at least the threshold. */
 export interface OperatingPoint {
@@ -69,18 +47,38 @@ export interface VerificationResult {
   }
   /** The chance that a pair of one class scores above a pair of different ones, equal scores counting one half. */
   areaUnderCurve: number
+  /** The chance that the two score the same: where it is not small, the scores can't tell many pairs apart. */
+  ties: number
   /** Where false accepts are as frequent as false rejects, on the straight line between two thresholds. */
   equalErrorRate: number
   /** The threshold there. */
   equalErrorThreshold: number
-  /** The largest share of pairs that one threshold judges rightly. */
+  /**
+   * The largest share of pairs that one threshold judges rightly. It is no smaller than the share of the larger kind of
+   * pairs, which a threshold that accepts all or none reaches: see `bestBalancedAccuracy` where there are more of one kind.
+   */
   bestAccuracy: number
   /** The highest such threshold. */
   bestThreshold: number
+  /** The largest (true accept rate + true reject rate)/2 of any threshold: 0.5 for guessing, whatever the numbers of pairs. */
+  bestBalancedAccuracy: number
+  /** The highest such threshold. */
+  bestBalancedThreshold: number
+  /**
+   * minDCF: the least detection cost cMiss·P(miss)·pTarget + cFalseAlarm·P(false alarm)·(1 − pTarget) of any threshold, as
+   * NIST's evaluations normalise it: divided by that of the better one of accepting all and accepting none, hence 0 to 1.
+   */
+  minimumDetectionCost: number
+  /** The highest threshold of that cost; Infinity where accepting none costs least. */
+  minimumDetectionCostThreshold: number
   /** One for each of `falseAcceptRates`. */
   operatingPoints: OperatingPoint[]
-  /** How many pairs of either kind score in each of 128 equal parts of [−1, 1], the last one with 1. */
+  /** How many pairs of either kind score in each of 128 equal parts of [from, to], the last one with `to`. */
   histogram: {
+    /** −1 for cosines, but if all are above 15/16 a number below them; the lowest of scores that were given. */
+    from: number
+    /** 1 for cosines; the highest of scores that were given. */
+    to: number
     /** Of pairs of one class [128]. */
     same: Float64Array
     /** Of pairs of two classes [128]. */
@@ -89,190 +87,111 @@ export interface VerificationResult {
   /** With a list of pairs. */
   folds?: Folds
   /** With a list of pairs: their scores [P]. */
-  scores?: Float32Array
+  scores?: Float64Array
+  /** How many embeddings are zeros: without a direction, they score 0 with every other. Absent where scores were given. */
+  zeroRows?: number
 }
 
-const knownOptions = ['dim', 'falseAcceptRates', 'folds', 'threads', 'instructionSet']
-const usualRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
-const histogramBins = 128
-const usualFolds = 10
-const mostRows = 2 ** 31 - 1
-
 /**
- * How well cosines tell pairs of one class from pairs of different ones: area under the ROC curve, equal error rate, true
- * accept rates at given false accept rates, best threshold, and for lists of pairs the accuracy over folds.
+ * How well cosines tell pairs of one class from pairs of different ones: area under the ROC curve, equal error rate, minimum
+ * detection cost, true accept rates at given false accept rates, best thresholds, and for lists the accuracy over folds.
  *
  * With labels every pair of rows i < j is judged, blocked: 200 million pairs of 20,000 rows, without a matrix of them. With
  * a `PairList` those pairs are.
  *
- * A score is a cosine in steps of 2⁻²⁴, the spacing of single precision below 1; a row of zeros has the score 0 with every
- * other. Every figure is exact for the scores, ties included: no sampling, no interpolated curve. Cosines are computed in
- * single precision for all pairs (errors near 1e-7), in double precision for lists. Runs on the CPU. Memory beyond the
- * inputs: for all pairs at most 320 MB (600 MB from 92,682 rows on), for lists 12 bytes a pair.
+ * Every figure is exact for the scores, ties included: no sampling, no interpolated curve. The score of a listed pair is
+ * its cosine, computed in double precision and rounded to steps of 2⁻⁴⁰. Those of all pairs are cosines in steps of 2⁻²⁴,
+ * the spacing of single precision below 1, in which they are computed (errors near 1e-7). Where all rows point so nearly
+ * the same way that cosines are above 1 − 1/16, they are computed without what the rows have in common, and the steps are
+ * as much finer as the cosines are nearer to 1. A row of zeros has the score 0 with every other.
+ *
+ * Runs on the CPU. Memory beyond the inputs: for all pairs at most 320 MB (600 MB from 92,682 rows on), and a copy of
+ * embeddings that nearly point the same way; for lists 24 bytes a pair.
  *
  * @param embeddings [N,D]; a Float64Array is rounded to single precision
  * @param pairsOf labels [N], integers from 0, or a `PairList`
  * @throws TypeError, RangeError for arguments, also where all pairs are of one kind; MarginSoftmaxError `ERR_NOT_FINITE`
- *   where an embedding is not finite, `ERR_OUT_OF_MEMORY`
+ *   where an embedding is not finite, `ERR_OUT_OF_MEMORY`; the reason of an aborted `signal`
  */
 export async function verification(
   embeddings: FloatArray,
   pairsOf: LabelArray | PairList,
   options?: VerificationOptions
 ): Promise<VerificationResult> {
-  const { request, order } = prepare(embeddings, pairsOf, options)
-  return resultOf(
-    await native().verification({ ...request, asynchronous: true, __proto__: null }),
-    request,
-    order
-  )
+  return run(requestOfPairs(embeddings, pairsOf, options, true))
 }
 
 /** As `verification`, computed before it returns. */
 export function verificationSync(
   embeddings: FloatArray,
   pairsOf: LabelArray | PairList,
-  options?: VerificationOptions
+  options?: Omit<VerificationOptions, 'signal'>
 ): VerificationResult {
-  const { request, order } = prepare(embeddings, pairsOf, options)
-  return resultOf(native().verification(request) as NativeVerification, request, order)
+  return runSync(requestOfPairs(embeddings, pairsOf, options, false))
+}
+
+/**
+ * The same figures of scores that exist already: whatever computed them, a higher one must mean that a pair rather belongs
+ * together (take distances negative). Scores are compared in double precision, as they are.
+ *
+ * @param scores [P]
+ * @param same [P]
+ * @throws TypeError, RangeError for arguments, also where all pairs are of one kind; MarginSoftmaxError `ERR_NOT_FINITE`
+ *   where a score is not finite, `ERR_OUT_OF_MEMORY`; the reason of an aborted `signal`
+ * @example
+ * const scores = [0.9, 0.8, 0.7, 0.6, 0.3, 0.2]
+ * const { equalErrorRate, minimumDetectionCost } = await verificationFromScores(scores, [1, 1, 0, 1, 0, 0])
+ */
+export async function verificationFromScores(
+  scores: FloatArray | readonly number[],
+  same: Answers,
+  options?: ScoreOptions
+): Promise<VerificationResult> {
+  return run(requestOfScores(scores, same, options, true))
+}
+
+/** As `verificationFromScores`, computed before it returns. */
+export function verificationFromScoresSync(
+  scores: FloatArray | readonly number[],
+  same: Answers,
+  options?: Omit<ScoreOptions, 'signal'>
+): VerificationResult {
+  return runSync(requestOfScores(scores, same, options, false))
 }
 
 /** What the addon returns beside the arrays that it fills. */
 export interface NativeVerification extends Partial<NativeResult> {
   samePairs: number
   differentPairs: number
+  zeroRows: number
   areaUnderCurve: number
+  ties: number
   equalErrorRate: number
   equalErrorThreshold: number
   bestAccuracy: number
   bestThreshold: number
+  bestBalancedAccuracy: number
+  bestBalancedThreshold: number
+  minimumDetectionCost: number
+  minimumDetectionCostThreshold: number
+  histogramFrom: number
+  histogramTo: number
 }
 
-function prepare(given: FloatArray, pairsOf: LabelArray | PairList, asked: VerificationOptions | undefined) {
-  const known = options(asked, 'options', knownOptions)
-  const taken = floats(given, 'embeddings')
-  const limits = ratesOf(known.falseAcceptRates)
-  const order = [...limits.keys()].sort((a, b) => (limits[a] as number) - (limits[b] as number))
-  const inputs = isValues(pairsOf) ? allPairs(taken, pairsOf, known) : listedPairs(taken, pairsOf, known)
-  // As they are after labels and answers, which may be lists with getters.
-  const embeddings = floats(taken, 'embeddings', inputs.rows * inputs.dim)
-  const request = {
-    __proto__: null,
-    embeddings,
-    ...inputs,
-    ...execution({ threads: known.threads, instructionSet: known.instructionSet, device: 'cpu' }),
-    limits: Float64Array.from(order, (i) => limits[i] as number),
-    trueAcceptRates: new Float64Array(limits.length),
-    falseAcceptRates: new Float64Array(limits.length),
-    thresholds: new Float64Array(limits.length),
-    sameHistogram: new Float64Array(histogramBins),
-    differentHistogram: new Float64Array(histogramBins),
-    asynchronous: false,
-  }
-  return { request, order }
+async function run(request: VerificationRequest): Promise<VerificationResult> {
+  const result = await abortable(request.signal, (ticket) =>
+    native().verification({ ...request, ticket, __proto__: null })
+  )
+  return resultOf(result, request)
 }
 
-interface Inputs {
-  rows: number
-  dim: number
-  labels?: Int32Array
-  pairs?: Int32Array
-  same?: Uint8Array
-  foldAccuracies?: Float64Array
-  foldThresholds?: Float64Array
-  scores?: Float32Array
+function runSync(request: VerificationRequest): VerificationResult {
+  return resultOf(native().verification(request) as NativeVerification, request)
 }
 
-/** Whether these are labels rather than a `PairList`. */
-function isValues(value: unknown): value is LabelArray {
-  if (!isObject(value)) throw wrongType('labels or an object with same and pairs', 'pairsOf', value)
-  return isArray(value)
-}
-
-/** Whether it is a list or a typed array of any type. */
-function isArray(value: unknown): value is readonly unknown[] {
-  return typeOf(value) !== undefined || isList(value)
-}
-
-function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<VerificationOptions>): Inputs {
-  if (known.folds !== undefined && known.folds !== 0)
-    throw wrongType('no folds without a list of pairs', 'folds', known.folds)
-  const dim = size(known.dim === undefined ? lengthOf(embeddings) / countOf(given) : known.dim, 'dim')
-  const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
-  const checked = labels(given, 'labels', rows, mostRows, -1)
-  const ignored = indexOfIgnored(checked, rows)
-  if (ignored >= 0) throw wrongValue('an integer from 0', `labels[${ignored}]`, -1)
-  return { rows, dim, labels: checked }
-}
-
-/** The first −1, or −1. */
-function indexOfIgnored(checked: Int32Array, count: number): number {
-  for (let i = 0; i < count; i++) if (checked[i] === -1) return i
-  return -1
-}
-
-function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<VerificationOptions>): Inputs {
-  const { pairs, same: answers } = options(given, 'pairsOf', ['pairs', 'same'])
-  if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
-  const count = countOf(answers)
-  if (pairs !== undefined && known.dim === undefined)
-    throw wrongType('a positive integer', 'dim with a list of pairs', undefined)
-  const dim = size(known.dim === undefined ? lengthOf(embeddings) / (2 * count) : known.dim, 'dim')
-  const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
-  if (pairs === undefined && rows !== 2 * count)
-    throw wrongValue(`one answer for every two of ${rows} rows`, 'same', answers)
-  const same = newArray(Uint8Array, count, 'same')
-  for (let i = 0; i < count; i++) {
-    const answer: unknown = answers[i]
-    if (answer !== true && answer !== false && answer !== 0 && answer !== 1)
-      throw wrongValue('true or false', `same[${i}]`, answer)
-    same[i] = Number(answer)
-  }
-  const folds =
-    known.folds === undefined
-      ? count < usualFolds
-        ? 0
-        : usualFolds
-      : integerFrom(known.folds, 'folds', 0, count)
-  if (folds === 1) throw wrongValue('0 or at least 2', 'folds', folds)
-  return {
-    rows,
-    dim,
-    pairs: pairs === undefined ? undefined : rowPairs(pairs, count, rows),
-    same,
-    ...(folds && {
-      foldAccuracies: newArray(Float64Array, folds, 'folds'),
-      foldThresholds: newArray(Float64Array, folds, 'folds'),
-    }),
-    scores: newArray(Float32Array, count, 'scores'),
-  }
-}
-
-function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
-  const pairs = labels(given, 'pairs', 2 * count, rows, -1)
-  const missing = indexOfIgnored(pairs, 2 * count)
-  if (missing >= 0) throw wrongValue(`an integer from 0 to ${rows - 1}`, `pairs[${missing}]`, -1)
-  return pairs
-}
-
-function ratesOf(given: unknown): Float64Array {
-  if (given === undefined) return Float64Array.from(usualRates)
-  if (!isArray(given)) throw wrongType('an array of numbers from 0 to 1', 'falseAcceptRates', given)
-  if (typeOf(given) !== undefined && isGone(given as never))
-    throw wrongValue('an array that has its memory', 'falseAcceptRates', given)
-  const rates: number[] = []
-  const count = countOf(given)
-  for (let i = 0; i < count; i++) rates.push(numberFrom(given[i], `falseAcceptRates[${i}]`, 0, 1))
-  return Float64Array.from(rates)
-}
-
-function resultOf(
-  raw: NativeVerification,
-  request: ReturnType<typeof prepare>['request'],
-  order: number[]
-): VerificationResult {
-  if (raw.failure === 'ERR_NOT_FINITE') throw notFinite('embeddings', raw.row)
+function resultOf(raw: NativeVerification, request: VerificationRequest): VerificationResult {
+  const { order, givenScores } = request
+  if (raw.failure === 'ERR_NOT_FINITE') throw notFinite(givenScores ? 'scores' : 'embeddings', raw.row)
   const { samePairs, differentPairs, ...figures } = succeeded(raw)
   if (samePairs === 0 || differentPairs === 0)
     throw new RangeError(
@@ -290,14 +209,25 @@ function resultOf(
   return {
     pairs: { same: samePairs, different: differentPairs },
     areaUnderCurve: figures.areaUnderCurve,
+    ties: figures.ties,
     equalErrorRate: figures.equalErrorRate,
     equalErrorThreshold: figures.equalErrorThreshold,
     bestAccuracy: figures.bestAccuracy,
     bestThreshold: figures.bestThreshold,
+    bestBalancedAccuracy: figures.bestBalancedAccuracy,
+    bestBalancedThreshold: figures.bestBalancedThreshold,
+    minimumDetectionCost: figures.minimumDetectionCost,
+    minimumDetectionCostThreshold: figures.minimumDetectionCostThreshold,
     operatingPoints,
-    histogram: { same: request.sameHistogram, different: request.differentHistogram },
+    histogram: {
+      from: figures.histogramFrom,
+      to: figures.histogramTo,
+      same: request.sameHistogram,
+      different: request.differentHistogram,
+    },
     ...(request.foldAccuracies && { folds: foldsOf(request.foldAccuracies, request.foldThresholds) }),
     ...(request.scores && { scores: request.scores }),
+    ...(!givenScores && { zeroRows: figures.zeroRows }),
   }
 }
 

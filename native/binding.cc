@@ -119,11 +119,14 @@ Execution readExecution(Napi::Object request, Job& job, std::string& instruction
   if (execution.threads < 1 || execution.threads > cpu::Pool::maxThreads)
     throw Napi::RangeError::New(request.Env(), "Expected 1 to 1023 threads");
   execution.cancelled = &job.cancelled;
+  const Napi::Value ticket = request.Get("ticket");
+  if (ticket.IsNumber()) job.ticket = ticket.As<Napi::Number>().DoubleValue();
   return execution;
 }
 
 static void addAll(Napi::Object exports) {
   addFunction<look>(exports, "look");
+  addFunction<cancel>(exports, "cancel");
   addFunction<margins>(exports, "margins");
   addFunction<instructionSets>(exports, "instructionSets");
   addFunction<cudaDevices>(exports, "cudaDevices");

@@ -132,6 +132,7 @@ class Job : public Task {
   bool asynchronous = false;
   bool grouped = false;    // other processes wait for it: it runs even where it can only say that it was not prepared
   int device = cpuDevice;  // whose queue it waits in
+  double ticket = 0;       // by which JavaScript cancels asynchronous work; 0: by none
   std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
 
  private:
@@ -174,6 +175,9 @@ Napi::Value perform(const Napi::CallbackInfo& info, const Read& read) {
 // look(): delivers the results of asynchronous work that has ended, and tells whether to look again at the next turn of
 // the event loop (watch.h). Results arrive without it, too, as soon as their thread has woken up.
 Napi::Value look(const Napi::CallbackInfo& info);
+
+// cancel(ticket): has asynchronous work end early, with ERR_CANCELLED; work that has ended already keeps its result.
+Napi::Value cancel(const Napi::CallbackInfo& info);
 
 // Loads an addon into an environment: what asynchronous jobs need, then `add`, which adds the functions. Throws an Error
 // with code ERR_OUT_OF_MEMORY where there is no memory for it.

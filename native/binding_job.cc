@@ -72,7 +72,7 @@ class Environment {
     job->environment_ = this;
     job->run = [](Task& task) {
       Job& begun = static_cast<Job&>(task);
-      if (!begun.cancelled) begun.status_ = begun.outcome();
+      begun.status_ = begun.cancelled ? Status::abandoned() : begun.outcome();
       begun.environment_->finish(begun);
     };
     if (!all_) napi_ref_threadsafe_function(env_, wake_);
@@ -89,6 +89,18 @@ class Environment {
       finish(*job);
     }
     return Napi::Value(env_, promise);
+  }
+
+  // On the JavaScript thread, as all that changes the list of jobs.
+  void cancel(double ticket) {
+    for (Job* job = all_; job; job = job->after_) {
+      if (job->ticket != ticket) continue;
+      job->cancelled = true;
+      if (!job->withdraw()) return;  // it runs, and ends soon, or has run
+      job->status_ = Status::abandoned();
+      finish(*job);
+      return;
+    }
   }
 
   // Delivers what has finished, between two turns of the event loop: sooner than its thread would wake up from sleep.
@@ -255,6 +267,12 @@ Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
 
 Napi::Value look(const Napi::CallbackInfo& info) {
   return Napi::Boolean::New(info.Env(), Environment::of(info.Env()).look());
+}
+
+Napi::Value cancel(const Napi::CallbackInfo& info) {
+  const double ticket = info[0].As<Napi::Number>().DoubleValue();
+  if (ticket > 0) Environment::of(info.Env()).cancel(ticket);
+  return info.Env().Undefined();
 }
 
 Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports)) {

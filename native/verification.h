@@ -1,8 +1,9 @@
-// Verification: of pairs of embeddings, whether they belong together, judged by their cosine against a threshold. Every
-// figure is exact for the scores: nothing is sampled, and no matrix of pairs is held.
+// Verification: of pairs, whether they belong together, judged by their score against a threshold. Every figure is exact
+// for the scores: nothing is sampled, and no matrix of pairs is held.
 //
-// A score is a cosine in steps of 2^-24, the spacing of single precision just below 1 (and less than the rounding of
-// the cosines themselves). So there are 2^25 + 1 scores, and hundreds of millions of pairs are counted score by score.
+// All pairs of rows are counted score by score, hundreds of millions of them: their scores are cosines in 2^25 steps, as
+// fine as single precision is just below 1 (and than the rounding of the cosines themselves). Pairs of a list are sorted:
+// cosines in double precision, or scores that someone else computed.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -13,62 +14,91 @@
 
 namespace margin_softmax {
 
-constexpr int32_t scoreSteps = 1 << 24;  // in a cosine of 1
+constexpr int32_t scoreSteps = 1 << 24;  // in a cosine of 1; all pairs have bins 0 to 2·scoreSteps
 
-// A score as a number of steps from −1 on: 0 to 2·scoreSteps. Halves are rounded away from 0, as the kernels do.
-inline int32_t scoreBin(double cosine) {
+// The score of a bin, where bins reach from 1 − span to 1. Exact for a span that is a power of two.
+inline double scoreOf(int32_t bin, double span) { return 1 - span * (2 * scoreSteps - bin) / (2 * scoreSteps); }
+
+// A listed pair's cosine in steps of 2^-40, halves away from 0: above what double precision loses in the product of
+// thousands of numbers, so that equal cosines are equal scores; below what single precision embeddings can tell apart.
+inline double listedScore(double cosine) {
+  constexpr double steps = 1099511627776.0;
   const double bounded = cosine < -1 ? -1 : cosine > 1 ? 1 : cosine;
-  return static_cast<int32_t>(std::lround(bounded * scoreSteps)) + scoreSteps;
+  return std::round(bounded * steps) / steps;
 }
-// Exact in single precision.
-inline double scoreOf(int32_t bin) { return static_cast<double>(bin - scoreSteps) / scoreSteps; }
 
-// Of scores from −1 to 1, for drawing; a score of 1 belongs to the last one.
+// Equal parts of the scores' range, for drawing; the highest score belongs to the last one.
 constexpr int32_t histogramBins = 128;
 
-// Pairs are all i < j of rows with labels, or those of a list.
+// The detection cost of NIST's speaker recognition evaluations: cMiss·P(miss)·pTarget + cFalseAlarm·P(false alarm)·(1 −
+// pTarget), divided by the cost of the better one of accepting all and accepting none.
+struct DetectionCost {
+  double pTarget = 0.01, cMiss = 1, cFalseAlarm = 1;
+
+  double operator()(double missRate, double falseAlarmRate) const {
+    const double misses = cMiss * pTarget, falseAlarms = cFalseAlarm * (1 - pTarget);
+    return (misses * missRate + falseAlarms * falseAlarmRate) / (misses < falseAlarms ? misses : falseAlarms);
+  }
+};
+
+// Pairs are all i < j of rows with labels, or those of a list, whose scores may be given.
 struct VerificationProblem {
   int64_t rows = 0, dim = 0;
-  const float* embeddings = nullptr;  // [N,D]
+  const float* embeddings = nullptr;  // [N,D], or null with givenScores
   const int32_t* labels = nullptr;    // [N], for all pairs; or null, and then
   int64_t pairs = 0;
-  const int32_t* pairRows = nullptr;  // [P,2]; null: rows 2p and 2p + 1
-  const uint8_t* same = nullptr;      // [P] 1: the pair belongs together
-  int64_t folds = 0;                  // 0: none; else runs of the list, each of P/folds pairs
+  const int32_t* pairRows = nullptr;    // [P,2]; null: rows 2p and 2p + 1
+  const double* givenScores = nullptr;  // [P]
+  const uint8_t* same = nullptr;        // [P] 1: the pair belongs together
+  int64_t folds = 0;                    // 0: none; else runs of the list, each of P/folds pairs
   int64_t limits = 0;
   const double* falseAcceptLimits = nullptr;  // [limits], ascending
+  DetectionCost detectionCost;
   Execution execution;
 
   // Out.
-  float* scores = nullptr;                                         // [P], or null: not wanted
+  double* scores = nullptr;                                        // [P], or null: not wanted
   double *trueAcceptRates, *falseAcceptRates, *thresholds;         // [limits]
   double *foldAccuracies, *foldThresholds;                         // [folds]
   double *sameHistogram = nullptr, *differentHistogram = nullptr;  // [histogramBins]
+  double histogramFrom = -1, histogramTo = 1;                      // where it begins and ends
+  int64_t zeroRows = 0;                                            // embeddings without a direction
   int64_t samePairs = 0, differentPairs = 0;
-  double areaUnderCurve = 0, equalErrorRate = 0, equalErrorThreshold = 0, bestAccuracy = 0, bestThreshold = 0;
+  double areaUnderCurve = 0, ties = 0, equalErrorRate = 0, equalErrorThreshold = 0, bestAccuracy = 0, bestThreshold = 0,
+         bestBalancedAccuracy = 0, bestBalancedThreshold = 0, minimumDetectionCost = 0,
+         minimumDetectionCostThreshold = 0;
 };
 
 // Takes in the distinct scores from the highest to the lowest, with how many pairs have them, and fills in the figures.
 // A pair is accepted if its score is at least the threshold; a threshold of ∞ accepts none.
 class VerificationFigures {
  public:
-  explicit VerificationFigures(VerificationProblem& problem) : problem_(problem) {}  // samePairs, differentPairs known
-  void add(int32_t bin, int64_t same, int64_t different);
+  // The problem knows samePairs and differentPairs, both above 0, and where the histogram begins and ends.
+  explicit VerificationFigures(VerificationProblem& problem);
+  void add(double score, int64_t same, int64_t different);
   void finish();
 
  private:
+  // A count of pairs of pairs, compensated: it exceeds what a double holds exactly from some 10^8 pairs on.
+  struct Count {
+    double sum = 0, rest = 0;
+    void add(double term);
+    double total() const { return sum + rest; }
+  };
+
   double falseAcceptRate() const { return static_cast<double>(accepted_.different) / problem_.differentPairs; }
   double trueAcceptRate() const { return static_cast<double>(accepted_.same) / problem_.samePairs; }
   void settle(int64_t limit);
-  void addArea(double term);
+  void judgeThreshold();
 
   VerificationProblem& problem_;
   struct {
     int64_t same = 0, different = 0;
   } accepted_;
   double threshold_ = std::numeric_limits<double>::infinity();
-  double area_ = 0, areaRest_ = 0;  // twice the count of pairs of pairs in order, and what rounding took from it
+  Count ordered_, tied_;  // twice the pairs of pairs in order, those of equal scores counting one half; the latter
   int64_t settled_ = 0, mostCorrect_ = -1;
+  double mostGained_ = -1;  // of the balanced accuracy over accepting none, times samePairs·differentPairs
   bool crossed_ = false;
 };
 

@@ -93,7 +93,14 @@ test('a table for people: no colour, no progress in a pipe', () =>
     assert.is(code, 0)
     assert.is(stderr, '')
     assert.not(stdout.includes('\x1b'))
-    assert.match(stdout, `ROC AUC        ${expectedOfAll.areaUnderCurve.toFixed(6)}`)
+    const { areaUnderCurve, minimumDetectionCost, bestBalancedAccuracy } = expectedOfAll
+    assert.match(stdout, new RegExp(`ROC AUC +${areaUnderCurve.toFixed(6)}\\n`))
+    assert.match(
+      stdout,
+      new RegExp(`minDCF +${minimumDetectionCost.toFixed(4)} at .+ \\(P_target 0\\.01, C_miss 1`)
+    )
+    assert.match(stdout, new RegExp(`Balanced accuracy +${(100 * bestBalancedAccuracy).toFixed(3)} % at`))
+    assert.match(stdout, /Accuracy +\d+\.\d+ % at \S+ \(\d+\.\d+ % by always answering "different"\)/)
     assert.match(stdout, /FAR up to +TAR +threshold +false accepts/)
     assert.match(stdout, /1e-6 +\d/)
   }))

@@ -6,10 +6,17 @@ export interface ScoredPair {
   same: boolean
 }
 
-const steps = 2 ** 24
+/** Of the scores of listed pairs, in a score of 1. All pairs of rows that do not nearly point one way have 2 ** 24. */
+const listedSteps = 2 ** 40
 
-/** The cosine of two rows in float64, in the steps that scores come in; halves are rounded away from 0. */
-export function cosine(embeddings: ArrayLike<number>, dim: number, a: number, b: number): number {
+/** The cosine of two rows in float64, in the steps that listed scores come in; halves are rounded away from 0. */
+export function cosine(
+  embeddings: ArrayLike<number>,
+  dim: number,
+  a: number,
+  b: number,
+  steps = listedSteps
+): number {
   let [product, aa, bb] = [0, 0, 0]
   for (let d = 0; d < dim; d++) {
     const [x, y] = [embeddings[a * dim + d] as number, embeddings[b * dim + d] as number]
@@ -59,13 +66,46 @@ export function bestThreshold(pairs: ScoredPair[]): { threshold: number; correct
     .reduce((best, next) => (next.correct > best.correct ? next : best))
 }
 
-export function referenceVerification(pairs: ScoredPair[], limits: number[]) {
+/** P_target and the costs of a miss and of a false alarm. */
+export type Costs = [number, number, number]
+export const usualCosts: Costs = [0.01, 1, 1]
+
+/** What a wrong decision costs on average, over that of not listening at all: always yes or always no, whichever is cheaper. */
+export function detectionCost(pairs: ScoredPair[], threshold: number, [pTarget, cMiss, cFalseAlarm]: Costs) {
+  const { trueAcceptRate, falseAcceptRate } = judge(pairs, threshold)
+  const [target, nontarget] = [pTarget, 1 - pTarget]
+  const cost = (missed: number, accepted: number) =>
+    cMiss * missed * target + cFalseAlarm * accepted * nontarget
+  return cost(1 - trueAcceptRate, falseAcceptRate) / Math.min(cost(1, 0), cost(0, 1))
+}
+
+export function balancedAccuracy(pairs: ScoredPair[], threshold: number) {
+  const { trueAcceptRate, falseAcceptRate } = judge(pairs, threshold)
+  return (trueAcceptRate + (1 - falseAcceptRate)) / 2
+}
+
+/** The first of the thresholds, from the strictest on, of the largest value. */
+function bestBy(pairs: ScoredPair[], measure: (threshold: number) => number) {
+  return thresholds(pairs)
+    .map((threshold) => ({ threshold, value: measure(threshold) }))
+    .reduce((best, next) => (next.value > best.value ? next : best))
+}
+
+export function referenceVerification(
+  pairs: ScoredPair[],
+  limits: number[],
+  costs = usualCosts,
+  range = [-1, 1]
+) {
   const points = thresholds(pairs).map((threshold) => judge(pairs, threshold))
-  let ordered = 0
+  let [ordered, tied] = [0, 0]
   const different = pairs.filter(({ same }) => !same)
   const same = pairs.filter((pair) => pair.same)
   for (const yes of same)
-    for (const no of different) ordered += yes.score > no.score ? 1 : yes.score === no.score ? 0.5 : 0
+    for (const no of different) {
+      if (yes.score === no.score) tied++
+      ordered += yes.score > no.score ? 1 : yes.score === no.score ? 0.5 : 0
+    }
   const gap = (i: number) => {
     const { falseAcceptRate, trueAcceptRate } = points[i] as (typeof points)[0]
     return falseAcceptRate - (1 - trueAcceptRate)
@@ -74,13 +114,24 @@ export function referenceVerification(pairs: ScoredPair[], limits: number[]) {
   const [before, after] = [points[crossing - 1], points[crossing]] as [(typeof points)[0], (typeof points)[0]]
   const part = gap(crossing - 1) / (gap(crossing - 1) - gap(crossing))
   const best = bestThreshold(pairs)
+  // By whole numbers, which have no rounding: Σ over the kinds of what is right, times the number of the other kind.
+  const balanced = bestBy(pairs, (threshold) => {
+    const accepted = (of: ScoredPair[]) => count(of, ({ score }) => score >= threshold)
+    return accepted(same) * different.length + (different.length - accepted(different)) * same.length
+  })
+  const cheapest = bestBy(pairs, (threshold) => -detectionCost(pairs, threshold, costs))
   return {
     pairs: { same: same.length, different: different.length },
     areaUnderCurve: ordered / (same.length * different.length),
+    ties: tied / (same.length * different.length),
     equalErrorRate: before.falseAcceptRate + part * (after.falseAcceptRate - before.falseAcceptRate),
     equalErrorThreshold: after.threshold,
     bestAccuracy: best.correct / pairs.length,
     bestThreshold: best.threshold,
+    bestBalancedAccuracy: balancedAccuracy(pairs, balanced.threshold),
+    bestBalancedThreshold: balanced.threshold,
+    minimumDetectionCost: -cheapest.value,
+    minimumDetectionCostThreshold: cheapest.threshold,
     operatingPoints: limits.map((limit) => {
       const { correct: _, ...point } = points
         .filter(({ falseAcceptRate }) => falseAcceptRate <= limit)
@@ -88,15 +139,18 @@ export function referenceVerification(pairs: ScoredPair[], limits: number[]) {
       return { limit, ...point }
     }),
     histogram: {
-      same: histogram(same),
-      different: histogram(different),
+      from: range[0],
+      to: range[1],
+      same: histogram(same, range),
+      different: histogram(different, range),
     },
   }
 }
 
-function histogram(pairs: ScoredPair[]): number[] {
+function histogram(pairs: ScoredPair[], [from = 0, to = 0]: number[]): number[] {
   const bins = new Array<number>(128).fill(0)
-  for (const { score } of pairs) bins[Math.min(127, Math.floor((score + 1) * 64))]++
+  for (const { score } of pairs)
+    bins[score === to ? 127 : Math.floor(((score / 2 - from / 2) / (to / 2 - from / 2)) * 128)]++
   return bins
 }
 

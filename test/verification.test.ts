@@ -1,9 +1,24 @@
 // verification: exact figures of all pairs and of lists of pairs, against brute force.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { instructionSets, type VerificationResult, verification, verificationSync } from '../lib/index'
+import {
+  instructionSets,
+  type VerificationResult,
+  verification,
+  verificationFromScoresSync,
+  verificationSync,
+} from '../lib/index'
 import { integer, normals, random, rejectsLike, sameBits, throwsLike, within } from './support'
-import { allPairs, bestThreshold, cosine, exactRows, referenceVerification } from './verification-reference'
+import {
+  allPairs,
+  bestThreshold,
+  cosine,
+  detectionCost,
+  exactRows,
+  referenceVerification,
+  type ScoredPair,
+  usualCosts,
+} from './verification-reference'
 
 const limits = [0, 1e-6, 1e-3, 0.01, 0.1, 1 / 3, 0.5, 0.999, 1]
 const usual = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
@@ -16,9 +31,31 @@ function scored(embeddings: Float32Array, labels: ArrayLike<number>, dim: number
   })
 }
 
+type Expected = ReturnType<typeof referenceVerification>
+
+/** The reference's figures to the last bit, but for the detection cost, a sum that may be rounded otherwise. */
+function checkFigures(
+  result: VerificationResult,
+  expected: Expected,
+  pairs: ScoredPair[],
+  costs = usualCosts,
+  what = ''
+) {
+  const apart = ({ minimumDetectionCost: _, minimumDetectionCostThreshold: __, ...rest }: Expected) => rest
+  const actual = figures(result) as Expected
+  assert.equal(apart(actual), apart(expected), what)
+  const { minimumDetectionCost, minimumDetectionCostThreshold } = actual
+  within(Math.abs(minimumDetectionCost - expected.minimumDetectionCost), 1e-13, `${what}: cost`)
+  const there = detectionCost(pairs, minimumDetectionCostThreshold, costs)
+  within(Math.abs(there - expected.minimumDetectionCost), 1e-13, `${what}: cost at its threshold`)
+}
+
 /** Figures without what only one form has, as plain arrays. */
-function figures({ scores: _, folds: __, histogram, ...rest }: VerificationResult) {
-  return { ...rest, histogram: { same: [...histogram.same], different: [...histogram.different] } }
+function figures({ scores: _, folds: __, zeroRows: ___, histogram, ...rest }: VerificationResult) {
+  return {
+    ...rest,
+    histogram: { ...histogram, same: [...histogram.same], different: [...histogram.different] },
+  }
 }
 
 const classes = (seed: number, rows: number, many: number) => {
@@ -26,15 +63,6 @@ const classes = (seed: number, rows: number, many: number) => {
   const labels = Int32Array.from({ length: rows }, () => integer(next, 0, many - 1))
   if (rows > 2) labels.set([0, 0, 1]) // pairs of both kinds
   return labels
-}
-
-/** Pairs of 2-D rows whose scores are those given. */
-function pairsOf(same: number[], different: number[]) {
-  const scores = [...same, ...different]
-  return {
-    embeddings: Float64Array.from(scores.flatMap((s) => [3, 0, s, Math.sqrt(1 - s * s)])),
-    list: { same: scores.map((_, i) => i < same.length) },
-  }
 }
 
 const all = suite('verification of all pairs')
@@ -52,13 +80,16 @@ all('brute force, to the last bit, where cosines are exact', async () => {
   ] as const) {
     const embeddings = exactRows(rows, rows, dim)
     const labels = classes(rows, rows, many)
-    const expected = referenceVerification(scored(embeddings, labels, dim), limits)
+    const pairs = scored(embeddings, labels, dim)
+    const expected = referenceVerification(pairs, limits)
+    const check = (result: VerificationResult) =>
+      checkFigures(result, expected, pairs, undefined, `${rows}×${dim}`)
     for (const instructionSet of instructionSets())
       for (const threads of [1, 2, 3]) {
         const options = { dim, falseAcceptRates: limits, threads, instructionSet }
-        assert.equal(figures(verificationSync(embeddings, labels, options)), expected, `${rows}×${dim}`)
+        check(verificationSync(embeddings, labels, options))
       }
-    assert.equal(figures(await verification(embeddings, labels, { falseAcceptRates: limits })), expected)
+    check(await verification(embeddings, labels, { falseAcceptRates: limits }))
   }
 })
 
@@ -85,6 +116,8 @@ all('brute force within rounding on numbers of every length', () => {
       assert.ok(least <= value && value <= most, `${what} of ${value} is not from ${least} to ${most}`)
     between(low.areaUnderCurve, actual.areaUnderCurve, high.areaUnderCurve, 'area')
     between(high.equalErrorRate, actual.equalErrorRate, low.equalErrorRate, 'equal error rate')
+    between(high.minimumDetectionCost, actual.minimumDetectionCost, low.minimumDetectionCost, 'cost')
+    between(low.bestBalancedAccuracy, actual.bestBalancedAccuracy, high.bestBalancedAccuracy, 'balanced')
     between(low.bestAccuracy, actual.bestAccuracy, high.bestAccuracy, 'best accuracy')
     actual.operatingPoints.forEach(({ trueAcceptRate, limit }, i) => {
       const at = (of: typeof low) => of.operatingPoints[i]?.trueAcceptRate ?? Number.NaN
@@ -228,10 +261,10 @@ const list = suite('verification of a list of pairs')
 
 list('a case counted by hand', () => {
   // From the highest score: + + − +, then + and − at once, then −.
-  const { embeddings, list: given } = pairsOf([0.875, 0.75, 0.625, 0.375], [0.6875, 0.375, 0.125])
+  const scores = [0.875, 0.75, 0.625, 0.375, 0.6875, 0.375, 0.125]
   const falseAcceptRates = [0, 1 / 3, 0.99]
-  const result = verificationSync(embeddings, given, { falseAcceptRates })
-  assert.equal([...(result.scores as Float32Array)], [0.875, 0.75, 0.625, 0.375, 0.6875, 0.375, 0.125])
+  const given = scores.map((_, p) => p < 4)
+  const result = verificationFromScoresSync(scores, given, { falseAcceptRates })
   within(Math.abs(result.areaUnderCurve - (3 + 3 + 2 + 1.5) / 12), 1e-15, 'area')
   // False rejects fall from 1/2 to 1/4 while false accepts stay at 1/3.
   within(Math.abs(result.equalErrorRate - 1 / 3), 1e-15, 'equal error rate')
@@ -246,18 +279,23 @@ list('a case counted by hand', () => {
       [1, 0.375],
     ]
   )
+  // At 0.75 half is missed and nothing wrongly accepted; each pair of one class is a quarter of its kind.
+  assert.is(result.bestBalancedAccuracy, 0.75)
+  assert.is(result.bestBalancedThreshold, 0.75)
+  assert.is(result.minimumDetectionCost, 0.5)
+  assert.is(result.minimumDetectionCostThreshold, 0.75)
+  within(Math.abs(result.ties - 1 / 12), 1e-15, 'ties')
   assert.not(result.folds)
+  assert.not(result.scores)
 })
 
 list('a perfect and a wholly wrong order', () => {
-  const right = pairsOf([0.5, 0.25], [0.125, 0, -0.5])
-  const good = verificationSync(right.embeddings, right.list)
+  const good = verificationFromScoresSync([0.5, 0.25, 0.125, 0, -0.5], [1, 1, 0, 0, 0])
   assert.equal(
     [good.areaUnderCurve, good.equalErrorRate, good.bestAccuracy, good.bestThreshold],
     [1, 0, 1, 0.25]
   )
-  const wrong = pairsOf([-0.5, -0.25], [0.5, 0.25])
-  const bad = verificationSync(wrong.embeddings, wrong.list)
+  const bad = verificationFromScoresSync([-0.5, -0.25, 0.5, 0.25], [1, 1, 0, 0])
   assert.equal(
     [bad.areaUnderCurve, bad.equalErrorRate, bad.bestAccuracy, bad.bestThreshold],
     [0, 1, 0.5, Infinity]
@@ -283,10 +321,10 @@ list('brute force, folds included, in float64', async () => {
     const options = { dim, folds, falseAcceptRates: limits }
     const result = verificationSync(embeddings, { pairs, same }, options)
     assert.equal(
-      [...(result.scores as Float32Array)],
+      [...(result.scores as Float64Array)],
       scoredPairs.map(({ score }) => score)
     )
-    assert.equal(figures(result), referenceVerification(scoredPairs, limits))
+    checkFigures(result, referenceVerification(scoredPairs, limits), scoredPairs)
     const accuracies = Array.from({ length: folds }, (_, fold) => {
       const inFold = (p: number) => Math.floor((p * folds) / count) === fold
       const { threshold } = bestThreshold(scoredPairs.filter((_, p) => !inFold(p)))
@@ -320,7 +358,7 @@ list('without rows given, pair p is rows 2p and 2p + 1', () => {
 list('any direction and length, and a Float64Array', () => {
   const rows = Float64Array.of(1e-12, 1e-12, 1e12, 1e12, 2, 0, -1e18, 0)
   const { scores } = verificationSync(rows, { same: [1, 0] })
-  assert.equal([...(scores as Float32Array)], [1, -1])
+  assert.equal([...(scores as Float64Array)], [1, -1])
 })
 
 list.run()

@@ -60,6 +60,11 @@ export function numberAbove(bound: number, most = Number.POSITIVE_INFINITY): (te
   return numberThat((value) => value > bound && value <= most, range)
 }
 
+/** Both bounds excluded. */
+export function numberBetween(low: number, high: number): (text: string) => number {
+  return numberThat((value) => value > low && value < high, `above ${low} and below ${high}`)
+}
+
 export const anyNumber = numberThat(() => true, 'such as -0.5')
 
 function numberThat(suits: (value: number) => boolean, range: string): (text: string) => number {

@@ -1,6 +1,6 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
 import type { Command } from 'commander'
-import { type PairList, type VerificationResult, verification } from '../index'
+import { type PairList, verification } from '../index'
 import { writeReport } from '../write-file'
 import {
   asIntegers,
@@ -13,21 +13,20 @@ import {
 } from './data/files'
 import { asLabels } from './data/labels'
 import { cleanUp } from './interrupt'
-import { explain, integerFrom } from './options'
+import { explain, integerFrom, numberAbove, numberBetween } from './options'
 import {
   checkTarget,
+  complain,
   counted,
   duration,
   Failure,
   Misuse,
   needPackages,
   Progress,
-  percent,
   print,
   printJson,
-  printList,
-  printTable,
 } from './terminal'
+import { show, warningsOf } from './verification/figures'
 
 interface Options {
   embeddings: string
@@ -35,6 +34,9 @@ interface Options {
   pairs?: string
   same?: string
   folds?: number
+  pTarget: number
+  cMiss: number
+  cFalseAlarm: number
   report?: string
   threads?: number
   json?: boolean
@@ -48,7 +50,7 @@ export function addVerify(all: Command): void {
   const command = all
     .command('verify')
     .description(
-      'ROC AUC, EER, TAR at FAR, best threshold and accuracy over folds, of all pairs or of a list'
+      'ROC AUC, EER, minDCF, TAR at FAR, best thresholds, accuracy over folds, of all pairs or of a list'
     )
     .requiredOption('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
     .option('--labels <file>', "each row's class: all pairs are judged (default: the embeddings' own file)")
@@ -59,6 +61,9 @@ export function addVerify(all: Command): void {
       'for lists: accuracy over so many runs of the list, 0 for none (default: 10)',
       integerFrom(0)
     )
+    .option('--p-target <number>', 'of minDCF: how likely a pair belongs together', numberBetween(0, 1), 0.01)
+    .option('--c-miss <number>', 'of minDCF: what it costs to reject such a pair', numberAbove(0), 1)
+    .option('--c-false-alarm <number>', 'of minDCF: what it costs to accept another', numberAbove(0), 1)
     .option('--report <file>', 'write an HTML report with ROC curve and histograms')
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'as JSON')
@@ -111,10 +116,15 @@ async function verify(options: Options): Promise<void> {
     dim: matrix.dim,
     threads: options.threads,
     folds: listed ? options.folds : undefined,
+    pTarget: options.pTarget,
+    cMiss: options.cMiss,
+    cFalseAlarm: options.cFalseAlarm,
     falseAcceptRates: report === undefined ? tableRates : [...tableRates, ...curveRates],
   })
   progress.stop()
   const seconds = (performance.now() - start) / 1000
+  const warnings = warningsOf(result)
+  for (const warning of warnings) complain(`margin-softmax: ${warning}`)
   const table = { ...result, operatingPoints: result.operatingPoints.slice(0, tableRates.length) }
   if (report !== undefined) {
     const { renderVerificationReport } = await import('../report/verification.js')
@@ -127,14 +137,20 @@ async function verify(options: Options): Promise<void> {
         rows: matrix.rows,
         dim: matrix.dim,
         seconds,
+        costs: costsText(options),
+        warnings,
       })
     )
   }
   if (options.json) {
     const { scores: _, ...rest } = table
-    printJson({ rows: matrix.rows, dim: matrix.dim, ...rest })
+    printJson({ rows: matrix.rows, dim: matrix.dim, ...rest, ...(warnings.length > 0 && { warnings }) })
   } else {
-    show(table, matrix, seconds)
+    show(
+      table,
+      costsText(options),
+      `${counted(matrix.rows, 'row')} × ${matrix.dim}: … (${duration(seconds)})`
+    )
     if (report !== undefined) print(`\nReport: ${report}`)
   }
 }
@@ -181,41 +197,6 @@ function checkRows(
     )
 }
 
-function show(
-  result: VerificationResult,
-  { rows, dim }: { rows: number; dim: number },
-  seconds: number
-): void {
-  const { pairs, folds } = result
-  print(
-    `${counted(rows, 'row')} × ${dim}: ${counted(pairs.same, 'pair')} of one class, ${pairs.different.toLocaleString('en')} of different ones (${duration(seconds)})\n`
-  )
-  printList([
-    ['ROC AUC', result.areaUnderCurve.toFixed(6)],
-    ['EER', `${percent(result.equalErrorRate, 3)} at ${result.equalErrorThreshold.toFixed(4)}`],
-    ['Best accuracy', `${percent(result.bestAccuracy, 3)} at ${thresholdText(result.bestThreshold)}`],
-    ...(folds
-      ? [
-          [
-            `${folds.accuracies.length} folds`,
-            `${percent(folds.meanAccuracy, 3)} ± ${percent(folds.standardDeviation, 3)}`,
-          ] as [string, string],
-        ]
-      : []),
-  ])
-  print()
-  printTable([
-    ['FAR up to', 'TAR', 'threshold', 'false accepts'],
-    ...result.operatingPoints.map(({ limit, trueAcceptRate, falseAcceptRate, threshold }) => [
-      limit.toExponential(0),
-      percent(trueAcceptRate, 3),
-      thresholdText(threshold),
-      Math.round(falseAcceptRate * pairs.different).toLocaleString('en'),
-    ]),
-  ])
-}
-
-/** A cosine, or the word for a threshold that accepts nothing. */
-function thresholdText(threshold: number): string {
-  return Number.isFinite(threshold) ? threshold.toFixed(4) : 'accepts none'
+function costsText({ pTarget, cMiss, cFalseAlarm }: Options): string {
+  return `P_target ${pTarget}, C_miss ${cMiss}, C_fa ${cFalseAlarm}`
 }

@@ -2,7 +2,7 @@
 import * as vega from 'vega'
 import { type Config, compile, type TopLevelSpec } from 'vega-lite'
 import type { PositionFieldDef } from 'vega-lite/types_unstable/channeldef.js'
-import type { OperatingPoint } from '../index.js'
+import type { OperatingPoint, VerificationResult } from '../index.js'
 
 /** Of what belongs together, and of what does not. */
 export const sameColour = '#4585f4'
@@ -132,25 +132,33 @@ export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate:
 
 /** How the scores of either kind of pairs are distributed, as shares of each kind, with a threshold drawn in. */
 export function scoreHistogram(
-  histogram: { same: Float64Array; different: Float64Array },
+  histogram: VerificationResult['histogram'],
   threshold: number
 ): Promise<string> {
-  const width = 2 / histogram.same.length
+  const { from: lowest, to: highest } = histogram
+  const cosines = lowest === -1 && highest === 1
+  const width = (highest - lowest) / histogram.same.length || 1
   const values = (['same', 'different'] as const).flatMap((kind) => {
     const total = histogram[kind].reduce((sum, count) => sum + count, 0)
-    return Array.from(histogram[kind], (count, i) => ({ from: -1 + i * width, share: count / total, kind }))
+    return Array.from(histogram[kind], (count, i) => ({
+      from: lowest + i * width,
+      share: count / total,
+      kind,
+    }))
   })
   const filled = values.filter(({ share }) => share > 0).map(({ from }) => from)
-  const domain = [
-    Math.max(-1, Math.floor((Math.min(...filled) - 0.02) * 10) / 10),
-    Math.min(1, Math.ceil((Math.max(...filled) + width + 0.02) * 10) / 10),
-  ]
+  const domain = cosines
+    ? [
+        Math.max(-1, Math.floor((Math.min(...filled) - 0.02) * 10) / 10),
+        Math.min(1, Math.ceil((Math.max(...filled) + width + 0.02) * 10) / 10),
+      ]
+    : [lowest, lowest + histogram.same.length * width]
   const x = {
     field: 'from',
     type: 'quantitative',
-    title: 'score (cosine)',
+    title: cosines ? 'score (cosine)' : 'score',
     scale: { domain, nice: false },
-    axis: { grid: false, tickCount: 7, format: '.1f' },
+    axis: { grid: false, tickCount: cosines ? 7 : 4, ...(cosines && { format: '.1f' }) },
   } satisfies PositionFieldDef<string>
   return draw('Histogram of the scores of pairs of one class and of different classes', {
     width: 360,

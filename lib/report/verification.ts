@@ -1,5 +1,6 @@
 /** The report of `verify`: one HTML page with everything in it. */
 import { counted, duration, manifest, percent } from '../cli/terminal'
+import { accuracyText, thresholdText } from '../cli/verification/figures'
 import type { OperatingPoint, VerificationResult } from '../index'
 import { escaped, figures, key, page } from './page'
 
@@ -11,16 +12,20 @@ export interface VerificationReport {
   rows: number
   dim: number
   seconds: number
+  /** The detection cost's parameters, in words. */
+  costs: string
+  /** What makes figures mean less than they seem to. */
+  warnings: string[]
 }
 
 export async function renderVerificationReport(report: VerificationReport): Promise<string> {
-  const { result, curve, files, rows, dim } = report
+  const { result, curve, files, rows, dim, costs, warnings } = report
   const plots = await import('./plots.mjs')
   const { pairs, folds } = result
   // Below one false accept in all there is nothing to see.
   const least = 10 ** Math.max(-6, Math.min(-1, Math.ceil(Math.log10(1 / pairs.different))))
   const number = (value: number) => value.toLocaleString('en')
-  const threshold = (value: number) => (Number.isFinite(value) ? value.toFixed(4) : 'accepts none')
+  const threshold = (value: number) => thresholdText(value, result)
   const shown = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== undefined)
   return page(
     'Verification',
@@ -40,7 +45,16 @@ export async function renderVerificationReport(report: VerificationReport): Prom
       `at a score of ${threshold(result.equalErrorThreshold)}`,
     ],
     [result.areaUnderCurve.toFixed(6), 'area under the ROC curve', '1 is perfect, 0.5 is guessing'],
-    [percent(result.bestAccuracy, 3), 'best accuracy', `at a score of ${threshold(result.bestThreshold)}`],
+    [
+      result.minimumDetectionCost.toFixed(4),
+      'minDCF',
+      `${costs}, at a score of ${threshold(result.minimumDetectionCostThreshold)}`,
+    ],
+    [
+      percent(result.bestBalancedAccuracy, 3),
+      'balanced accuracy',
+      `at a score of ${threshold(result.bestBalancedThreshold)}`,
+    ],
     ...(folds
       ? [
           [
@@ -51,6 +65,9 @@ export async function renderVerificationReport(report: VerificationReport): Prom
         ]
       : []),
   ])}
+  <p class="caption">Accuracy at the best threshold: ${escaped(accuracyText(result))}. The balanced one is the mean of the shares of
+  either kind that are judged rightly.</p>
+  ${warnings.map((warning) => `<p class="caption"><b>Mind:</b> ${escaped(warning)}.</p>`).join('')}
 </section>
 
 <section>
@@ -107,7 +124,7 @@ ${
   <dl>
     ${shown.map(([name, file]) => `<dt>${name[0]?.toUpperCase()}${name.slice(1)}</dt><dd><code>${escaped(file)}</code></dd>`).join('')}
     <dt>Size</dt><dd>${number(rows)} × ${dim}</dd>
-    <dt>Method</dt><dd>cosines in steps of 2⁻²⁴; all figures are exact for them, without sampling</dd>
+    <dt>Method</dt><dd>cosines; all figures are exact for them, without sampling</dd>
     <dt>Software</dt><dd>margin-softmax ${manifest().version}, ${duration(report.seconds)}, ${new Date().toISOString().slice(0, 10)}</dd>
   </dl>
 </section>`

@@ -51,7 +51,7 @@ void ScoreCounts::measureList(VerificationProblem& problem) {
     const int32_t *sameBefore = same, *differentBefore = different;
     while (same != firstSame && same[-1] - sameOffset == bin) same--;
     while (different != keys && different[-1] == bin) different--;
-    figures.add(bin, sameBefore - same, differentBefore - different);
+    figures.add(scoreOf(bin, span_), sameBefore - same, differentBefore - different);
   }
   figures.finish();
 }
@@ -75,7 +75,7 @@ void ScoreCounts::walk(VerificationFigures& figures) const {
     const Count* same = different + sameOffset;
     for (int64_t i = (int64_t{1} << rangeBits) - 1; i >= 0; i--)
       if (same[i] || different[i])
-        figures.add(static_cast<int32_t>((range << rangeBits) + i), static_cast<int64_t>(same[i]),
+        figures.add(scoreOf(static_cast<int32_t>((range << rangeBits) + i), span_), static_cast<int64_t>(same[i]),
                     static_cast<int64_t>(different[i]));
   }
 }
@@ -90,7 +90,8 @@ void ScoreCounts::measureCounters(VerificationProblem& problem) {
   figures.finish();
 }
 
-void ScoreCounts::measure(VerificationProblem& problem) {
+void ScoreCounts::measure(VerificationProblem& problem, double span) {
+  span_ = span;
   if (listed_) measureList(problem);
   else if (wide_) measureCounters<uint64_t>(problem);
   else measureCounters<uint32_t>(problem);

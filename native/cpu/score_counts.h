@@ -25,8 +25,8 @@ class ScoreCounts {
   Status prepare(int64_t pairs);
   // Keys of one range; from any thread.
   void add(int64_t range, const int32_t* keys, int64_t count);
-  // Both kinds' totals into the problem, then all its figures.
-  void measure(VerificationProblem& problem);
+  // Both kinds' totals into the problem, then all its figures. Scores reach from 1 − span to 1.
+  void measure(VerificationProblem& problem, double span);
 
  private:
   template <class Count>
@@ -40,6 +40,7 @@ class ScoreCounts {
   void measureCounters(VerificationProblem& problem);
 
   int64_t pairs_ = 0;
+  double span_ = 2;
   bool listed_ = false, wide_ = false;  // wide: counters of 64 bits, for 2^32 pairs or more
   Block block_;
   std::atomic<int64_t> listLength_{0};

@@ -1,0 +1,77 @@
+/** Figures of verification in words: the table for people, and what they must be told before they believe it. */
+import type { VerificationResult } from '../../index'
+import { counted, percent, print, printList, printTable } from '../terminal'
+
+/** @param judged what was judged, in a few words, and how long it took */
+export function show(result: VerificationResult, costs: string, judged: string): void {
+  const { pairs, folds } = result
+  print(
+    `${judged.replace('…', `${counted(pairs.same, 'pair')} of one class, ${pairs.different.toLocaleString('en')} of different ones`)}\n`
+  )
+  const at = (threshold: number) => thresholdText(threshold, result)
+  printList([
+    ['ROC AUC', result.areaUnderCurve.toFixed(6)],
+    ['EER', `${percent(result.equalErrorRate, 3)} at ${at(result.equalErrorThreshold)}`],
+    [
+      'minDCF',
+      `${result.minimumDetectionCost.toFixed(4)} at ${at(result.minimumDetectionCostThreshold)} (${costs})`,
+    ],
+    [
+      'Balanced accuracy',
+      `${percent(result.bestBalancedAccuracy, 3)} at ${at(result.bestBalancedThreshold)}`,
+    ],
+    ['Accuracy', accuracyText(result)],
+    ...(folds
+      ? [
+          [
+            `${folds.accuracies.length} folds`,
+            `${percent(folds.meanAccuracy, 3)} ± ${percent(folds.standardDeviation, 3)}`,
+          ] as [string, string],
+        ]
+      : []),
+  ])
+  print()
+  printTable([
+    ['FAR up to', 'TAR', 'threshold', 'false accepts'],
+    ...result.operatingPoints.map(({ limit, trueAcceptRate, falseAcceptRate, threshold }) => [
+      limit.toExponential(0),
+      percent(trueAcceptRate, 3),
+      at(threshold),
+      Math.round(falseAcceptRate * pairs.different).toLocaleString('en'),
+    ]),
+  ])
+}
+
+/** A threshold to a ten-thousandth of the scores' range, or the word for one that accepts nothing. */
+export function thresholdText(threshold: number, { histogram: { from, to } }: VerificationResult): string {
+  if (!Number.isFinite(threshold)) return 'accepts none'
+  const decimals = Math.ceil(4 - Math.log10(to - from || 1))
+  return decimals >= 0 && decimals <= 20 ? threshold.toFixed(decimals) : threshold.toPrecision(6)
+}
+
+/** The best accuracy, and beside it what an answer without a look at the scores reaches. */
+export function accuracyText(result: VerificationResult): string {
+  const { pairs, bestAccuracy, bestThreshold } = result
+  const larger = pairs.same > pairs.different ? 'same' : 'different'
+  const blind = pairs[larger] / (pairs.same + pairs.different)
+  const always = `always answering "${larger}"`
+  if (bestAccuracy <= blind) return `${percent(bestAccuracy, 3)}, no better than ${always}`
+  return `${percent(bestAccuracy, 3)} at ${thresholdText(bestThreshold, result)} (${percent(blind, 3)} by ${always})`
+}
+
+/** Of comparisons between a pair of one class and one of different classes: above this share ties are told. */
+const manyTies = 0.01
+
+/** What makes figures mean less than they seem to. */
+export function warningsOf({ zeroRows = 0, ties }: VerificationResult): string[] {
+  const warnings: string[] = []
+  if (zeroRows > 0)
+    warnings.push(
+      `${counted(zeroRows, 'row')} of the embeddings ${zeroRows === 1 ? 'is' : 'are'} zeros: without a direction, ${zeroRows === 1 ? 'it scores' : 'they score'} 0 with every other row`
+    )
+  if (ties > manyTies)
+    warnings.push(
+      `${percent(ties)} of the comparisons of a pair of one class with a pair of different ones are ties: these scores tell little apart (equal embeddings, scores of few values, or one large direction that all embeddings share)`
+    )
+  return warnings
+}
