@@ -21,6 +21,8 @@ import {
 import { isObject } from './intrinsics'
 import { lossOptions } from './loss'
 
+export { registerWasmGradients, type TensorflowKernels, type WasmGradientsOptions } from './tfjs-gradients'
+
 /** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
 export type Tensorflow = Pick<
   typeof core,

@@ -110,6 +110,17 @@ test('rows that nothing can be learnt from are refused', () =>
     ])
   }))
 
+test('a training that diverges says so by its step, not by a row of a shuffled batch', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const ended = await cli([...once, '--learning-rate', '1e38'], { cwd: folder })
+    assert.is(ended.code, 1)
+    assert.match(
+      ended.stderr,
+      /Expected finite losses but received one that is not in step \d+, of epoch 1, at a learning rate of [\d.e+]+: the training diverges\n$/
+    )
+  }))
+
 test('what is odd about the rows is told, and what is not kept back', () =>
   inFolder(async (folder) => {
     const embeddings = writeData(folder)

@@ -110,7 +110,7 @@ test('more epochs after the end give the bits of a training that had them from t
 
 test('after an early stop more epochs have the patience anew, and more patience goes on as well', () =>
   inFolder(async (folder) => {
-    writeData(folder, 3, 0.05) // every epoch is perfect: the first is kept
+    writeData(folder, 3, 0.05) // every epoch is perfect
     const { stdout } = await good(['--out', 'h.safetensors', '--epochs', '20', '--patience', '2'], {
       cwd: folder,
     })

@@ -286,7 +286,7 @@ test('only the same training is resumed', () =>
 
 test('it stops early where nothing gets better', () =>
   inFolder(async (folder) => {
-    writeData(folder, 3, 0.05) // every epoch is perfect: the first is kept
+    writeData(folder, 3, 0.05) // every epoch is perfect: the accuracy does not rise, while the loss falls
     const { stdout } = await good(['--out', 'h.safetensors', '--epochs', '50', '--patience', '3', '--json'], {
       cwd: folder,
     })
@@ -294,7 +294,11 @@ test('it stops early where nothing gets better', () =>
     const accuracies = epochs.map((epoch: { validation: { accuracy: number } }) => epoch.validation.accuracy)
     const at = accuracies.indexOf(Math.max(...accuracies))
     assert.is(epochs.length, at + 1 + 3)
-    assert.is(best.iteration, epochs[at].iteration)
+    const losses = epochs.map((epoch: { validation: { loss: number } }) => epoch.validation.loss)
+    const equals = epochs.filter((_: object, i: number) => accuracies[i] === accuracies[at])
+    const least = Math.min(...equals.map((epoch: { validation: { loss: number } }) => epoch.validation.loss))
+    assert.is(best.iteration, epochs[losses.indexOf(least)].iteration)
+    assert.ok(best.iteration > epochs[at].iteration)
     using head = await MarginHead.load(path.join(folder, 'h.safetensors'))
     assert.is(head.iteration, best.iteration)
   }))

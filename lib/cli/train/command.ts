@@ -71,6 +71,7 @@ export function addTrain(all: Command): void {
     ],
     [
       'The head of the best validation accuracy is written to --out; beside it a .training.json keeps settings and figures, and a .checkpoint.safetensors the last state while the training runs. Ctrl-C finishes the step, saves it and exits with 130; --resume goes on, and ends with the same bits as without the interruption. It also goes on after the end, with more --epochs.',
+      `Usual names of options are understood, too: ${settingOptions.flatMap(({ aliases }) => aliases).join(', ')}.`,
       filesNote,
     ]
   )

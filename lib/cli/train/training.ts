@@ -1,7 +1,7 @@
 /** The training of a head on embeddings that are given: what `train` runs, and how it goes on after an interruption. */
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { MarginHead, type MarginHeadOptions } from '../../index'
+import { MarginHead, type MarginHeadOptions, MarginSoftmaxError } from '../../index'
 import { removeLeftovers } from '../../leftovers'
 import { targetOf } from '../../write-file'
 import { Failure } from '../terminal'
@@ -112,16 +112,23 @@ export class Training {
   get best(): Epoch | undefined {
     if (!this.plan.validationRows.length) return this.log.epochs.at(-1)
     return this.log.epochs.reduce<Epoch | undefined>(
-      (best, epoch) => (!best || scoreOf(epoch) > scoreOf(best) ? epoch : best),
+      (best, epoch) => (!best || judgedBetter(epoch, best) ? epoch : best),
       undefined
     )
   }
 
+  /** Epochs count as better by their accuracy alone; a loss may fall for ever. */
   get #patienceIsOver(): boolean {
     const { patience } = this.plan.settings
-    if (!patience || !this.plan.validationRows.length || !this.best) return false
-    const last = Math.max(this.log.epochs.indexOf(this.best) + 1, this.log.patienceFrom ?? 0)
-    return this.log.epochs.length - last >= patience
+    if (!patience || !this.plan.validationRows.length) return false
+    let [best, last]: [Epoch | undefined, number] = [undefined, 0]
+    this.log.epochs.forEach((epoch, i) => {
+      const stalled = best?.validation?.accuracy && epoch.validation?.accuracy === best.validation.accuracy
+      if (best && (stalled || !judgedBetter(epoch, best))) return
+      best = epoch
+      last = i + 1
+    })
+    return this.log.epochs.length - Math.max(last, this.log.patienceFrom ?? 0) >= patience
   }
 
   get #isOver(): boolean {
@@ -172,8 +179,18 @@ export class Training {
     }
     const first = (this.head.iteration % epochSteps) * settings.batch
     const { embeddings, labels } = this.#rows(this.#order.subarray(first, first + settings.batch))
-    const learningRate = this.plan.learningRateAt(this.head.iteration)
-    return this.head.step(embeddings, labels, { learningRate, gradInput: false })
+    const { iteration } = this.head
+    const learningRate = this.plan.learningRateAt(iteration)
+    try {
+      return await this.head.step(embeddings, labels, { learningRate, gradInput: false })
+    } catch (cause) {
+      if (!(cause instanceof MarginSoftmaxError && cause.code === 'ERR_NOT_FINITE')) throw cause
+      // The embeddings were looked through; a row of the batch is no row of the file.
+      throw new Failure(
+        `Expected finite losses but received one that is not in step ${iteration + 1}, of epoch ${epoch + 1}, at a learning rate of ${learningRate}: the training diverges`,
+        { cause }
+      )
+    }
   }
 
   #rows(rows: Uint32Array): { embeddings: Float32Array; labels: Int32Array } {
@@ -236,8 +253,9 @@ export class Training {
   }
 }
 
-/** By which epochs are compared: while no row is judged rightly, the loss tells which head has learnt more. */
-function scoreOf({ validation }: Epoch): number {
-  if (!validation) return Number.NEGATIVE_INFINITY
-  return validation.accuracy || -validation.loss
+/** By the accuracy; among equals, the loss tells which head has learnt more. */
+function judgedBetter({ validation }: Epoch, { validation: than }: Epoch): boolean {
+  if (!validation || !than) return than === undefined
+  if (validation.accuracy !== than.accuracy) return validation.accuracy > than.accuracy
+  return validation.loss < than.loss
 }
