@@ -127,7 +127,7 @@ async function replace(target: string, old: Stats | undefined, fill: (write: Wri
       } finally {
         await file.close()
       }
-      await rename(temporary, target)
+      await moveOver(temporary, target)
     } catch (cause) {
       await unlink(temporary).catch(() => {}) // else the next save does
       throw cause
@@ -136,6 +136,25 @@ async function replace(target: string, old: Stats | undefined, fill: (write: Wri
     endSave(save)
   }
   await syncFolder(path.dirname(target))
+}
+
+const longestPause = 2560 // milliseconds, after 10, 20, 40, …: five seconds in all
+
+/**
+ * Windows replaces no file that anyone has open: a virus scanner, an indexer, another process that reads it. They are done
+ * soon, so it is asked again for some seconds. (A right that is missing has the same codes, and costs these seconds.)
+ */
+async function moveOver(from: string, to: string): Promise<void> {
+  for (let pause = 10; pause <= longestPause; pause *= 2) {
+    try {
+      return await rename(from, to)
+    } catch (cause) {
+      if (process.platform !== 'win32') throw cause
+      unless('EPERM', 'EACCES', 'EBUSY')(cause as NodeJS.ErrnoException)
+    }
+    await wait(pause)
+  }
+  await rename(from, to)
 }
 
 async function keepOwnerAndMode(file: FileHandle, old: Stats): Promise<void> {

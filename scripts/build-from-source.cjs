@@ -6,6 +6,7 @@ const { spawnSync } = require('node:child_process')
 const path = require('node:path')
 
 const root = path.join(__dirname, '..')
+const onWindows = process.platform === 'win32'
 
 /** Where cmake-js is: among the dependencies of this package or of the project that it is called in, or nowhere. */
 function findCmakeJs() {
@@ -29,18 +30,29 @@ function cmakeJs(...args) {
   const started = cli?.endsWith('npx-cli.js') ? path.join(path.dirname(cli), 'npm-cli.js') : cli
   const { status } = started?.endsWith('npm-cli.js')
     ? spawnSync(process.execPath, [started, ...npm], options)
-    : spawnSync('npm', npm, { ...options, shell: process.platform === 'win32' })
+    : onWindows // where npm is a script of the command processor, which would part and change words without quotes
+      ? spawnSync(
+          'npm',
+          npm.map((word) => `"${word}"`),
+          { ...options, shell: true }
+        )
+      : spawnSync('npm', npm, options)
   return status === 0
 }
+
+const needed = onWindows
+  ? 'Visual Studio 2022 or its Build Tools, with "Desktop development with C++", "C++ CMake tools for Windows", ' +
+    '"C++ Clang Compiler for Windows" and "MSBuild support for LLVM (clang-cl) toolset" chosen in its installer.'
+  : 'CMake 3.22 or newer, and g++ or clang for C++17: on Debian or Ubuntu, apt-get install cmake g++ make.'
 
 /** Compiles; where that fails, says what it needs. */
 function buildFromSource(...args) {
   // Visual Studio's own compiler has no vector extensions: its clang does.
-  const toolset = process.platform === 'win32' ? ['--toolset', 'ClangCL'] : []
+  const toolset = onWindows ? ['--toolset', 'ClangCL'] : []
   if (cmakeJs('compile', ...toolset, ...args)) return true
   console.error(
     '\nmargin-softmax: compiling the addon failed (its messages stand above).' +
-      '\nIt needs CMake 3.22 or newer, and g++ or clang for C++17: on Debian or Ubuntu, apt-get install cmake g++ make.' +
+      `\nIt needs ${needed}` +
       (findCmakeJs()
         ? ''
         : '\nIt needs cmake-js, too: npm install --save-dev cmake-js where npm could not fetch it.')

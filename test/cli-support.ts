@@ -1,8 +1,9 @@
 // The command line as a child process, and files for it.
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, type ChildProcessByStdio, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import type { Readable } from 'node:stream'
 
 const root = path.join(__dirname, '..')
 const built = path.join(root, 'dist', 'cli', 'main.js')
@@ -33,11 +34,15 @@ export interface RunOptions {
 
 export function cli(args: string[], { cwd = root, env = {}, whileRunning }: RunOptions = {}): Promise<Ended> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [...program, ...args], {
-      cwd,
-      env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cpu', ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
+    const child = spawn(
+      process.execPath,
+      [...(noSignals ? ['--import', receiver] : []), ...program, ...args],
+      {
+        cwd,
+        env: { ...process.env, MARGIN_SOFTMAX_DEVICE: 'cpu', ...env },
+        stdio: ['ignore', 'pipe', 'pipe', ...(noSignals ? (['ipc'] as const) : [])],
+      }
+    ) as ChildProcessByStdio<null, Readable, Readable>
     let [stdout, stderr] = ['', '']
     child.stdout.on('data', (data) => {
       stdout += data
@@ -49,6 +54,18 @@ export function cli(args: string[], { cwd = root, env = {}, whileRunning }: RunO
     child.on('close', (code) => resolve({ code, stdout, stderr }))
     whileRunning?.(child)
   })
+}
+
+/** Windows ends a process where others send it a signal: there a message brings the program what the console would. */
+const noSignals = process.platform === 'win32'
+const receiver = `data:text/javascript,${encodeURIComponent(`
+  process.on('message', (signal) => process.emit(signal))
+  process.channel?.unref()`)}`
+
+/** Sends a program that `cli` started a signal. */
+export function send(child: ChildProcess, signal: NodeJS.Signals): void {
+  if (noSignals && signal !== 'SIGKILL') child.send(signal)
+  else child.kill(signal)
 }
 
 const utilLinux = spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux')

@@ -3,7 +3,7 @@ import type { ChildProcess } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import * as assert from 'uvu/assert'
-import { cli, type RunOptions, writeNpy } from './cli-support'
+import { cli, type RunOptions, send, writeNpy } from './cli-support'
 import { normals, random } from './support'
 
 export const [rows, dim, classes] = [600, 16, 12]
@@ -52,7 +52,7 @@ export const signalAtCheckpoint =
     const timer = setInterval(() => {
       if (written() === before) return
       clearInterval(timer)
-      child.kill(signal)
+      send(child, signal)
     }, 5)
     child.on('close', () => clearInterval(timer))
   }

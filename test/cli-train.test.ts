@@ -81,6 +81,7 @@ test('labels as names, without validation, as JSON', () =>
 for (const [signal, code] of [
   ['SIGINT', 130],
   ['SIGTERM', 143],
+  ['SIGHUP', 129],
   ['SIGKILL', null],
 ] as const)
   test(`${signal} loses nothing: the resumed training gives the same bits`, () =>

@@ -1,16 +1,24 @@
-/** Ctrl-C: ends the program at once, unless the work that runs wants to finish what it is at. */
+/** Signals, Ctrl-C for one: they end the program at once, unless the work that runs wants to finish what it is at. */
+import os from 'node:os'
 import { exitCodes } from './terminal'
 
-const codes = { SIGINT: exitCodes.interrupted, SIGTERM: exitCodes.terminated } as const
+// SIGHUP: the terminal or its window was closed, on Windows some seconds before the program is ended. SIGBREAK: Ctrl-Break
+// there, where nobody can send SIGTERM.
+const signals: NodeJS.Signals[] = [
+  'SIGINT',
+  'SIGTERM',
+  'SIGHUP',
+  ...(process.platform === 'win32' ? (['SIGBREAK'] as const) : []),
+]
 let received: number | undefined
 let atEnd: (() => void) | undefined
 let graceful = false
 
 export function listen(): void {
-  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+  for (const signal of signals)
     process.on(signal, () => {
       const again = received !== undefined
-      received = codes[signal]
+      received = exitCodes.signalled + os.constants.signals[signal]
       if (graceful && !again) return
       atEnd?.()
       process.exit(received)
@@ -21,6 +29,8 @@ export function listen(): void {
     process.stderr.write(`margin-softmax: Expected to write the output but: ${error.message}\n`)
     process.exit(exitCodes.failure)
   })
+  // Nobody sees progress and complaints once the terminal is closed: what is being computed is still to be saved.
+  process.stderr.on('error', () => {})
 }
 
 /** The exit code of the signal that came, if one did. */

@@ -13,7 +13,8 @@ export class Failure extends Error {}
 /** Options that do not go together: exit code 2. */
 export class Misuse extends Error {}
 
-export const exitCodes = { success: 0, failure: 1, misuse: 2, interrupted: 130, terminated: 143 } as const
+/** `signalled` and the signal's number: 130 after Ctrl-C. */
+export const exitCodes = { success: 0, failure: 1, misuse: 2, signalled: 128 } as const
 
 /** A line, or several. What came from files cannot steer the terminal. */
 export function print(text = ''): void {
