@@ -36,7 +36,7 @@ export function explain(failed: FailedLoad): Explained {
   const { file, cause: { name, code, message } = { message: '' } } = failed
   const said = message.split('\n')[0] as string
   if (name === 'NotCapable')
-    return { reason: said, remedy: 'Start Deno with --allow-read, --allow-env and --allow-ffi' }
+    return { reason: said, remedy: 'Start Deno with --allow-read, --allow-env, --allow-sys and --allow-ffi' }
   if (code === 'ERR_DLOPEN_DISABLED')
     return {
       reason: 'this process may load no native addon',

@@ -52,7 +52,7 @@ const nameOf = (file) => file.replace('.test.ts', '')
 // Ranks of mpirun wait for one another, and for limits of time.
 const waiting = ['sharding', 'nccl', 'distributed', 'group-wait', 'killed-ranks']
 // The longest first, so that none runs alone at the end.
-const longest = ['simt', 'cuda-suites', 'install', 'windows', 'faults-allocations']
+const longest = ['simt', 'cuda-suites', 'install', 'windows', 'runtimes', 'faults-allocations']
 const rank = (file) => {
   const at = longest.indexOf(nameOf(file))
   return at < 0 ? longest.length : at

@@ -41,6 +41,12 @@ function write(name: string, text: string): string {
 const printsTrue = (file: string) =>
   assert.is(succeeded(file, node(project.folder, [file], env)).trim(), 'true')
 
+const markdown = (folder: string) =>
+  fs
+    .readdirSync(path.join(root, folder))
+    .filter((name) => name.endsWith('.md'))
+    .map((name) => `${folder}/${name}`)
+
 test('what is published is exactly this', () => {
   const compiled = filesUnder(path.join(root, 'lib'))
     .filter((name) => !name.endsWith('.d.ts'))
@@ -48,10 +54,28 @@ test('what is published is exactly this', () => {
     .map((name) => `dist/${name}`)
   const under = (folder: string) => filesUnder(path.join(root, folder)).map((name) => `${folder}/${name}`)
   const single = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CMakeLists.txt']
+  const texts = [
+    'SECURITY.md',
+    'CONTRIBUTING.md',
+    'docs/reference/README.md',
+    ...markdown('docs'),
+    ...markdown('bench'),
+  ]
   const scripts = ['scripts/build-from-source.cjs', 'scripts/build-distributed.cjs']
   const packed = filesUnder(prebuilds).map((name) => `prebuilds/${name}`)
   assert.is(packed.length, 1)
-  assert.equal(files, [...single, ...scripts, ...compiled, ...under('native'), ...packed].sort())
+  assert.equal(files, [...single, ...texts, ...scripts, ...compiled, ...under('native'), ...packed].sort())
+})
+
+test('every link of the README and the guides leads to a file that is published', () => {
+  for (const page of ['README.md', 'SECURITY.md', ...markdown('docs')])
+    for (const [, link = ''] of fs
+      .readFileSync(path.join(project.installed, page), 'utf8')
+      .matchAll(/\]\(([^)\s]+)\)/g)) {
+      const [name = ''] = link.split('#')
+      const file = path.posix.join(path.posix.dirname(page), name)
+      if (name && !/^https:/.test(link)) assert.ok(files.includes(file), `${page}: ${link}`)
+    }
 })
 
 test('nothing runs at installation: npm says no word of scripts, also where it may run them', () => {

@@ -3,11 +3,12 @@ import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { binaryFile } from '../lib/native-file'
 
 export const root = path.join(__dirname, '..')
 const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'))
-/** On disk with the repository: what is compiled here is found again by the next run. */
-export const work = path.join(root, 'build', 'install-test')
+/** Of the suite that runs. On disk with the repository: what is compiled here is found again by the next run. */
+export const work = path.join(root, 'build', `${path.basename(process.argv[1] ?? '', '.test.ts')}-test`)
 
 export interface Outcome {
   status: number | null
@@ -48,21 +49,40 @@ export function filesUnder(folder: string): string[] {
     .sort()
 }
 
+/** The files of a pattern such as `docs/*.md`. */
+function filesOf(pattern: string): string[] {
+  const { dir, ext } = path.parse(pattern)
+  const names = fs.readdirSync(path.join(root, dir)).filter((name) => path.extname(name) === ext)
+  return names.map((name) => path.posix.join(dir, name))
+}
+
 /** prebuilds/ of this machine without CUDA, compiled by what `npm run prebuild` runs. */
 export function prebuild(): string {
   succeeded('the prebuild', node(root, [path.join('scripts', 'prebuild.cjs'), '--out', work]))
   return path.join(work, 'prebuilds')
 }
 
+/** prebuilds/ with the binary that the suites run. */
+export function prebuildOfTests(): string {
+  const prebuilds = path.join(work, 'prebuilds')
+  fs.rmSync(prebuilds, { recursive: true, force: true })
+  const folder = path.join(prebuilds, `${process.platform}-${process.arch}`)
+  fs.mkdirSync(folder, { recursive: true })
+  const library = { linux: fs.existsSync('/etc/alpine-release') ? '.musl' : '.glibc' }[
+    process.platform as string
+  ]
+  fs.copyFileSync(binaryFile().file, path.join(folder, `node.napi${library ?? ''}.node`))
+  return prebuilds
+}
+
 /** The tarball of this repository with other prebuilds than it may hold. */
 export function pack(prebuilds: string): { tarball: string; files: string[] } {
   const stage = path.join(work, 'package')
   fs.rmSync(stage, { recursive: true, force: true })
-  for (const name of ['package.json', 'README.md', 'LICENSE', ...manifest.files])
-    if (name !== 'prebuilds')
-      fs.cpSync(path.join(root, name), path.join(stage, name), {
-        recursive: true,
-      })
+  const published = manifest.files.filter((name: string) => name !== 'prebuilds')
+  for (const name of ['package.json', 'README.md', 'LICENSE', ...published])
+    for (const file of name.includes('*') ? filesOf(name) : [name])
+      fs.cpSync(path.join(root, file), path.join(stage, file), { recursive: true })
   fs.cpSync(prebuilds, path.join(stage, 'prebuilds'), { recursive: true })
   // What npm must leave out by `files`, were it there.
   for (const name of ['test', 'lib', 'scripts'])
@@ -99,7 +119,13 @@ function runtimeFolders(): string[] {
   return [...folders]
 }
 
-let runtimeTarballs: string[] | undefined
+let packedRuntime: string[] | undefined
+
+/** Tarballs of all packages that ours needs to run. */
+export function runtimeTarballs(): string[] {
+  packedRuntime ??= packFolders(...runtimeFolders()).map((packed) => packed.tarball)
+  return packedRuntime
+}
 
 /**
  * A project that has installed the tarball. All packages that it needs are packed from this repository's node_modules and
@@ -110,9 +136,8 @@ export function install(tarball: string, ...options: string[]) {
   const folder = fs.mkdtempSync(path.join(fs.realpathSync(os.tmpdir()), 'margin-softmax-'))
   process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }))
   fs.writeFileSync(path.join(folder, 'package.json'), '{ "name": "empty", "private": true }')
-  runtimeTarballs ??= packFolders(...runtimeFolders()).map((packed) => packed.tarball)
   const common = ['--offline', '--no-audit', '--no-fund', ...options]
-  const outcome = npm(folder, 'install', ...common, ...runtimeTarballs, tarball)
+  const outcome = npm(folder, 'install', ...common, ...runtimeTarballs(), tarball)
   succeeded('npm install', outcome)
   return { folder, installed: path.join(folder, 'node_modules', manifest.name), said: outcome }
 }
