@@ -8,12 +8,12 @@
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { Command } from 'commander'
-import { seededRandom, shuffled } from '../lib/cli/random'
 import { Progress } from '../lib/cli/terminal'
 import { createBackbone } from '../lib/demo/backbone'
 import * as mnist from '../lib/demo/mnist'
 import { type ProcessGroup, processGroup } from '../lib/distributed'
 import { adamW, cosface, MarginHead } from '../lib/index'
+import { seededRandom, shuffled } from '../lib/random'
 
 const dim = 32
 const classes = 10

@@ -2,7 +2,6 @@
 import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs'
 import { saveStage } from '../bench/stage-files'
-import { seededRandom, shuffled } from '../lib/cli/random'
 import { type Progress, setLearningRate } from '../lib/demo/experiment'
 import * as metrics from '../lib/demo/metrics'
 import {
@@ -17,6 +16,7 @@ import {
   verification,
   type WeightStorage,
 } from '../lib/index'
+import { seededRandom, shuffled } from '../lib/random'
 import { adapter } from '../lib/tfjs'
 import type { Glyphs } from './glyph-images'
 import { createNetwork, type Network, patchesOf } from './glyph-network'

@@ -8,11 +8,11 @@
 // A row's embedding is its class's own direction with noise, so that there is something to learn.
 import fs from 'node:fs'
 import { Command, Option } from 'commander'
-import { seededRandom } from '../lib/cli/random'
 import { Progress } from '../lib/cli/terminal'
 import { processGroup } from '../lib/distributed'
 import { weightStorages } from '../lib/head-settings'
 import { arcface, MarginHead, type Precision, sgd, type WeightStorage } from '../lib/index'
+import { seededRandom } from '../lib/random'
 
 interface Given {
   classes: string

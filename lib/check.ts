@@ -190,6 +190,22 @@ export function countOf(values: ArrayBufferView | readonly unknown[]): number {
 
 const labelTypes = ['Int32Array', 'Uint32Array', 'Uint16Array', 'Uint8Array']
 
+/** Whether it is an array that may hold labels. */
+export function isLabels(value: unknown): value is LabelArray {
+  const type = typeOf(value)
+  return type === undefined ? isList(value) : labelTypes.includes(type)
+}
+
+/** A copy of what may be embeddings or labels, for a check later on. */
+export function copyOf<T>(value: T, name: string): T {
+  const type = typeOf(value)
+  if (type === undefined) return (isList(value) ? Array.from(value) : value) as T
+  const Type = copiedTypes.find((known) => known.name === type)
+  return Type ? (newArray<unknown>(Type, value as ArrayBufferView, name) as T) : value
+}
+
+const copiedTypes = [Float32Array, Float64Array, Int32Array, Uint32Array, Uint16Array, Uint8Array]
+
 /**
  * Labels as 32-bit integers, with −1 for the ignored rows. The elements of a list may be getters, which may detach any
  * array of the call: check lengths (again) after it.

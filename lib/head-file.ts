@@ -48,9 +48,7 @@ interface OpenedShard extends ClassRun, OpenedFile {
 }
 
 /** What a file says of its head, once checked. Its files stay open until `close`, for `readHead`. */
-export interface HeadFile {
-  settings: Settings
-  iteration: number
+export interface HeadFile extends Pick<HeadPlan, 'settings' | 'iteration' | 'optimizerStart'> {
   shards: OpenedShard[]
   close(): Promise<void>
 }
@@ -58,21 +56,23 @@ export interface HeadFile {
 /** Copies between a part and a head's native array of this name, from an offset on. */
 export type Move = (name: string, offset: number, part: Float32Array) => void
 
-/** The arrays of `own` classes under their names in a file that holds the classes `held`. */
+/** The arrays of `own` classes under their names in a file that holds the classes `held`: those that a head `into` has. */
 function tensorsOf(
   settings: Settings,
   own: ClassRun,
   held: ClassRun,
-  move: Move
+  move: Move,
+  into = settings
 ): Record<string, StreamedTensor> {
   const first = Math.max(own.first, held.first)
   const count = Math.min(own.first + own.count, held.first + held.count) - first
   const names = { weight: 'weight', bias: 'bias', ...stateNames[settings.optimizer.name] }
   const shapes = expectedShapes(settings, count)
+  const wanted = expectedShapes(into, count)
   const tensors: Record<string, StreamedTensor> = {}
   for (const [name, fileName] of Object.entries(names)) {
     const shape = shapes[fileName]
-    if (!shape || count <= 0) continue
+    if (!shape || !wanted[fileName] || count <= 0) continue
     const width = shape[1] ?? 1
     tensors[fileName] = {
       shape,
@@ -94,12 +94,12 @@ function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Reco
 /** Writes a head; a sharded one on all ranks together. A file of this name is always a whole checkpoint. */
 export async function writeHead(
   file: string,
-  { settings, iteration, classNames }: Pick<HeadPlan, 'settings' | 'iteration' | 'classNames'>,
+  { settings, iteration, optimizerStart, classNames }: Omit<HeadPlan, 'execution' | 'group'>,
   own: ClassRun,
   move: Move,
   group?: ProcessGroup
 ): Promise<void> {
-  const head = JSON.stringify({ ...settings, iteration })
+  const head = JSON.stringify({ ...settings, iteration, ...(optimizerStart > 0 && { optimizerStart }) })
   const { path: target } = await together(group, 'find the file', () =>
     targetOf(file).catch((cause) => {
       throw fileError(`Expected to write ${file}`, cause)
@@ -174,20 +174,21 @@ export async function openHead(file: string): Promise<HeadFile> {
     const index = await readIndex(file)
     if (!index) {
       const whole = await open(file)
-      const { settings, iteration } = checkPart(whole)
-      whole.count = settings.classes
-      return { settings, iteration, shards, close }
+      const said = checkPart(whole)
+      whole.count = said.settings.classes
+      return { ...said, shards, close }
     }
-    const { settings, iteration } = settingsOf(index.head)
+    const said = settingsOf(index.head)
+    const { settings } = said
     const total = index.shards.reduce((sum, { count }) => sum + count, 0)
     if (total !== settings.classes) throw new Error(`its shards hold ${total} of ${settings.classes} classes`)
     const folder = path.dirname(await realpath(file)) // beside the index, not beside a link to it
     for (const { file: name, first, count } of index.shards) {
       const run = { first, count }
       const part = checkPart(await open(path.join(folder, name), run), run, index)
-      if (JSON.stringify(part) !== JSON.stringify({ settings, iteration })) throw notTogether()
+      if (JSON.stringify(part) !== JSON.stringify(said)) throw notTogether()
     }
-    return { settings, iteration, shards, close }
+    return { ...said, shards, close }
   } catch (cause) {
     await close()
     throw unreadable(file, cause)
@@ -210,10 +211,16 @@ export async function openHeadTogether(file: string, group: ProcessGroup | undef
 
 const notTogether = () => new Error('it is a shard of another save than its index')
 
-function settingsOf(saved: unknown): { settings: Settings; iteration: number } {
-  const known = options(propertiesOf(saved, 'head'), 'head', [...settingNames, 'iteration'])
-  const { iteration, ...given } = known as unknown as Settings & { iteration: number }
-  return { settings: checkSettings(given), iteration: integerFrom(iteration, 'iteration', 0) }
+function settingsOf(saved: unknown): Omit<HeadFile, 'shards' | 'close'> {
+  const names = [...settingNames, 'iteration', 'optimizerStart']
+  const known = options(propertiesOf(saved, 'head'), 'head', names)
+  const { iteration: made, optimizerStart = 0, ...given } = known as unknown as Settings & HeadPlan
+  const iteration = integerFrom(made, 'iteration', 0)
+  return {
+    settings: checkSettings(given),
+    iteration,
+    optimizerStart: integerFrom(optimizerStart, 'optimizerStart', 0, iteration),
+  }
 }
 
 /** A whole head's file, or a shard as its index describes it: what it says is held against itself and the index. */
@@ -279,16 +286,16 @@ export function readClassNames(
 
 /**
  * Streams the numbers of `own` classes out of an opened file, whatever its shards.
- * @param checksums whether to hold what is read against the file's checksums
+ * @param how whether to hold what is read against the file's checksums; the settings of the head that it goes into
  */
 export async function readHead(
   { settings, shards }: HeadFile,
   own: ClassRun,
   move: Move,
-  checksums = true
+  { checksums = true, into = settings }: { checksums?: boolean; into?: Settings } = {}
 ): Promise<void> {
   for (const shard of shards) {
-    const tensors = tensorsOf(settings, own, shard, move)
+    const tensors = tensorsOf(settings, own, shard, move, into)
     if (!Object.keys(tensors).length) continue
     try {
       if (checksums) checkDigest(shard.header, 'head', shard.header.metadata.head as string)

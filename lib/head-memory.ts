@@ -6,7 +6,7 @@ import { detached, notFinite, wrongType, wrongValue } from './errors'
 import type { Execution } from './execution'
 import { type HeadFile, readHead } from './head-file'
 import { digestOfNames } from './head-names'
-import { checkBytes, type Exchange, type Settings } from './head-settings'
+import { bytesOf, checkBytes, type Exchange, type Settings } from './head-settings'
 import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { encodeMargin } from './margins'
@@ -19,6 +19,8 @@ export interface HeadPlan {
   group?: ProcessGroup
   /** Updates made so far. */
   iteration: number
+  /** Of them, those made when the optimizer's state was zero. */
+  optimizerStart: number
   /** The name of each class, all of them on every rank. */
   classNames?: readonly string[]
 }
@@ -36,24 +38,30 @@ let sharded = 0
 
 /** A new head with these first values of its weights [C,D], or random ones. */
 export function newHead(plan: HeadPlan, weights: Float32Array | undefined): Promise<HeadMemory> {
-  return allocate(plan, weights === undefined, async ({ native: head, settings, shard }) => {
+  return allocate(plan, weights === undefined, async (head) => {
+    const { classes, dim } = head.settings
+    const { first, count } = head.shard
     if (!weights) return
-    const { classes, dim, weightStorage } = settings
     if (lengthOf(weights) !== classes * dim) throw detached('weights')
-    const own = partOf(weights, shard.first * dim, shard.count * dim)
-    const written = native().headWrite(head, 'weight', 0, own)
-    if (written.failure === 'ERR_NOT_FINITE')
-      throw notFinite(
-        weightStorage === 'bfloat16' ? 'weights in bfloat16' : 'weights',
-        shard.first + (written.row as number)
-      )
-    succeeded(written)
+    writeWeights(head, partOf(weights, first * dim, count * dim), { row: 0, named: first })
   })
 }
 
-/** A head with the numbers of an opened file. */
+/** @param from the row where they go to, and what that row is called in a message */
+function writeWeights(head: HeadMemory, weights: Float32Array, from: { row: number; named: number }): void {
+  const { dim, weightStorage } = head.settings
+  const written = native().headWrite(head.native, 'weight', from.row * dim, weights)
+  if (written.failure === 'ERR_NOT_FINITE')
+    throw notFinite(
+      weightStorage === 'bfloat16' ? 'weights in bfloat16' : 'weights',
+      (written.row as number) - from.row + from.named
+    )
+  succeeded(written)
+}
+
+/** A head with the numbers of an opened file, as far as the plan has arrays for them; the others are zero. */
 export function loadedHead(plan: HeadPlan, file: HeadFile, checksums: boolean): Promise<HeadMemory> {
-  return allocate(plan, false, ({ native: head, shard }) =>
+  return allocate(plan, false, ({ native: head, settings, shard }) =>
     readHead(
       file,
       shard,
@@ -63,27 +71,71 @@ export function loadedHead(plan: HeadPlan, file: HeadFile, checksums: boolean): 
           throw new Error(`it holds a ${name} that is not finite once stored, of class ${written.row}`)
         succeeded(written)
       },
-      checksums
+      { checksums, into: settings }
     )
   )
+}
+
+/** How the classes of a head are made from another's. */
+export interface Resizing {
+  /** Classes of the other, ascending. */
+  kept: Int32Array
+  /** How many come after them, with zeros for optimizer state. */
+  added: number
+  /** Of those [added,D]; random without. */
+  weights?: Float32Array
+  classNames?: readonly string[]
+}
+
+/** A head with some of another's classes and new ones. The other one stays as it is, so both take memory at once. */
+export function resizedHead(
+  old: HeadMemory,
+  { kept, added, weights, classNames }: Resizing
+): Promise<HeadMemory> {
+  const { settings, execution, optimizerStart } = old
+  const { dim, classes } = settings
+  const plan = {
+    settings: { ...settings, classes: kept.length + added },
+    ...{ execution, optimizerStart, classNames },
+    iteration: native().headIteration(old.native),
+  }
+  const fill = async (head: HeadMemory) => {
+    const request = { __proto__: null, kept, random: added > 0 && !weights, threads: execution.threads }
+    succeeded(await native().headAdopt(head.native, old.native, request))
+    if (!weights) return
+    if (lengthOf(weights) !== added * dim) throw detached('weights')
+    writeWeights(head, weights, { row: kept.length, named: 0 })
+  }
+  return allocate(plan, false, fill, bytesOf(settings, classes))
+}
+
+/** Makes a head in memory train as this says; sizes, device and storage must be its own. */
+export async function changeMemory(head: HeadMemory): Promise<HeadMemory> {
+  succeeded(await native().headChange(head.native, { __proto__: null, ...requestOf(head) }))
+  return head
+}
+
+/** What native code is told of a head's settings. */
+function requestOf({ settings, execution, optimizerStart }: Omit<HeadPlan, 'iteration'>) {
+  return { ...settings, ...encodeMargin(settings.margin), ...execution, optimizerStart }
 }
 
 /** Memory for the (share of the) classes, filled by `fill`; on every rank of a group, or on none. */
 async function allocate(
   plan: HeadPlan,
   random: boolean,
-  fill: (head: HeadMemory) => Promise<void>
+  fill: (head: HeadMemory) => Promise<void>,
+  besides?: bigint
 ): Promise<HeadMemory> {
-  const { settings, execution, group, iteration, classNames } = plan
+  const { settings, execution, group, iteration, optimizerStart, classNames } = plan
   if (group && settings.classes < group.size)
     throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
   if (settings.weightStorage === 'bfloat16' && execution.device !== cpu)
     throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
-  checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), execution.device === cpu)
+  checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), execution.device === cpu, besides)
   const start = { iteration, random }
   const shared = group && { group: group[groupTable], name: `head ${++sharded}` }
-  const encoded = encodeMargin(settings.margin)
-  const request = { __proto__: null, ...settings, ...encoded, ...start, ...execution, ...shared }
+  const request = { __proto__: null, ...requestOf(plan), ...start, ...shared }
   if (group)
     await agree(group, {
       head: shared?.name,
@@ -98,7 +150,7 @@ async function allocate(
       const { head, firstClass, ownClasses }: NativeResult = succeeded(await native().headCreate(request))
       made = head
       const shard = { first: firstClass, count: ownClasses }
-      const own: HeadMemory = { native: head, settings, execution, group, shard, classNames }
+      const own: HeadMemory = { native: head, settings, execution, optimizerStart, group, shard, classNames }
       await fill(own)
       return own
     })

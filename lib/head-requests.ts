@@ -1,6 +1,7 @@
 // What a head asks of native code for a step, an evaluation or a topK, from what the caller gave.
 import {
   apart,
+  copyOf,
   type FloatArray,
   floats,
   integerFrom,
@@ -18,15 +19,27 @@ import type { NativeResult } from './native'
 import { outputArray } from './outputs'
 import { topKArrays } from './topk'
 
+export type StepArguments = [
+  embeddings: FloatArray,
+  labels: LabelArray,
+  given: StepOptions | undefined,
+  train: boolean,
+]
+
+const stepOptions = ['learningRate', 'gradInput']
+
+/** What a step was called with, for one that must wait for its turn: the caller may change it meanwhile. */
+export function copyOfStep(...[embeddings, labels, given, train]: StepArguments): StepArguments {
+  const known = options(given, 'options', stepOptions)
+  return [copyOf(embeddings, 'embeddings'), copyOf(labels, 'labels'), known, train]
+}
+
 export function stepRequest(
   { settings, execution }: HeadMemory,
-  embeddings: FloatArray,
-  labelsGiven: LabelArray,
-  given: StepOptions | undefined,
-  train: boolean
+  ...[embeddings, labelsGiven, given, train]: StepArguments
 ) {
   const { dim, classes, ignoreIndex, optimizer } = settings
-  const known = options(given, 'options', ['learningRate', 'gradInput'])
+  const known = options(given, 'options', stepOptions)
   const taken = floats(embeddings, 'embeddings')
   const rows = rowsOf(taken, 'embeddings', dim, 'dim')
   const checked = labels(labelsGiven, 'labels', rows, classes, ignoreIndex)

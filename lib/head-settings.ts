@@ -98,7 +98,10 @@ export interface Exchange {
 }
 
 /** How a head is read from its file. */
-export interface LoadOptions extends ExecutionOptions, Pick<MarginHeadOptions, 'group' | 'weightStorage'> {
+export interface LoadOptions
+  extends ExecutionOptions,
+    HeadChanges,
+    Pick<MarginHeadOptions, 'group' | 'weightStorage'> {
   /**
    * Whether to hold what is read against the SHA-256 of each tensor that `save` put into the file. A rank that needs only
    * a part of a file reads all of it for that. Files without checksums load either way. Default true.
@@ -144,6 +147,39 @@ export interface EvaluateResult {
 export interface StepResult<Choice extends GradientChoice = GradientChoice> extends EvaluateResult {
   /** ∂loss/∂embeddings [B,D], at the weights before the update. */
   gradInput: Gradient<Choice>
+}
+
+/**
+ * How a head that there is already trains from now on: each option as for a new head, and undefined leaves it as it is.
+ * `classes`, `dim` and `bias` may only be what they are. Steps of `marginWarmupSteps` count from the head's first.
+ */
+export interface HeadChanges
+  extends Partial<
+    Pick<
+      MarginHeadOptions,
+      | 'classes'
+      | 'dim'
+      | 'bias'
+      | 'margin'
+      | 'optimizer'
+      | 'marginWarmupSteps'
+      | 'labelSmoothing'
+      | 'ignoreIndex'
+      | 'sampleRate'
+      | 'sampleCorrection'
+      | 'interclassFilter'
+      | 'negligible'
+      | 'seed'
+      | 'classNames'
+    >
+  > {}
+
+/** What classes that are added to a head begin with. */
+export interface AddedClasses {
+  /** Their weights [n,D]. Default: random ones, as of a new head. */
+  weights?: FloatArray | undefined
+  /** Their names [n]: to be given where the other classes have names, and only there. */
+  classNames?: readonly string[] | undefined
 }
 
 /** What a head is, apart from the numbers it holds: what a checkpoint's metadata says. */
@@ -260,9 +296,21 @@ export function expectedShapes(settings: Settings, classes = settings.classes): 
  * Refuses a head that does not fit, before anything is allocated: of what goes beyond a container's memory, the system
  * would kill the process.
  * @param onCpu whether its arrays lie in this machine's memory
+ * @param besides bytes of another head that is there meanwhile
  */
-export function checkBytes(settings: Settings, classes: number, onCpu: boolean): void {
-  const bytes = Object.entries(expectedShapes(settings, classes)).reduce(
+export function checkBytes(settings: Settings, classes: number, onCpu: boolean, besides = 0n): void {
+  const bytes = bytesOf(settings, classes) + besides
+  const limit = onCpu ? memoryLimit() : addressable
+  if (bytes > limit)
+    throw new MarginSoftmaxError(
+      'ERR_OUT_OF_MEMORY',
+      `Expected ${bytes} bytes of memory for the head but this process may use ${limit}`
+    )
+}
+
+/** Of a head's arrays. */
+export function bytesOf(settings: Settings, classes: number): bigint {
+  return Object.entries(expectedShapes(settings, classes)).reduce(
     (sum, [name, shape]) =>
       sum +
       shape.reduce(
@@ -271,12 +319,6 @@ export function checkBytes(settings: Settings, classes: number, onCpu: boolean):
       ),
     0n
   )
-  const limit = onCpu ? memoryLimit() : addressable
-  if (bytes > limit)
-    throw new MarginSoftmaxError(
-      'ERR_OUT_OF_MEMORY',
-      `Expected ${bytes} bytes of memory for the head but this process may use ${limit}`
-    )
 }
 
 /** What this process may use at most: the machine's memory, or its container's. */

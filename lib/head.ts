@@ -1,17 +1,21 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { boolean, type FloatArray, floats, type LabelArray, newArray, options } from './check'
+import { boolean, copyOf, type FloatArray, floats, type LabelArray, newArray, options } from './check'
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { MarginSoftmaxError, wrongType } from './errors'
 import { execution, executionOptions } from './execution'
+import { changed, changeHead, changeNames, withClasses, withoutClasses } from './head-changes'
 import { type Move, openHeadTogether, readClassNames, writeHead } from './head-file'
 import { groupOf, type HeadMemory, loadedHead, newHead } from './head-memory'
 import { checkClassNames } from './head-names'
-import { resultOf, stepRequest, topKRequest } from './head-requests'
+import { WorkOrder } from './head-order'
+import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './head-requests'
 import {
+  type AddedClasses,
   checkSettings,
   checkWeightStorage,
   type EvaluateResult,
   type Exchange,
+  type HeadChanges,
   headOptions,
   type LoadOptions,
   type MarginHeadOptions,
@@ -27,21 +31,13 @@ import type { Optimizer } from './optimizers'
 import { type GradientChoice, handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'
 
-type StepArguments = [
-  embeddings: FloatArray,
-  labels: LabelArray,
-  given: StepOptions | undefined,
-  train: boolean,
-]
-
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
  * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
  */
 export class MarginHead {
-  readonly #memory: HeadMemory
-  #pending = new Set<Promise<unknown>>()
-  #saving: Promise<void> | undefined
+  #memory: HeadMemory
+  readonly #order = new WorkOrder()
   #disposed = false
 
   private constructor(memory: HeadMemory) {
@@ -110,7 +106,9 @@ export class MarginHead {
       known.classNames === undefined ? undefined : checkClassNames(known.classNames, 'classNames', classes)
     const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', classes * dim)
     const [run, group] = [execution(known), groupOf(known)]
-    return new MarginHead(await newHead({ settings, execution: run, group, iteration: 0, classNames }, first))
+    return new MarginHead(
+      await newHead({ settings, execution: run, group, iteration: 0, optimizerStart: 0, classNames }, first)
+    )
   }
 
   /**
@@ -155,12 +153,16 @@ export class MarginHead {
   /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
   async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
-    const { request, outputs } = topKRequest(this.#memory, embeddings, k)
+    let rows = embeddings
+    if (this.#order.isHeldUp) {
+      rows = copyOf(embeddings, 'embeddings')
+      await this.#order.turn()
+      this.#alive()
+    }
+    const { request, outputs } = topKRequest(this.#memory, rows, k)
     request.asynchronous = true
-    if (this.#saving) request.input = newArray(Float32Array, request.input, 'embeddings')
-    while (this.#saving) await this.#saving
     const running = native().headTopK(this.#memory.native, request)
-    succeeded(await this.#track(watched(running)))
+    succeeded(await this.#order.track(watched(running)))
     return outputs
   }
 
@@ -194,26 +196,85 @@ export class MarginHead {
   async save(path: string): Promise<void> {
     MarginHead.#of(this).#alive()
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    while (this.#saving) await this.#saving
-    const saving = this.#write(path)
-    this.#saving = saving
-      .catch(() => {})
-      .finally(() => {
-        this.#saving = undefined
-      })
-    return saving
+    return this.#order.alone(() => this.#write(path))
+  }
+
+  /**
+   * Changes how the head trains from its next step on: margin, optimizer, sampling, filter, … (`HeadChanges`). It takes its
+   * turn in the order of the calls, as a step does; the head's properties tell what holds once the promise has settled.
+   * An optimizer of the same kind goes on from the state that there is; the state of another kind begins at zero, as does
+   * momentum where there was none. A failure changes nothing. Of a sharded head every rank calls it with the same options,
+   * and the optimizer must need the same state: `load` takes any.
+   * @example await head.set({ interclassFilter: 0.5, optimizer: sgd({ learningRate: 0.01, momentum: 0.9 }) })
+   * @throws TypeError, RangeError for options, also those that contradict the head; MarginSoftmaxError `ERR_OUT_OF_MEMORY`,
+   *   `ERR_DISPOSED`, `ERR_UNAVAILABLE`
+   */
+  async set(changes: HeadChanges): Promise<void> {
+    MarginHead.#of(this).#alive()
+    const known = options(changes ?? null, 'options', changeNames)
+    await this.#order.alone(async () => {
+      this.#alive()
+      this.#memory = await changeHead(this.#memory, changed(this.#memory, known, this.iteration))
+    })
+  }
+
+  /**
+   * Adds classes after those that there are, which keep weights and optimizer state; the new ones' state is zero, and the
+   * iteration goes on. AdamW divides by what a state of that age would hold: a new class's first step is up to
+   * (1 − β1)/√(1 − β2) times the learning rate, 3.2 by default.
+   * It takes its turn as a step does; leave `weights` and `classNames` alone until the promise settles. A new head is made
+   * beside the old one, so that both take memory meanwhile, and a failure changes nothing. Not of a sharded head.
+   * @param count how many
+   * @param given their first weights [count,D] (`classMeans` makes some), and their names
+   * @returns where they are
+   * @example await head.addClasses(2, { weights: classMeans(embeddings, labels, { classes: 2, dim }) })
+   * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`,
+   *   `ERR_UNAVAILABLE` for a sharded head
+   */
+  async addClasses(count: number, given?: AddedClasses): Promise<ClassRun> {
+    MarginHead.#of(this).#alive()
+    return this.#order.alone(async () => {
+      this.#alive()
+      const { classes } = this.#memory.settings
+      this.#replace(await withClasses(this.#memory, count, given))
+      return { first: classes, count: this.classes - classes }
+    })
+  }
+
+  /**
+   * Removes classes with their state. Those that stay keep their order, weights, state and names and close up: class j
+   * becomes j minus the number of removed ones below it. Turn, memory and failures as for `addClasses`.
+   * @param classes which, none of them twice, not all
+   * @returns where each class of before is now [C], −1 where it was removed: `labels.map((label) => places[label])`
+   * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`, `ERR_UNAVAILABLE`
+   *   for a sharded head
+   */
+  async removeClasses(classes: LabelArray): Promise<Int32Array> {
+    MarginHead.#of(this).#alive()
+    const removed = copyOf(classes, 'classes')
+    return this.#order.alone(async () => {
+      this.#alive()
+      const { memory, places } = await withoutClasses(this.#memory, removed)
+      this.#replace(memory)
+      return places
+    })
   }
 
   /**
    * A head from a file that `save` wrote. Threads, workspace, device and group may be given anew: what R ranks saved,
    * R′ ranks or a single process load. So may `weightStorage`: weights of a float32 file are rounded to the nearest
-   * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's.
+   * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's. How it trains may change as by
+   * `set`: what the file has of the optimizer's state is read where the new one has the same, else it begins at zero.
    * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind,
    *   `ERR_OUT_OF_MEMORY`
    */
   static async load(path: string, given?: LoadOptions): Promise<MarginHead> {
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const known = options(given, 'options', ['group', 'weightStorage', 'checksums', ...executionOptions])
+    const known = options(given, 'options', [
+      ...changeNames,
+      ...['group', 'weightStorage', 'checksums'],
+      ...executionOptions,
+    ])
     const run = execution(known)
     const asked =
       known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
@@ -223,9 +284,10 @@ export class MarginHead {
     const file = await openHeadTogether(path, group)
     try {
       const { iteration } = file
-      const settings = { ...file.settings, ...asked }
       const classNames = await readClassNames(file, checksums, group)
-      const plan = { settings, execution: run, group, iteration, classNames }
+      const next = changed({ ...file, classNames }, known, iteration)
+      const settings = { ...next.settings, ...asked }
+      const plan = { ...next, settings, execution: run, group, iteration }
       return new MarginHead(await loadedHead(plan, file, checksums))
     } finally {
       await file.close()
@@ -253,17 +315,14 @@ export class MarginHead {
     return head
   }
 
-  async #work(...given: StepArguments): Promise<StepResult> {
+  async #work(...called: StepArguments): Promise<StepResult> {
+    const given = this.#order.isHeldUp ? copyOfStep(...called) : called
+    if (this.#order.isHeldUp) await this.#order.turn()
     const { request, outputs, known } = this.#prepare(given)
     const own = standIns(outputs, known)
     Object.assign(request, own, { asynchronous: true })
-    if (this.#saving) {
-      request.input = newArray(Float32Array, request.input, 'embeddings')
-      request.labels = newArray(Int32Array, request.labels, 'labels')
-    }
-    while (this.#saving) await this.#saving
     const running = native().headStep(this.#memory.native, request)
-    const result = succeeded(await this.#track(watched(running)), 'embeddings')
+    const result = succeeded(await this.#order.track(watched(running)), 'embeddings')
     return resultOf(result, handOver(own, outputs), this.margin)
   }
 
@@ -288,22 +347,23 @@ export class MarginHead {
   }
 
   async #write(path: string): Promise<void> {
-    await Promise.allSettled(this.#pending)
     this.#alive()
     const move: Move = (name, offset, part) => {
       this.#alive()
       succeeded(native().headRead(this.#memory.native, name, offset, part))
     }
-    const { settings, classNames, shard, group } = this.#memory
-    await writeHead(path, { settings, iteration: this.iteration, classNames }, shard, move, group)
+    const { shard, group, ...plan } = this.#memory
+    await writeHead(path, { ...plan, iteration: this.iteration }, shard, move, group)
   }
 
-  #track<T>(running: T | Promise<T>): Promise<T> {
-    const promise = Promise.resolve(running)
-    this.#pending.add(promise)
-    const forget = () => this.#pending.delete(promise)
-    promise.then(forget, forget)
-    return promise
+  /** Lets go of the old arrays. */
+  #replace(memory: HeadMemory): void {
+    const disposed = this.disposed // meanwhile
+    native().headDispose(this.#memory.native)
+    this.#memory = memory
+    if (!disposed) return
+    native().headDispose(memory.native)
+    this.#alive()
   }
 
   #alive(): void {
@@ -319,7 +379,7 @@ export class MarginHead {
         'ERR_UNAVAILABLE',
         `Expected ${name.slice(0, -4)} in place of ${name} for a sharded head: the ranks wait for one another`
       )
-    if (this.#pending.size || this.#saving)
+    if (!this.#order.isIdle)
       throw new MarginSoftmaxError(
         'ERR_BUSY',
         `Expected asynchronous work of this head to be awaited before ${name}`

@@ -3,13 +3,16 @@
  * @module margin-softmax
  */
 export type { FloatArray, LabelArray, ParametersOf } from './check'
+export { type ClassMeansOptions, classMeans } from './class-means'
 export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
 export type {
+  AddedClasses,
   EvaluateResult,
   Exchange,
+  HeadChanges,
   LoadOptions,
   MarginHeadOptions,
   StepOptions,

@@ -63,6 +63,8 @@ interface Native {
   verification(request: object): NativeVerification | Promise<NativeVerification>
   headCreate(request: object): Promise<NativeResult>
   headConnect(head: NativeHead, library: string): Promise<Ended & Exchange>
+  headChange(head: NativeHead, request: object): Promise<Ended>
+  headAdopt(head: NativeHead, from: NativeHead, request: object): Promise<Ended>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): NativePart

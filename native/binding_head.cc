@@ -123,6 +123,7 @@ HeadSettings readSettings(Napi::Object request) {
   settings.interclassFilter = number("interclassFilter");
   settings.negligible = number("negligible");
   settings.seed = static_cast<uint64_t>(integer("seed"));
+  settings.optimizerStart = integer("optimizerStart");
   if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))
     throw Napi::RangeError::New(request.Env(), "Expected a share of the classes for sampleRate");
   return settings;
@@ -150,6 +151,54 @@ Napi::Value create(const Napi::CallbackInfo& info) {
     job.head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
     job.random = request.Get("random").ToBoolean();
     job.threads = request.Get("threads").As<Napi::Number>().Int32Value();
+  });
+}
+
+struct ChangeJob : HeadJob {
+  HeadSettings next;
+  Status work() override { return head->change(next); }
+  void fill(Napi::Object) const override {}
+};
+
+// change(head, request): takes on the request's settings, but for sizes, device, precision and storage.
+Napi::Value change(const Napi::CallbackInfo& info) {
+  return perform<ChangeJob>(info, [&](ChangeJob& job) {
+    job.asynchronous = true;
+    job.belongTo(info[0]);
+    job.next = readSettings(info[1].As<Napi::Object>());
+  });
+}
+
+struct AdoptJob : HeadJob {
+  std::shared_ptr<Head> from;
+  std::vector<int32_t> kept;
+  bool random = false;
+  int threads = 1;
+  Status work() override {
+    if (Status status = head->adopt(*from, kept); !status) return status;
+    return random ? head->initialize(threads, static_cast<int64_t>(kept.size())) : Status{};
+  }
+  void fill(Napi::Object) const override {}
+};
+
+// adopt(head, from, {kept, random, threads}): the classes `kept` of another head, and random weights for those after
+// them.
+Napi::Value adopt(const Napi::CallbackInfo& info) {
+  return perform<AdoptJob>(info, [&](AdoptJob& job) {
+    job.asynchronous = true;
+    job.belongTo(info[0]);
+    job.from = headOf(info[1]);
+    Napi::Object request = info[2].As<Napi::Object>();
+    const Span<int32_t> kept = elements<int32_t>(request.Get("kept"), "kept");
+    job.kept.assign(kept.data, kept.data + kept.length);
+    job.random = request.Get("random").ToBoolean();
+    job.threads = request.Get("threads").As<Napi::Number>().Int32Value();
+    const HeadSettings &to = job.head->settings(), &from = job.from->settings();
+    const auto known = [&](int32_t j) { return j >= 0 && j < from.classes; };
+    if (job.grouped || job.from->sharding() || job.head == job.from || to.device != from.device || to.dim != from.dim ||
+        to.bfloat16Weights != from.bfloat16Weights || static_cast<int64_t>(job.kept.size()) > to.classes ||
+        !std::all_of(job.kept.begin(), job.kept.end(), known))
+      throw Napi::RangeError::New(info.Env(), "Expected classes of a head like this one");
   });
 }
 
@@ -270,6 +319,8 @@ Napi::Value iteration(const Napi::CallbackInfo& info) {
 void exportHead(Napi::Object exports) {
   addFunction<create>(exports, "headCreate");
   addFunction<connect>(exports, "headConnect");
+  addFunction<change>(exports, "headChange");
+  addFunction<adopt>(exports, "headAdopt");
   addFunction<step>(exports, "headStep");
   addFunction<topK>(exports, "headTopK");
   addFunction<readPart>(exports, "headRead");

@@ -30,6 +30,7 @@ int64_t firstNotFinite(const float* numbers, int64_t count, bool asBfloat16) {
   return count;
 }
 
+constexpr const char* arrayNames[] = {"weight", "bias", "weightState0", "weightState1", "biasState0", "biasState1"};
 constexpr double initialDeviation = 0.01;  // InsightFace's: only directions matter to a normalised margin
 
 }  // namespace
@@ -47,8 +48,10 @@ Status Head::allocate() {
   return status;
 }
 
-Status Head::initialize(int threads) {
-  const uint64_t seed = settings_.seed;
+Status Head::initialize(int threads, int64_t firstRow) {
+  // A class that took the place of a removed one shall not begin where that one began.
+  const uint64_t seed = firstRow ? randomBits(~settings_.seed, ~static_cast<uint64_t>(iteration_)) : settings_.seed;
+  const int64_t start = firstRow * settings_.dim;
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
   const int64_t before = settings_.firstClass * settings_.dim;  // elements of other processes
   const cpu::Turn turn;
@@ -66,14 +69,15 @@ Status Head::initialize(int threads) {
     });
   };
   if (settings_.device == cpuDevice) {
-    if (uint16_t* halves = bfloat16Of("weight")) fill(0, total, [=](int64_t i, float x) { halves[i] = rounded(x); });
-    else fill(0, total, [weight = weight_.as<float>()](int64_t i, float x) { weight[i] = x; });
+    if (uint16_t* halves = bfloat16Of("weight"))
+      fill(start, total, [=](int64_t i, float x) { halves[i] = rounded(x); });
+    else fill(start, total, [weight = weight_.as<float>()](int64_t i, float x) { weight[i] = x; });
     return {};
   }
   constexpr int64_t slab = 1 << 20;
   const Block staged(std::min(slab, total) * 4);
   if (!staged.as<float>()) return Status::outOfMemory("the first weights", std::min(slab, total) * 4);
-  for (int64_t first = 0; first < total; first += slab) {
+  for (int64_t first = start; first < total; first += slab) {
     const int64_t last = std::min(total, first + slab);
     fill(first, last, [weight = staged.as<float>(), first](int64_t i, float x) { weight[i - first] = x; });
     if (Status status = weight_.write(first * 4, staged.as<float>(), (last - first) * 4); !status) return status;
@@ -96,6 +100,69 @@ void Head::release() {
   disposed_ = true;
   for (Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
     memory->release();
+}
+
+Status Head::change(const HeadSettings& next) {
+  const Use use(*this);
+  if (disposed_) return {Failure::disposed, "the head was disposed of"};
+  const bool sameKind = next.optimizer.kind == settings_.optimizer.kind;
+  const int states = next.optimizer.states();
+  const auto keeps = [&](int i) { return sameKind && i < states && weightState_[i].bytes() != 0; };
+  const int64_t row = settings_.classes * 4;
+  Memory weightState[2], biasState[2];
+  for (int i = 0; i < states; i++) {
+    if (keeps(i)) continue;
+    Status status = weightState[i].take(settings_.device, row * settings_.dim);
+    if (status && settings_.bias) status = biasState[i].take(settings_.device, row);
+    if (!status) return status;
+  }
+  for (int i = 0; i < 2; i++) {
+    if (keeps(i)) continue;
+    weightState_[i].swap(weightState[i]);
+    biasState_[i].swap(biasState[i]);
+  }
+  settings_.margin = next.margin;
+  settings_.optimizer = next.optimizer;
+  settings_.optimizerStart = next.optimizerStart;
+  settings_.labelSmoothing = next.labelSmoothing;
+  settings_.warmupSteps = next.warmupSteps;
+  settings_.sampleRate = next.sampleRate;
+  settings_.sampleCorrection = next.sampleCorrection;
+  settings_.interclassFilter = next.interclassFilter;
+  settings_.negligible = next.negligible;
+  settings_.seed = next.seed;
+  return {};
+}
+
+Status Head::adopt(Head& from, const std::vector<int32_t>& kept) {
+  const Use source(from), target(*this);
+  if (from.disposed_ || disposed_) return {Failure::disposed, "the head was disposed of"};
+  constexpr int64_t slab = 4 << 20;  // bytes on their way from one place on a GPU to another
+  const bool onCpu = settings_.device == cpuDevice;
+  const Block staged(onCpu ? 0 : slab);
+  if (!onCpu && !staged.as<char>()) return Status::outOfMemory("a copy of classes", slab);
+  const auto move = [&](const Memory& read, int64_t at, Memory& write, int64_t to, int64_t bytes) -> Status {
+    if (onCpu) return write.write(to, read.as<char>() + at, bytes);
+    for (int64_t done = 0; done < bytes; done += slab) {
+      const int64_t count = std::min(slab, bytes - done);
+      if (Status status = read.read(at + done, staged.as<char>(), count); !status) return status;
+      if (Status status = write.write(to + done, staged.as<char>(), count); !status) return status;
+    }
+    return {};
+  };
+  const int64_t count = static_cast<int64_t>(kept.size());
+  for (const char* name : arrayNames) {
+    const Memory* const read = from.memoryOf(name);
+    Memory* const write = memoryOf(name);
+    if (!read || !write) continue;
+    const int64_t row = read->bytes() / from.settings_.classes;
+    for (int64_t first = 0, last = 0; first < count; first = last) {  // a run of classes that are neighbours in both
+      for (last = first + 1; last < count && kept[last] == kept[last - 1] + 1;) last++;
+      const Status status = move(*read, kept[first] * row, *write, first * row, (last - first) * row);
+      if (!status) return status;
+    }
+  }
+  return {};
 }
 
 Margin Head::marginNow() const {
@@ -128,7 +195,7 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   if (train) {
     update.optimizer = settings_.optimizer;
     update.optimizer.learningRate = learningRate;
-    update.step = iteration_ + 1;
+    update.step = iteration_ + 1 - settings_.optimizerStart;
     update.roundingKey = randomBits(~settings_.seed, iteration_);  // a stream apart from the samples'
     update.firstClass = settings_.firstClass;
     for (int i = 0; i < 2; i++) {

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "executor.h"
 #include "memory.h"
@@ -16,6 +17,7 @@ struct HeadSettings {
   int64_t firstClass = 0;        // where a shard of the classes begins; 0 without sharding
   Margin margin;
   Optimizer optimizer;
+  int64_t optimizerStart = 0;  // updates made when its state was zero
   bool bias = false;
   double labelSmoothing = 0;
   int64_t warmupSteps = 0;        // over which the margin grows from its neutral value
@@ -46,7 +48,14 @@ class Head {
   Status allocate();
   // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread
   // count and on every device.
-  Status initialize(int threads);
+  // From `firstRow` above 0 on, of a head that was grown, they are others than a new head has there.
+  Status initialize(int threads, int64_t firstRow = 0);
+  // Takes on how `next` trains: all but sizes, device, precision and storage. The optimizer's state is kept where the
+  // next one has the same, else it begins at zero. A failure changes nothing.
+  Status change(const HeadSettings& next);
+  // Copies the classes `kept` of another head on the same device, ascending, with all that belongs to them, into this
+  // head's first ones.
+  Status adopt(Head& from, const std::vector<int32_t>& kept);
   // Gives the memory back: at once, or where work uses it as soon as that ends. Later work fails. Waits for nothing.
   void dispose();
 

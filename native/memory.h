@@ -25,6 +25,11 @@ class Memory {
   int64_t bytes() const { return bytes_; }
   Status read(int64_t offset, void* to, int64_t bytes) const;
   Status write(int64_t offset, const void* from, int64_t bytes);
+  void swap(Memory& other) {
+    std::swap(device_, other.device_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
 
  private:
   int device_ = cpuDevice;

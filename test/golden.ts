@@ -65,7 +65,8 @@ function decode(dtype: string, content: ArrayBuffer): Tensor['data'] {
   if (dtype === 'BF16')
     return new Float32Array(Uint32Array.from(new Uint16Array(content), (half) => half << 16).buffer)
   if (dtype === 'I64') return Int32Array.from(new BigInt64Array(content), Number)
-  throw new Error(`Expected F64, F32, BF16 or I64 for dtype but received ${dtype}`)
+  if (dtype === 'U8') return Int32Array.from(new Uint8Array(content))
+  throw new Error(`Expected F64, F32, BF16, I64 or U8 for dtype but received ${dtype}`)
 }
 
 /** A case as the batch and the options of marginLoss; its numbers are exact in float32. */

@@ -383,7 +383,7 @@ test('loading takes execution options and refuses others', async () => {
     RangeError,
     /^Expected .+ for threads but received 0/
   )
-  await rejectsLike(MarginHead.load(file, { seed: 1 } as never), Error, /seed/)
+  await rejectsLike(MarginHead.load(file, { weights: head.weights() } as never), Error, /weights/)
 })
 
 test.run()

@@ -28,7 +28,7 @@ export async function saveHead(
   const write = (own: ClassRun, group?: Parameters<typeof writeHead>[4]) =>
     writeHead(
       file,
-      { settings, iteration: seed, classNames },
+      { settings, iteration: seed, optimizerStart: 0, classNames },
       own,
       (name, offset, part) => {
         for (let i = 0; i < part.length; i++)
@@ -69,7 +69,7 @@ export async function loadHead(
           if (value !== expected) wrong ??= `${name}[${offset + i}] is ${value}, not ${expected}`
         })
       },
-      checksums
+      { checksums }
     )
     for (const name of ['weight', 'weightState0'])
       if (seen.get(name) !== own.count * dim)

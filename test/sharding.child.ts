@@ -183,6 +183,34 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     assert.strictEqual(shards.length, group.size, `only the last save's shards stay: ${shards}`)
   },
 
+  // What `set` and `load` change, and what a sharded head refuses.
+  async changes(group) {
+    const classNames = Array.from({ length: training.classes }, (_, j) => `class ${j}`)
+    const head = await MarginHead.create({ ...training, group, classNames })
+    const step = async (one: MarginHead, seed: number) => {
+      const { input, labels } = batchOf(seed, group.rank, training.classes, training.dim)
+      return (await one.step(input, labels)).loss
+    }
+    await step(head, 0)
+    const file = `${folder}/changes-${group.size}`
+    await head.save(file)
+    const change = { margin: cosface(), labelSmoothing: 0.1 }
+    const changing = head.set(change) // takes its turn
+    const loss = await step(head, 1)
+    await changing
+    const loaded = await MarginHead.load(file, { group, ...change })
+    assert.deepStrictEqual(loaded.classNames, classNames)
+    assert.strictEqual(await step(loaded, 1), loss)
+    sameBits(loaded.weights(), head.weights(), 'weights')
+    const other = await MarginHead.load(file, { group, optimizer: adamW() })
+    await step(other, 1)
+    await assert.rejects(head.set({ optimizer: adamW() }), /ERR_UNAVAILABLE|sharded head: save it/)
+    await assert.rejects(head.addClasses(1), /no addClasses for a sharded head: save it/)
+    await assert.rejects(head.removeClasses([0]), /no removeClasses for a sharded head: save it/)
+    assert.deepStrictEqual(head.optimizer, training.optimizer)
+    await step(head, 2)
+  },
+
   // For `load`, on another number of ranks.
   async save(group) {
     for (const weightStorage of storages) {
@@ -226,6 +254,10 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
   settings: (group, odd) =>
     MarginHead.create({ ...training, group, margin: odd ? arcface({ margin: 0.3 }) : arcface() }),
   classes: (group, odd) => MarginHead.create({ ...training, group, classes: odd ? 38 : 37 }),
+  async otherChange(group, odd) {
+    const head = await MarginHead.create({ ...training, group })
+    await head.set({ labelSmoothing: odd ? 0.2 : 0.1 })
+  },
   async learningRate(group, odd) {
     const head = await MarginHead.create({ ...training, group })
     const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)

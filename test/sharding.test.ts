@@ -37,6 +37,7 @@ if (mpi.missing) {
       ['again', 'the same bits from run to run and for any number of threads'],
       ['evaluation', 'evaluate and topK see the classes of all ranks'],
       ['resumed', 'training goes on with the same bits'],
+      ['changes', 'set and load change a head in the same way, what is refused says how else'],
     ] as const)
       test(`${what}, on ${ranks} ranks`, async () => {
         await works(ranks, scenario)
@@ -79,6 +80,12 @@ if (mpi.missing) {
       'settings',
       'another margin',
       /ERR_DISTRIBUTED|Expected the same margin on every rank but received .*0\.5.* from rank 0 and .*0\.3.* from rank 1/,
+      0,
+    ],
+    [
+      'otherChange',
+      'another change',
+      /Expected the same labelSmoothing on every rank but received 0\.1 from rank 0 and 0\.2 from rank 1/,
       0,
     ],
     [

@@ -1,7 +1,6 @@
 /** One training of the demo: a tfjs backbone, a native MarginHead, and what the table and the figures need of the result. */
 import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs'
-import { seededRandom, shuffled } from '../cli/random'
 import {
   adamW,
   type Margin,
@@ -10,6 +9,7 @@ import {
   type VerificationResult,
   verification,
 } from '../index'
+import { seededRandom, shuffled } from '../random'
 import { adapter } from '../tfjs'
 import { type Backbone, createBackbone } from './backbone'
 import type { LossSetting } from './losses'

@@ -1,6 +1,7 @@
 /** Which rows are trained on, and which are kept back to judge by. */
+
+import { seededRandom, shuffled } from '../../random'
 import { rowsPerClass } from '../data/labels'
-import { seededRandom, shuffled } from '../random'
 
 export interface Split {
   training: Uint32Array
