@@ -105,27 +105,6 @@ test('.npz, stored and deflated, by name', () =>
     }
   }))
 
-const csvs: [string, string, number[], string[]][] = [
-  ['comma, header', 'a,label,b\n1,x,2\n3,y,4\n', [1, 2, 3, 4], ['x', 'y']],
-  ['no header: the first column', 'x,1,2\r\ny,3,4\r\n', [1, 2, 3, 4], ['x', 'y']],
-  ['semicolon, byte order mark', '\ufefflabel;a\n7;1\n8;2', [1, 2], ['7', '8']],
-  ['tab, blank lines', 'x\t1\n\ny\t2\n\n', [1, 2], ['x', 'y']],
-  ['carriage returns alone', 'x,1,2\ry,3,4\r', [1, 2, 3, 4], ['x', 'y']],
-  ['spaces', '7 1.5 -2e-3\n8   3 4 \n', [1.5, -0.002, 3, 4], ['7', '8']],
-  ['names with spaces', 'Ann Lee,1\nBo Yi,2\n', [1, 2], ['Ann Lee', 'Bo Yi']],
-  ['no end of line at the end', 'x,1\ny,2', [1, 2], ['x', 'y']],
-  ['quotes', '"Smith, ""Jo""",1,-2e-3\n"",3,.5\n', [1, -0.002, 3, 0.5], ['Smith, "Jo"', '']],
-]
-for (const [name, text, values, labels] of csvs)
-  test(`CSV: ${name}`, () =>
-    inFolder(async (folder) => {
-      const file = path.join(folder, 'a.csv')
-      fs.writeFileSync(file, text)
-      const numbersRead = await readArray({ path: file }, 'embeddings', 'numbers beside labels')
-      assert.equal([...numbersRead.values], values)
-      assert.equal((await readArray({ path: file }, 'labels', 'labels')).values, labels)
-    }))
-
 test('CSV: every way to write a number gives the double that JavaScript reads in it', () =>
   inFolder(async (folder) => {
     const next = random(8)
@@ -154,19 +133,6 @@ test('CSV: every way to write a number gives the double that JavaScript reads in
     assert.is(wrong, -1, `${texts[wrong]} was read as ${values[2 * wrong + 3]}`)
   }))
 
-test('CSV of labels alone: names are numbered in order, and so are numbers with gaps', () =>
-  inFolder(async (folder) => {
-    const file = path.join(folder, 'a.txt')
-    fs.writeFileSync(file, 'zoe\nann\nzoe\n')
-    const named = asLabels(await readArray({ path: file }, 'labels', 'labels'))
-    assert.equal([named.labels, named.names], [Int32Array.of(1, 0, 1), ['ann', 'zoe']])
-    fs.writeFileSync(file, 'Ann Lee\nBo Yi\n')
-    assert.equal(asLabels(await readArray({ path: file }, 'labels', 'labels')).names, ['Ann Lee', 'Bo Yi'])
-    fs.writeFileSync(file, 'label\n12\n7\n')
-    const ids = asLabels(await readArray({ path: file }, 'labels', 'labels'))
-    assert.equal([ids.labels, ids.names], [Int32Array.of(1, 0), ['7', '12']])
-  }))
-
 const bad: [string, string, Buffer | string, RegExp][] = [
   ['no such file', 'none.npy', '', /ENOENT/],
   ['another ending', 'a.pickle', 'x', /its name ends neither in \.npy/],
@@ -179,16 +145,7 @@ const bad: [string, string, Buffer | string, RegExp][] = [
   ['objects', 'a.npy', npyBytes('|O', [1], Float32Array.of(1, 2)), /of the type O/],
   ['no zip', 'a.npz', 'hello', /End of central directory record signature not found/],
   ['no safetensors file', 'a.safetensors', 'hello, this is text', /its header would be longer than the file/],
-  ['words', 'a.csv', '1,2\n1,zwei\n', /line 2, field 2 is "zwei", no number/],
-  ['lines of several lengths', 'a.csv', '1,2\n\n1\n', /line 3 has 1 fields, not 2 as the first/],
-  ['an empty field', 'a.csv', '1,2\n1,\n', /line 2, field 2 is "", no number/],
-  ['a minus alone', 'a.csv', '1,2\n-,1\n', /line 2, field 1 is "-", no number/],
-  ['a long line', 'a.csv', '1,2\n1,2,3\n', /line 2 has 3 fields, not 2 as the first/],
-  ['a late line', 'a.csv', `${'1,2\n'.repeat(400_000)}\n1;2\n`, /line 400002 has 1 fields/],
   ['a name that is not UTF-8', 'none\ufffd.npy', '', /its name is not UTF-8, which Node\.js cannot be told/],
-  ['an open quote', 'a.csv', '1,"2\n', /line 1 has a quote that does not end/],
-  ['not finite', 'a.csv', '1,NaN\n', /line 1, field 2 is "NaN"/],
-  ['no rows', 'a.csv', '\n', /it has no rows/],
 ]
 for (const [name, file, content, pattern] of bad)
   test(`refused: ${name}`, () =>

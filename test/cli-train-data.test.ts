@@ -132,7 +132,7 @@ test('what is odd about the rows is told, and what is not kept back', () =>
     const few = await cli([...once, '--classes', '590', '--json'], { cwd: folder })
     assert.is(few.code, 0, few.stderr)
     for (const line of [
-      '600 rows × 16 of 581 classes, 1 to 20 rows each.',
+      'Read e.npy: 600 rows × 16 numbers; labels in l.npy: 590 classes, 1 to 20 rows each.',
       'Rows of zeros have no direction to learn from: 2 rows, the first is row 7 (from 0) of e.npy.',
       'Classes of a single row: 580 of 581 classes. It is trained on, never kept back to judge by.',
       'Classes without rows: 9 of 590. They learn only what the others are.',

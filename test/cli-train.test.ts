@@ -24,7 +24,7 @@ test('a head that has learnt, with its log', () =>
     writeData(folder)
     const { stdout, stderr } = await good(['--out', 'head.safetensors', '--epochs', '6'], { cwd: folder })
     const lines = stderr.trimEnd().split('\n')
-    assert.is(lines[0], '600 rows × 16 of 12 classes, 50 rows each.')
+    assert.is(lines[0], 'Read e.npy: 600 rows × 16 numbers; labels in l.npy: 12 classes, 50 rows each.')
     const line =
       /^Epoch (\d) of 6: loss \d+\.\d{4}, [\d.]+ % right, validation [\d.]+ %, loss [\d.]+, rate [\d.]+, [\d.]+ s$/
     assert.equal(

@@ -33,8 +33,10 @@ const expectedOfList = { rows, dim, ...plain(ofList) }
 async function figures(args: string[], cwd: string) {
   const { code, stdout, stderr } = await cli(['verify', '--json', ...args], { cwd })
   assert.is(code, 0, stderr)
-  assert.is(stderr, '')
-  return JSON.parse(stdout)
+  assert.match(stderr, /^Read \S+: 300 rows × 12 numbers.*\.\n$/)
+  const { read, ...result } = JSON.parse(stdout)
+  assert.equal([read.embeddings.rows, read.embeddings.columns], [rows, dim])
+  return result
 }
 
 test('all pairs, from every kind of file', () =>
@@ -91,7 +93,7 @@ test('a table for people: no colour, no progress in a pipe', () =>
       cwd: folder,
     })
     assert.is(code, 0)
-    assert.is(stderr, '')
+    assert.is(stderr, 'Read e.npy: 300 rows × 12 numbers; labels in l.npy: 15 classes.\n')
     assert.not(stdout.includes('\x1b'))
     const { areaUnderCurve, minimumDetectionCost, bestBalancedAccuracy } = expectedOfAll
     assert.match(stdout, new RegExp(`ROC AUC +${areaUnderCurve.toFixed(6)}\\n`))

@@ -9,9 +9,11 @@ import {
   holdsLabels,
   parseSource,
   readArray,
-  type Source,
+  readBoth,
+  type TextOptions,
 } from './data/files'
 import { asLabels } from './data/labels'
+import { addTextOptions, checkTextOptions, readingOf, sentenceOf } from './data/options'
 import { cleanUp } from './interrupt'
 import { explain, integerFrom, numberAbove, numberBetween } from './options'
 import {
@@ -28,7 +30,7 @@ import {
 } from './terminal'
 import { show, warningsOf } from './verification/figures'
 
-interface Options {
+interface Options extends TextOptions {
   embeddings: string
   labels?: string
   pairs?: string
@@ -68,6 +70,7 @@ export function addVerify(all: Command): void {
     .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
     .option('--json', 'as JSON')
     .action(verify)
+  addTextOptions(command)
   explain(
     command,
     [
@@ -90,6 +93,7 @@ async function verify(options: Options): Promise<void> {
   const source = parseSource(embeddings)
   if (!listed && labels === undefined && !holdsLabels(source.path))
     throw new Misuse(`Expected --labels, --pairs or --same beside ${embeddings}, which holds no labels`)
+  checkTextOptions(options, embeddings, listed ? undefined : (labels ?? embeddings), [pairs, same])
   if (report !== undefined) {
     needPackages(['vega', 'vega-lite'], '--report')
     await checkTarget(report, '--report', true)
@@ -99,18 +103,22 @@ async function verify(options: Options): Promise<void> {
   const start = performance.now()
   progress.start('Reading', 2)
   const beside = !listed && (labels === undefined || labels === embeddings)
-  const readPairsOf = () =>
-    listed
-      ? readPairs(pairs, same)
-      : readLabels(labels === undefined ? { path: source.path } : parseSource(labels))
   // Both at once: while the system reads gigabytes of embeddings, a list of pairs is taken apart here.
-  const early = beside ? undefined : readPairsOf()
-  early?.catch(() => {}) // told below, unless the embeddings have failed before
-  const matrix = asMatrix(await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers'))
+  const list = listed ? readPairs(pairs, same, { encoding: options.encoding }) : undefined
+  const elsewhere =
+    listed || beside ? undefined : readArray(parseSource(labels as string), 'labels', 'labels', options)
+  for (const early of [list, elsewhere]) early?.catch(() => {}) // told below, unless the embeddings have failed before
+  const both = beside ? await readBoth(source, options) : undefined
+  const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
+  const matrix = asMatrix(array)
   progress.update(1, `${matrix.rows.toLocaleString('en')} × ${matrix.dim}`)
-  const pairsOf = await (early ?? readPairsOf())
+  const labelArray = both?.labels ?? (await elsewhere)
+  const classLabels = labelArray && asLabels(labelArray)
+  const pairsOf = classLabels?.labels ?? ((await list) as PairList)
   checkRows(pairsOf, matrix.rows, options)
+  const reading = readingOf(array, labelArray, classLabels)
   progress.stop()
+  complain(sentenceOf(reading))
   progress.start('Judging', 1)
   const result = await verification(matrix.embeddings, pairsOf, {
     dim: matrix.dim,
@@ -144,7 +152,8 @@ async function verify(options: Options): Promise<void> {
   }
   if (options.json) {
     const { scores: _, ...rest } = table
-    printJson({ rows: matrix.rows, dim: matrix.dim, ...rest, ...(warnings.length > 0 && { warnings }) })
+    const warned = warnings.length > 0 && { warnings }
+    printJson({ rows: matrix.rows, dim: matrix.dim, read: reading, ...rest, ...warned })
   } else {
     show(
       table,
@@ -155,14 +164,15 @@ async function verify(options: Options): Promise<void> {
   }
 }
 
-async function readLabels(source: Source): Promise<Int32Array> {
-  return asLabels(await readArray(source, 'labels', 'labels')).labels
-}
-
-async function readPairs(pairsFile: string | undefined, sameFile: string | undefined): Promise<PairList> {
-  const same = sameFile === undefined ? undefined : asIntegers(await readArray(parseSource(sameFile), 'same'))
+async function readPairs(
+  pairsFile: string | undefined,
+  sameFile: string | undefined,
+  text: TextOptions
+): Promise<PairList> {
+  const read = (file: string, what: string) => readArray(parseSource(file), what, 'numbers', text)
+  const same = sameFile === undefined ? undefined : asIntegers(await read(sameFile, 'same'))
   if (pairsFile === undefined) return { same: same as Int32Array }
-  const array = await readArray(parseSource(pairsFile), 'pairs')
+  const array = await read(pairsFile, 'pairs')
   const [count = 0, columns = 0] = array.shape
   const wanted = same ? 2 : 3
   if (array.shape.length !== 2 || columns !== wanted)

@@ -1,96 +1,96 @@
-/** Tables of numbers as text: comma, semicolon, tab or spaces between the fields, one row a line, quotes around a field if need be. */
+/** Tables as text: one row a line, commas, semicolons, tabs or spaces between the fields, quotes around a field if need be. */
+import { shown } from '../../file-error'
 import { withFile } from '../../read-file'
+import { counted } from '../terminal'
+import { fieldsOf, hasDecimalComma, hasOpenQuote, type Line, numberOf, openQuote, remedyFor } from './fields'
+import { decisiveLines, type Layout, layoutOf, nameOf, roles, type TableRequest } from './layout'
+import { ascii, longestLine, textOf } from './text'
+
+// Of this module: what is imported is looked up at each use, which would take longer than the bytes.
+const { newline, carriageReturn, quote, minus, point, zero } = ascii
+const { number: numberRole, label: labelRole } = roles
 
 export interface CsvTable {
-  /** [rows, columns] without the label's column. */
+  /** [rows, columns], of the columns of numbers. */
   values: Float64Array
   rows: number
   columns: number
   /** Of the label's column, as written. */
   labels: string[]
+  /** Name or number of the label's column, for messages. */
+  labelColumn: string
+  /** The line that a row is in, as an editor counts. */
+  lineOf: (row: number) => number
+  /** What was left out. */
+  notes: string[]
 }
 
-/**
- * @param labelled whether one column holds labels: the one named `label` in a header, else the first
- * @throws Error that says in which line what is wrong
- */
-export async function readCsv(path: string, labelled: boolean): Promise<CsvTable> {
-  const reader = new Reader(labelled)
+/** @throws Error that says in which line what is wrong */
+export async function readCsv(path: string, request: TableRequest, encoding?: string): Promise<CsvTable> {
+  const reader = new Reader(request)
   await withFile(path, async (file) => {
-    for await (const lines of wholeLines(file.createReadStream({ highWaterMark: 2 ** 20, autoClose: false })))
-      reader.take(lines)
+    for await (const lines of textOf(file, encoding, () => reader.lines)) reader.take(lines)
   })
   return reader.table()
-}
-
-/** A line of a million numbers is shorter. Its fields become strings, so a limit of the memory is a limit of the line. */
-const longestLine = 2 ** 24
-
-const ascii = { newline: 0x0a, carriageReturn: 0x0d, quote: 0x22, minus: 0x2d, point: 0x2e, zero: 0x30 }
-
-/** A file's bytes in parts that end where lines end. */
-async function* wholeLines(parts: AsyncIterable<Buffer>): AsyncGenerator<Buffer> {
-  let rest: Buffer[] = []
-  let restBytes = 0
-  let read = 0
-  for await (const part of parts) {
-    // Shorter lines than a part need no limit.
-    const lineEnd = part.findIndex((byte) => byte === ascii.newline || byte === ascii.carriageReturn)
-    if (restBytes + (lineEnd < 0 ? part.length : lineEnd) > longestLine)
-      throw new Error(
-        `the line that begins at byte ${read - restBytes} is longer than the limit of ${longestLine} bytes`
-      )
-    read += part.length
-    // A carriage return at a part's end may be half of a line's end.
-    const end =
-      part.lastIndexOf(ascii.newline) + 1 || part.subarray(0, -1).lastIndexOf(ascii.carriageReturn) + 1
-    if (end > 0) {
-      yield Buffer.concat([...rest, part.subarray(0, end)])
-      rest = []
-      restBytes = 0
-    }
-    rest.push(part.subarray(end))
-    restBytes += part.length - end
-  }
-  yield Buffer.concat(rest)
 }
 
 const mostDigits = 15 // of an integer that a double holds exactly, as it does these powers
 const powersOfTen = Array.from({ length: mostDigits + 1 }, (_, i) => 10 ** i)
 
+const lateComment = ': comments are read above the first row only'
+
 class Reader {
+  /** Lines that were taken. */
+  lines = 0
+  /** Until what the columns are is known: lines with content. */
+  #first: Line[] = []
+  #comment: Line | undefined
+  #layout: Layout | undefined
+  #separatorCode = 0
+  #firstLine = 0
+  #width = 0
   #values = new Float64Array(1024)
   #used = 0
   #rows = 0
-  #width = -1
   #labels: string[] = []
-  #labelColumn: number
-  #separator = ','
-  #number = 0
+  /** A line whose last quote is open. */
+  #open: Line | undefined
+  /** From which row on how many lines more than rows there are. */
+  readonly #shifts: { row: number; shift: number }[] = []
 
-  constructor(private readonly labelled: boolean) {
-    this.#labelColumn = labelled ? 0 : -1
-  }
+  constructor(private readonly request: TableRequest) {}
 
   /** @param bytes whole lines */
   take(bytes: Buffer): void {
     for (let begin = 0, end = 0; begin < bytes.length; begin = end + 1) {
       end = begin
-      while (end < bytes.length && bytes[end] !== ascii.newline && bytes[end] !== ascii.carriageReturn) end++
-      this.#number++
+      while (end < bytes.length && bytes[end] !== newline && bytes[end] !== carriageReturn) end++
+      this.lines++
       if (!this.#takePlain(bytes, begin, end)) this.#takeLine(bytes.toString('utf8', begin, end))
-      if (bytes[end] === ascii.carriageReturn && bytes[end + 1] === ascii.newline) end++
+      if (bytes[end] === carriageReturn && bytes[end + 1] === newline) end++
     }
   }
 
   table(): CsvTable {
-    if (this.#rows === 0) throw new Error('it has no rows')
-    return {
+    if (!this.#layout) this.#begin()
+    if (this.#open) throw openQuote(this.#open)
+    const layout = this.#layout as unknown as Layout
+    if (this.#rows === 0) throw new Error(this.#comment ? 'it has no rows, only comments' : 'it has no rows')
+    if (layout.rows !== undefined && layout.rows !== this.#rows)
+      throw new Error(`its first line announces ${layout.rows} rows, but it has ${this.#rows}`)
+    const columns = this.#used / this.#rows
+    const table = {
       values: this.#values.slice(0, this.#used),
       rows: this.#rows,
-      columns: this.#width - (this.#labelColumn < 0 ? 0 : 1),
+      columns,
       labels: this.#labels,
+      labelColumn: nameOf(layout.header, layout.labelColumn),
+      lineOf: (row: number) => this.#lineOf(row),
+      notes: layout.notes,
     }
+    if (this.request.what === 'embeddings' && !layout.numbersAreNamed) rejectCounter(table, layout)
+    if (layout.labelIsGuessed) rejectFractions(table)
+    return table
   }
 
   /**
@@ -99,77 +99,132 @@ class Reader {
    * @returns whether that is what the line is; else nothing has happened
    */
   #takePlain(bytes: Buffer, begin: number, end: number): boolean {
-    if (this.#width < 0) return false
+    if (!this.#layout || this.#open) return false
     this.#makeRoom()
-    const separator = this.#separator.charCodeAt(0)
+    const separator = this.#separatorCode
+    const columnRoles = this.#layout.roles
+    const width = this.#width
     let label = ''
     let used = this.#used
     let at = begin
-    for (let column = 0; column < this.#width; column++, at++) {
+    for (let column = 0; column < width; column++, at++) {
       const first = at
-      if (column === this.#labelColumn) {
-        while (at < end && bytes[at] !== separator) at++
-        if (bytes.subarray(first, at).includes(ascii.quote)) return false
-        label = bytes.toString('utf8', first, at).trim()
-        if (label === '') return false
+      if (columnRoles[column] !== numberRole) {
+        while (at < end && bytes[at] !== separator) {
+          if (bytes[at] === quote) return false
+          at++
+        }
+        if (columnRoles[column] === labelRole) label = bytes.toString('utf8', first, at)
+        if (width === 1 && label.trim() === '') return false
       } else {
-        const negative = bytes[at] === ascii.minus
+        const negative = bytes[at] === minus
         if (negative) at++
         let [digits, value, pointAt] = [0, 0, -1]
         for (; at < end; at++) {
-          const digit = (bytes[at] as number) - ascii.zero
+          const digit = (bytes[at] as number) - zero
           if (digit >= 0 && digit <= 9) {
             value = value * 10 + digit
             digits++
-          } else if (bytes[at] === ascii.point && pointAt < 0) pointAt = at
+          } else if (bytes[at] === point && pointAt < 0) pointAt = at
           else break
         }
         if (digits === 0 || digits > mostDigits) return false
         if (pointAt >= 0) value /= powersOfTen[at - pointAt - 1] as number
         this.#values[used++] = negative ? -value : value
       }
-      if (column === this.#width - 1 ? at !== end : at >= end || bytes[at] !== separator) return false
+      if (column === width - 1 ? at !== end : at >= end || bytes[at] !== separator) return false
     }
-    if (this.#labelColumn >= 0) this.#labels.push(label)
+    if (this.#layout.labelColumn >= 0) this.#labels.push(label)
     this.#used = used
-    this.#rows++
+    this.#countRow(this.lines)
     return true
   }
 
   #takeLine(text: string): void {
-    if (text.trim() === '') return
-    const line = this.#number === 1 ? text.replace(/^\ufeff/, '') : text
-    if (this.#width < 0) this.#separator = separatorOf(line)
-    const fields = split(line, this.#separator, this.#number)
-    if (this.#width < 0) {
-      this.#width = fields.length
-      if (this.#isHeader(fields)) return
+    if (!this.#open && text.trim() === '') return
+    const line = this.#open
+      ? { number: this.#open.number, text: `${this.#open.text}\n${text}` }
+      : { number: this.lines, text }
+    if (line.text.length > longestLine) throw openQuote(line)
+    // Until it closes: a long text is not searched again for each of its lines.
+    if (this.#open && !text.includes('"')) {
+      this.#open = line
+      return
     }
-    if (fields.length !== this.#width)
-      throw new Error(`line ${this.#number} has ${fields.length} fields, not ${this.#width} as the first`)
+    const isFirst = !this.#open && this.#first.length === 0
+    this.#open = undefined
+    if (this.#layout) this.#takeRow(line)
+    else if (isFirst && text.startsWith('#'))
+      this.#comment = { number: this.lines, text: text.slice(1).trim() }
+    else if (hasOpenQuote(line.text)) this.#open = line
+    else {
+      this.#first.push(line)
+      if (this.#first.length >= decisiveLines) this.#begin()
+    }
+  }
+
+  /** Learns from the first lines what the columns are. */
+  #begin(): void {
+    const lines = this.#first
+    this.#layout = layoutOf(lines, this.#comment, this.request)
+    this.#first = []
+    this.#separatorCode = this.#layout.separator.charCodeAt(0)
+    this.#width = this.#layout.roles.length
+    this.#firstLine = lines[0]?.number ?? 0
+    for (const line of lines.slice(this.#layout.skipped)) this.#takeRow(line)
+  }
+
+  #takeRow(line: Line): void {
+    const { separator, roles: columnRoles } = this.#layout as Layout
+    const fields = fieldsOf(line, separator)
+    if (!fields) {
+      this.#open = line
+      return
+    }
+    if (fields.length !== this.#width) throw this.#wrongWidth(line, fields)
     this.#makeRoom()
-    fields.forEach((field, column) => {
+    let used = this.#used
+    let label = ''
+    for (const [column, field] of fields.entries()) {
+      if (columnRoles[column] === labelRole) label = field
+      if (columnRoles[column] !== numberRole) continue
       const value = numberOf(field)
-      if (column === this.#labelColumn) this.#labels.push(field.trim())
-      else if (!Number.isNaN(value)) this.#values[this.#used++] = value
-      else
-        throw new Error(
-          `line ${this.#number}, field ${column + 1} is ${JSON.stringify(field.slice(0, 30))}, no number`
-        )
-    })
+      if (Number.isNaN(value)) throw this.#noNumber(line, column, field)
+      this.#values[used++] = value
+    }
+    if ((this.#layout as Layout).labelColumn >= 0) this.#labels.push(label)
+    this.#used = used
+    this.#countRow(line.number)
+  }
+
+  #wrongWidth({ number, text }: Line, fields: string[]): Error {
+    const late = text.startsWith('#') ? lateComment : ''
+    return new Error(
+      `line ${number} has ${counted(fields.length, 'field')}, not ${this.#width} as line ${this.#firstLine}${late}`
+    )
+  }
+
+  #noNumber({ number, text }: Line, column: number, field: string): Error {
+    const { header } = this.#layout as Layout
+    // A column of texts shows in its first row: then the remedy is another.
+    const remedy = text.startsWith('#')
+      ? lateComment
+      : this.#rows === 0 && field.trim() !== '' && !hasDecimalComma(field)
+        ? '; name the columns of numbers with --columns, that of labels with --label-column'
+        : ''
+    return new Error(
+      `line ${number}, ${nameOf(header, column)} is ${shown(field)}, ${remedyFor(field)}${remedy}`
+    )
+  }
+
+  #countRow(line: number): void {
+    const shift = line - this.#rows
+    if (shift !== this.#shifts.at(-1)?.shift) this.#shifts.push({ row: this.#rows, shift })
     this.#rows++
   }
 
-  /** Whether the first line is one; if so it says where the labels are. */
-  #isHeader(fields: string[]): boolean {
-    if (fields.some((field) => !Number.isNaN(numberOf(field)))) return false
-    const named = fields.findIndex((field) => field.trim().toLowerCase() === 'label')
-    if (this.labelled && named < 0 && fields.length > 1)
-      throw new Error(`no column of its header is named label: ${fields.slice(0, 8).join(', ')}`)
-    // One column of names: its first line may be a name like the others.
-    if (this.labelled && named < 0) return false
-    this.#labelColumn = this.labelled ? named : -1
-    return true
+  #lineOf(row: number): number {
+    return row + (this.#shifts.findLast((from) => from.row <= row)?.shift ?? 1)
   }
 
   #makeRoom(): void {
@@ -180,39 +235,24 @@ class Reader {
   }
 }
 
-/** NaN for what is no finite number. */
-function numberOf(field: string): number {
-  const value = Number(field)
-  return Number.isFinite(value) && (value !== 0 || field.trim() !== '') ? value : Number.NaN
+/** An index without a header: no embedding has a number that counts the rows. */
+function rejectCounter({ values, rows, columns }: CsvTable, { header, roles: columnRoles }: Layout): void {
+  const first = values[0]
+  if (rows < 3 || columns < 2 || (first !== 0 && first !== 1)) return
+  for (let row = 0; row < rows; row++) if (values[row * columns] !== first + row) return
+  const column = columnRoles.indexOf(numberRole)
+  throw new Error(
+    `its ${nameOf(header, column)} counts the rows from ${first}: name the columns of numbers with --columns`
+  )
 }
 
-/** Spaces only where they part numbers, as numpy.savetxt writes them: names have spaces, too. */
-function separatorOf(line: string): string {
-  const other = ['\t', ';', ','].find((sign) => line.includes(sign))
-  if (other) return other
-  const words = line.trim().split(/ +/)
-  return words.length > 1 && !words.some((word) => Number.isNaN(numberOf(word))) ? ' ' : ','
+/** A first column of fractions is a number of an embedding, and the labels are elsewhere. */
+function rejectFractions({ labels, lineOf }: CsvTable): void {
+  const row = labels.findIndex((label) => isFraction.test(label))
+  if (row >= 0)
+    throw new Error(
+      `line ${lineOf(row)}, column 1 is ${shown(labels[row])}, which is hardly a label: say where the labels are with --label-column`
+    )
 }
 
-function split(line: string, separator: string, number: number): string[] {
-  if (separator === ' ') return line.trim().split(/ +/)
-  if (!line.includes('"')) return line.split(separator)
-  const fields: string[] = []
-  const pattern = /"((?:[^"]|"")*)"|[^"]*/y
-  for (let at = 0; at <= line.length; ) {
-    const next = line.indexOf(separator, at)
-    if (line[at] === '"') {
-      pattern.lastIndex = at
-      const quoted = pattern.exec(line) as RegExpExecArray
-      const end = pattern.lastIndex
-      if (quoted[1] === undefined || (end < line.length && line[end] !== separator))
-        throw new Error(`line ${number} has a quote that does not end`)
-      fields.push(quoted[1].replaceAll('""', '"'))
-      at = end + 1
-    } else {
-      fields.push(line.slice(at, next < 0 ? line.length : next))
-      at = next < 0 ? line.length + 1 : next + 1
-    }
-  }
-  return fields
-}
+const isFraction = /^\s*[-+]?(\d+\.\d*|\.\d+|\d+(?=e))(e[-+]?\d+)?\s*$/i

@@ -6,6 +6,7 @@ import { readAll, withFile } from '../../read-file'
 import { elementsOf, readHeader } from '../../safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
+import type { TableRequest } from './layout'
 import { npyHeaderBytes, parseNpyHeader } from './npy'
 import { membersOf, readMember } from './npz'
 import {
@@ -19,7 +20,7 @@ import {
 
 /** For the help of commands that read such files. */
 export const filesNote =
-  'An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A CSV file with labels has a header with a column named label, or the labels come first.'
+  'An array of an .npz or safetensors file is named as file:name (usually embeddings, labels, pairs, same). A text file with labels has them in the column that its header calls label, or that --label-column names; without a header in the first one.'
 
 export interface FileArray {
   /** Path and name, for messages. */
@@ -31,6 +32,8 @@ export interface FileArray {
   kind?: string
   /** Where a row is, as its reader counts, for messages. */
   place: (row: number) => string
+  /** What to tell of it: columns that were left out, or the one that labels come from. */
+  notes?: string[]
 }
 
 /** `file`, or `file:name` for an array of an .npz or safetensors file. */
@@ -45,30 +48,66 @@ export function parseSource(text: string): Source {
 }
 
 const endingOf = (path: string) => /\.([^./\\]+)$/.exec(path)?.[1]?.toLowerCase() ?? ''
-const isText = (path: string) => ['csv', 'tsv', 'txt'].includes(endingOf(path))
+export const isText = (path: string) => ['csv', 'tsv', 'txt'].includes(endingOf(path))
 
 /** Whether a file of this kind can hold labels beside embeddings. */
 export function holdsLabels(path: string): boolean {
   return isText(path) || ['npz', 'safetensors'].includes(endingOf(path))
 }
 
+/** How the text files of a command are to be read, where their own first lines do not say it. */
+export interface TextOptions {
+  /** The columns of numbers of the embeddings: see `TableRequest`. */
+  columns?: string
+  labelColumn?: string
+  /** As TextDecoder names it, of files that are not UTF-8. */
+  encoding?: string
+}
+
 /**
  * An array of a file.
  * @param what names it in messages, and is its usual name among others: `embeddings`, `labels`, `pairs`
- * @param column of a CSV file: its numbers, or its labels
+ * @param column of a text file: its numbers, or its labels; where labels are asked for, any file may hold texts
  */
 export async function readArray(
   source: Source,
   what: string,
-  column: 'numbers' | 'numbers beside labels' | 'labels' = 'numbers'
+  column: 'numbers' | 'numbers beside labels' | 'labels' = 'numbers',
+  options: TextOptions = {}
 ): Promise<FileArray> {
   const { path } = source
-  try {
-    if (isText(path)) return await fromText(path, column)
-    if (endingOf(path) === 'npy') return await fromNpy(path)
-    if (endingOf(path) === 'npz') return await fromNpz(source, what)
-    if (endingOf(path) === 'safetensors') return await fromSafetensors(source, what)
+  const labels = column === 'labels'
+  return explained(path, what, async () => {
+    if (isText(path)) {
+      const table = await readText(path, { what, numbers: !labels, labels: column !== 'numbers' }, options)
+      return labels ? table.labels : table.numbers
+    }
+    if (endingOf(path) === 'npy') return fromNpy(path)
+    if (endingOf(path) === 'npz') return fromNpz(source, what)
+    if (endingOf(path) === 'safetensors') return fromSafetensors(source, what)
     throw new Error('its name ends neither in .npy, .npz, .safetensors, .csv, .tsv nor .txt')
+  })
+}
+
+/** Embeddings and the labels in the same file. */
+export async function readBoth(
+  source: Source,
+  options: TextOptions = {}
+): Promise<{ embeddings: FileArray; labels: FileArray }> {
+  if (isText(source.path))
+    return explained(source.path, 'embeddings', async () => {
+      const request = { what: 'embeddings', numbers: true, labels: true }
+      const { numbers, labels } = await readText(source.path, request, options)
+      return { embeddings: numbers, labels }
+    })
+  const embeddings = await readArray(source, 'embeddings', 'numbers', options)
+  return { embeddings, labels: await readArray({ path: source.path }, 'labels', 'labels', options) }
+}
+
+/** Words what is wrong with a file. */
+async function explained<T>(path: string, what: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read()
   } catch (cause) {
     if (cause instanceof Failure || cause instanceof MarginSoftmaxError) throw cause
     // Node.js replaces what is no UTF-8 in its arguments, and so looks for another file.
@@ -79,11 +118,29 @@ export async function readArray(
   }
 }
 
-async function fromText(path: string, column: string): Promise<FileArray> {
-  const table = await readCsv(path, column !== 'numbers')
-  const place = placeIn(path)
-  if (column === 'labels') return { from: path, shape: [table.rows], values: table.labels, place }
-  return { from: path, shape: [table.rows, table.columns], values: table.values, place }
+async function readText(
+  path: string,
+  request: TableRequest,
+  { columns, labelColumn, encoding }: TextOptions
+): Promise<{ numbers: FileArray; labels: FileArray }> {
+  const table = await readCsv(path, { ...request, columns, labelColumn }, encoding)
+  const lineOf = (row: number) => `line ${table.lineOf(row)}`
+  return {
+    numbers: {
+      from: path,
+      shape: [table.rows, table.columns],
+      values: table.values,
+      place: (row) => `${lineOf(row)} of ${path}`,
+      notes: table.notes,
+    },
+    labels: {
+      from: path,
+      shape: [table.labels.length],
+      values: table.labels,
+      place: (row) => `${lineOf(row)}, ${table.labelColumn} of ${path}`,
+      notes: [table.labelColumn],
+    },
+  }
 }
 
 function fromNpy(path: string): Promise<FileArray> {

@@ -4,7 +4,8 @@ import { type Command, Option } from 'commander'
 import { openHead, readClassNames } from '../../head-file'
 import { MarginHead } from '../../index'
 import { appendText, replaceText, writeReport } from '../../write-file'
-import { filesNote } from '../data/files'
+import { filesNote, type TextOptions } from '../data/files'
+import { addTextOptions, type Reading } from '../data/options'
 import { cleanUp, finishStepFirst, interrupted } from '../interrupt'
 import { addWithAliases, explain, integerFrom, numberFrom } from '../options'
 import { checkTarget, complain, Failure, Misuse, needPackages } from '../terminal'
@@ -15,7 +16,7 @@ import { checkValidation, type Plan, planOf } from './plan'
 import { logLine, showResult, TrainingProgress } from './show'
 import { Training } from './training'
 
-interface Options extends SettingOptions {
+interface Options extends SettingOptions, TextOptions {
   embeddings?: string
   labels?: string
   out: string
@@ -40,6 +41,7 @@ export function addTrain(all: Command): void {
     )
     .option('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
     .option('--labels <file>', "each row's class (default: the embeddings' own file)")
+  addTextOptions(command)
   const out = new Option('--out <file>', 'where the head goes, a .safetensors file').makeOptionMandatory()
   addWithAliases(command, out, ['--output'])
   command
@@ -86,7 +88,7 @@ async function train(typed: Options, command: Command): Promise<void> {
   const files = filesOf(typed.out)
   const saved = typed.resume ? await readLog(files.log) : undefined
   const options = saved
-    ? { ...typed, ...sourcesOf(saved, files), ...optionsOf(saved.settings), ...given }
+    ? { ...typed, ...sourcesOf(saved, files), ...saved.text, ...optionsOf(saved.settings), ...given }
     : typed
   checkTogether(options, given)
   if (options.report !== undefined) {
@@ -106,7 +108,7 @@ async function train(typed: Options, command: Command): Promise<void> {
   const training = await prepare(plan, read, files, options, saved)
   using _head = training.head
   if (read.names) await replaceText(files.names, `${JSON.stringify(read.names)}\n`)
-  await run(training, options)
+  await run(training, options, read.reading)
 }
 
 function checkUse(options: Options): void {
@@ -132,7 +134,7 @@ function sourcesOf({ sources = {} }: Log, files: Files): Partial<Options> {
 }
 
 async function readFiles(options: Options, saved: Log | undefined): Promise<ReadData> {
-  const { embeddings, labels } = options
+  const { embeddings, labels, columns, labelColumn, encoding } = options
   if (embeddings === undefined)
     throw new Misuse('Expected --embeddings, the rows to train on, but received none')
   await checkPresent({ embeddings, labels })
@@ -143,8 +145,9 @@ async function readFiles(options: Options, saved: Log | undefined): Promise<Read
   const names = head === undefined ? undefined : await classNamesOf(head)
   if (names && classes !== undefined && classes !== names.length)
     throw new Failure(`Expected ${names.length} for --classes, as ${head} has, but received ${classes}`)
-  const read = await readData({ embeddings, labels }, { classes, names })
-  checkData(read, { embeddings, labels }, options.loss !== 'softmax')
+  const sources = { embeddings, labels, columns, labelColumn, encoding }
+  const read = await readData(sources, { classes, names })
+  checkData(read, sources, options.loss !== 'softmax')
   return read
 }
 
@@ -169,7 +172,8 @@ async function prepare(
   const sources: Record<string, string> = {}
   for (const name of ['embeddings', 'labels', 'from', 'log'] as const)
     if (options[name] !== undefined) sources[name] = toSource(files.log, options[name])
-  const given = { sources, classesGiven: options.classes }
+  const { classes: classesGiven, columns, labelColumn, encoding } = options
+  const given = { sources, classesGiven, text: { columns, labelColumn, encoding } }
   return Training.start(plan, data, files, where, given, {
     weights: await firstWeights(plan, options),
     classNames: names?.length === classes ? names : undefined, // else some classes have no rows, and no names
@@ -193,7 +197,7 @@ async function firstWeights(
   return head.weights()
 }
 
-async function run(training: Training, options: Options): Promise<void> {
+async function run(training: Training, options: Options, reading: Reading): Promise<void> {
   const progress = new TrainingProgress()
   cleanUp(() => progress.stop())
   finishStepFirst()
@@ -223,7 +227,7 @@ async function run(training: Training, options: Options): Promise<void> {
     )
   const { seconds } = progress
   if (options.report !== undefined) await writeReportOf(training, options, options.report, seconds)
-  showResult(training, seconds, options)
+  showResult(training, seconds, options, reading)
 }
 
 async function writeReportOf(

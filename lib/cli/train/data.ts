@@ -1,8 +1,9 @@
 /** What `train` reads, and what it says of it before any memory is taken for a head. */
 import { stat } from 'node:fs/promises'
 import { reasonOf } from '../../file-error'
-import { asMatrix, holdsLabels, parseSource, readArray } from '../data/files'
+import { asMatrix, holdsLabels, parseSource, readArray, readBoth, type TextOptions } from '../data/files'
 import { asLabels, type ClassLabels, type KnownClasses } from '../data/labels'
+import { checkTextOptions, type Reading, readingOf, sentenceOf } from '../data/options'
 import { complain, counted, Failure, Misuse } from '../terminal'
 import { censusOf } from './split'
 
@@ -12,8 +13,8 @@ export interface TrainingData {
   dim: number
 }
 
-/** The files of a training, as they were named. */
-export interface DataFiles {
+/** The files of a training, as they were named, and how to read them. */
+export interface DataFiles extends TextOptions {
   embeddings: string
   labels?: string
 }
@@ -23,6 +24,8 @@ export interface ReadData extends ClassLabels {
   rows: number
   /** Where a row of the embeddings is, for messages. */
   place(row: number): string
+  /** What was read, to tell. */
+  reading: Reading
 }
 
 /** A file that is not there is the first thing to be told. */
@@ -43,16 +46,23 @@ export async function readData(files: DataFiles, known: KnownClasses): Promise<R
   const beside = files.labels === undefined || files.labels === files.embeddings
   if (beside && !holdsLabels(source.path))
     throw new Misuse(`Expected --labels beside ${files.embeddings}, which holds no labels`)
-  const array = await readArray(source, 'embeddings', beside ? 'numbers beside labels' : 'numbers')
-  const { embeddings, rows, dim } = asMatrix(array)
+  checkTextOptions(files, files.embeddings, files.labels ?? files.embeddings)
   const labelSource = beside ? { path: source.path } : parseSource(files.labels as string)
-  const classLabels = asLabels(await readArray(labelSource, 'labels', 'labels'), known)
+  const arrays = beside
+    ? await readBoth(source, files)
+    : {
+        embeddings: await readArray(source, 'embeddings', 'numbers', files),
+        labels: await readArray(labelSource, 'labels', 'labels', files),
+      }
+  const { embeddings, rows, dim } = asMatrix(arrays.embeddings)
+  const classLabels = asLabels(arrays.labels, known)
   const { labels } = classLabels
   if (labels.length !== rows)
     throw new Failure(
       `Expected ${counted(rows, 'label')} in ${labelSource.path} but received ${labels.length}`
     )
-  return { ...classLabels, data: { embeddings, labels, dim }, rows, place: array.place }
+  const reading = readingOf(arrays.embeddings, arrays.labels, classLabels)
+  return { ...classLabels, data: { embeddings, labels, dim }, rows, place: arrays.embeddings.place, reading }
 }
 
 /**
@@ -65,7 +75,7 @@ export function checkData(
   { embeddings: from, labels = from }: DataFiles,
   cosines: boolean
 ): void {
-  const { rows, classes, data } = read
+  const { rows, classes, data, reading } = read
   const { present, single, fewest, most } = censusOf(data.labels, classes)
   const { zeros, differ } = checkRows(read)
   if (present < 2)
@@ -78,7 +88,7 @@ export function checkData(
     )
   const ofClasses = counted(present, 'class', 'classes')
   const each = fewest === most ? `${counted(most, 'row')} each` : `${fewest} to ${counted(most, 'row')} each`
-  complain(`${counted(rows, 'row')} × ${data.dim} of ${ofClasses}, ${each}.`)
+  complain(sentenceOf(reading, each))
   if (zeros.length > 0 && cosines)
     complain(
       `Rows of zeros have no direction to learn from: ${counted(zeros.length, 'row')}, the first is ${read.place(zeros[0] as number)}.`

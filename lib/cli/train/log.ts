@@ -5,6 +5,7 @@ import { integerFrom, number } from '../../check'
 import { parseJson, propertiesOf, reasonOf, shown } from '../../file-error'
 import { readText } from '../../read-file'
 import { replaceText } from '../../write-file'
+import type { TextOptions } from '../data/files'
 import { Failure } from '../terminal'
 import type { TrainingData } from './data'
 import type { TrainingSettings } from './settings'
@@ -55,6 +56,8 @@ export interface Log {
   sources?: Record<string, string>
   /** What `--classes` said, if it did: it decides how labels are numbered. */
   classesGiven?: number
+  /** How text files were to be read. */
+  text?: TextOptions
   /** Of embeddings and labels. */
   data: string
   epochs: Epoch[]
@@ -92,8 +95,9 @@ function checkLog(content: unknown): Log {
   if (typeof log.finished !== 'boolean') throw new Error(`its finished is ${shown(log.finished)}`)
   if (log.classesGiven !== undefined) integerFrom(log.classesGiven, 'classesGiven', 1)
   if (log.patienceFrom !== undefined) integerFrom(log.patienceFrom, 'patienceFrom', 0)
-  for (const [name, source] of Object.entries(propertiesOf(log.sources ?? {}, 'sources')))
-    if (typeof source !== 'string') throw new Error(`its sources.${name} is ${shown(source)}, not a string`)
+  for (const part of ['sources', 'text'] as const)
+    for (const [name, value] of Object.entries(propertiesOf(log[part] ?? {}, part)))
+      if (typeof value !== 'string') throw new Error(`its ${part}.${name} is ${shown(value)}, not a string`)
   for (const part of ['epochs', 'sums'] as const) {
     const entries = log[part]
     if (!Array.isArray(entries)) throw new Error(`its ${part} are ${shown(entries)}, not an array`)

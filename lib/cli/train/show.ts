@@ -1,4 +1,5 @@
 /** What `train` says: while it runs, and of what has become of it. */
+import type { Reading } from '../data/options'
 import { counted, duration, Progress, percent, print, printJson, printList } from '../terminal'
 import type { Epoch } from './log'
 import type { Step, Training } from './training'
@@ -60,7 +61,8 @@ export function logLine({ started }: Training, number: number, epoch: Epoch, sec
 export function showResult(
   training: Training,
   seconds: number,
-  { json, report }: { json?: boolean; report?: string }
+  { json, report }: { json?: boolean; report?: string },
+  read: Reading
 ): void {
   const { best, epochs, head, files, plan } = training
   const [trained, kept] = [plan.trainingRows.length, plan.validationRows.length]
@@ -70,6 +72,7 @@ export function showResult(
       classes: head.classes,
       dim: head.dim,
       device: head.device,
+      read,
       rows: { training: trained, validation: kept },
       best,
       epochs,

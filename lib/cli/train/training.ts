@@ -45,7 +45,7 @@ export class Training {
     data: TrainingData,
     files: Files,
     where: Where,
-    given: Pick<Log, 'sources' | 'classesGiven'>,
+    given: Pick<Log, 'sources' | 'classesGiven' | 'text'>,
     first: Pick<MarginHeadOptions, 'weights' | 'classNames'>
   ): Promise<Training> {
     const log = {
