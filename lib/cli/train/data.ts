@@ -111,20 +111,19 @@ function checkRows({ data: { embeddings, dim }, rows, place }: ReadData): {
   const zeros: number[] = []
   let differ = false
   for (let row = 0, at = 0; row < rows; row++, at += dim) {
-    let [unlessFinite, size] = [0, 0]
+    let square = 0 // in double precision it is finite and above zero wherever a number of single precision is
     for (let i = at; i < at + dim; i++) {
       const value = embeddings[i] as number
-      unlessFinite += value * 0 // NaN once a number is not finite
-      size = Math.max(size, Math.abs(value))
-      if (value !== embeddings[i - at]) differ = true
+      square += value * value
     }
-    if (unlessFinite !== 0) {
+    for (let i = at; !differ && i < at + dim; i++) differ = embeddings[i] !== embeddings[i - at]
+    if (square === 0) zeros.push(row)
+    if (!Number.isFinite(square)) {
       const column = embeddings.subarray(at, at + dim).findIndex((value) => !Number.isFinite(value))
       throw new Failure(
         `Expected finite numbers for embeddings, in single precision, but received ${embeddings[at + column]} in ${place(row)}, column ${column}`
       )
     }
-    if (size === 0) zeros.push(row)
   }
   return { zeros, differ }
 }
