@@ -5,11 +5,11 @@ import { gatherTexts, together } from './agreement'
 import { integerFrom, options } from './check'
 import type { ProcessGroup } from './distributed'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
-import type { HeadPlan } from './head-memory'
 import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
 import {
   checkSettings,
   expectedShapes,
+  type HeadPlan,
   namesTensor,
   type Settings,
   settingNames,

@@ -3,27 +3,13 @@ import { agree, together } from './agreement'
 import { cpu, ncclLibrary } from './devices'
 import type { ProcessGroup } from './distributed'
 import { detached, notFinite, wrongType, wrongValue } from './errors'
-import type { Execution } from './execution'
 import { type HeadFile, readHead } from './head-file'
 import { digestOfNames } from './head-names'
-import { bytesOf, checkBytes, type Exchange, type Settings } from './head-settings'
+import { bytesOf, checkBytes, type HeadPlan } from './head-settings'
 import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { encodeMargin } from './margins'
-import { groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
-
-/** What a head is made as, apart from the numbers that it holds. */
-export interface HeadPlan {
-  settings: Settings
-  execution: Execution
-  group?: ProcessGroup
-  /** Updates made so far. */
-  iteration: number
-  /** Of them, those made when the optimizer's state was zero. */
-  optimizerStart: number
-  /** The name of each class, all of them on every rank. */
-  classNames?: readonly string[]
-}
+import { type Exchange, groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
 
 /** A head in native memory. */
 export interface HeadMemory extends Omit<HeadPlan, 'iteration'> {

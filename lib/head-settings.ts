@@ -2,9 +2,10 @@ import os from 'node:os'
 import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, oneOf, size } from './check'
 import type { ProcessGroup } from './distributed'
 import { MarginSoftmaxError, wrongValue } from './errors'
-import { type ExecutionOptions, executionOptions } from './execution'
-import { checkNegligible, type LeftOut } from './loss'
+import { type Execution, type ExecutionOptions, executionOptions } from './execution'
+import { checkNegligible } from './loss'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
+import type { LeftOut } from './native'
 import { checkOptimizer, type Optimizer, sgd } from './optimizers'
 import type { Gradient, GradientChoice } from './outputs'
 import { elementBytes } from './safetensors'
@@ -87,14 +88,6 @@ export interface MarginHeadOptions extends ExecutionOptions {
    * The results are those of one process with the batches in rank order, within rounding.
    */
   group?: ProcessGroup | undefined
-}
-
-/** What the ranks of a sharded head exchange in a step, embeddings and gradients, goes over. The same on every rank. */
-export interface Exchange {
-  /** `'nccl'`: from GPU to GPU; `'mpi'`: through the memory of the processes. */
-  exchange: 'nccl' | 'mpi'
-  /** Why: `'every rank has a GPU of its own and NCCL 2.27.3'`, `'rank 0 computes on the CPU'`. */
-  reason: string
 }
 
 /** How a head is read from its file. */
@@ -198,6 +191,19 @@ export interface Settings {
   negligible: number
   weightStorage: WeightStorage
   seed: number
+}
+
+/** What a head is made as, apart from the numbers that it holds. */
+export interface HeadPlan {
+  settings: Settings
+  execution: Execution
+  group?: ProcessGroup
+  /** Updates made so far. */
+  iteration: number
+  /** Of them, those made when the optimizer's state was zero. */
+  optimizerStart: number
+  /** The name of each class, all of them on every rank. */
+  classNames?: readonly string[]
 }
 
 export const settingNames: readonly (keyof Settings)[] = [

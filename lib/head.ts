@@ -14,7 +14,6 @@ import {
   checkSettings,
   checkWeightStorage,
   type EvaluateResult,
-  type Exchange,
   type HeadChanges,
   headOptions,
   type LoadOptions,
@@ -26,7 +25,7 @@ import {
 import type { ClassRun } from './head-shards'
 import { isObject } from './intrinsics'
 import type { Margin } from './margins'
-import { type NativeResult, native, succeeded, watched } from './native'
+import { type Exchange, type NativeResult, native, succeeded, watched } from './native'
 import type { Optimizer } from './optimizers'
 import { type GradientChoice, handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'

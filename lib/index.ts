@@ -11,7 +11,6 @@ export { MarginHead } from './head'
 export type {
   AddedClasses,
   EvaluateResult,
-  Exchange,
   HeadChanges,
   LoadOptions,
   MarginHeadOptions,
@@ -23,7 +22,6 @@ export type {
 export type { ClassRun } from './head-shards'
 export {
   type Batch,
-  type LeftOut,
   type MarginLossOptions,
   type MarginLossResult,
   marginLoss,
@@ -45,7 +43,7 @@ export {
   softmaxMargin,
   sphereface,
 } from './margins'
-export { instructionSets } from './native'
+export { type Exchange, instructionSets, type LeftOut } from './native'
 export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
 export type { Gradient, GradientChoice } from './outputs'
 export {

@@ -16,7 +16,7 @@ import {
 import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
-import { type NativeResult, native, succeeded, watched } from './native'
+import { type LeftOut, type NativeResult, native, succeeded, watched } from './native'
 import {
   type Gradient,
   type GradientChoice,
@@ -83,16 +83,6 @@ export interface MarginLossOptions<
   gradWeight?: Weight
   /** Whether to compute it (default: where there is a bias), or an array [C] to fill. */
   gradBias?: Bias
-}
-
-/** What the backward pass left out under `negligible`. */
-export interface LeftOut {
-  /** Share of the terms of its two matrix products that was not computed; 0 where everything was. */
-  share: number
-  /** Bound of the norm of what `gradInput` lacks, as a multiple of its norm. */
-  gradInput: number
-  /** The same of the weights' gradient. */
-  gradWeight: number
 }
 
 /** Loss and gradients of one batch. */

@@ -1,9 +1,24 @@
 import timers from 'node:timers'
 import { MarginSoftmaxError } from './errors'
-import type { Exchange } from './head-settings'
-import type { LeftOut } from './loss'
 import { loadAddon, loadGroupAddon } from './native-file'
-import type { NativeVerification } from './verification'
+
+/** What the backward pass left out under `negligible`. */
+export interface LeftOut {
+  /** Share of the terms of its two matrix products that was not computed; 0 where everything was. */
+  share: number
+  /** Bound of the norm of what `gradInput` lacks, as a multiple of its norm. */
+  gradInput: number
+  /** The same of the weights' gradient. */
+  gradWeight: number
+}
+
+/** What the ranks of a sharded head exchange in a step, embeddings and gradients, goes over. The same on every rank. */
+export interface Exchange {
+  /** `'nccl'`: from GPU to GPU; `'mpi'`: through the memory of the processes. */
+  exchange: 'nccl' | 'mpi'
+  /** Why: `'every rank has a GPU of its own and NCCL 2.27.3'`, `'rank 0 computes on the CPU'`. */
+  reason: string
+}
 
 /** How a native call ended: either `failure` and `message`, or the figures of the work. */
 export interface NativeResult {
@@ -22,6 +37,25 @@ export interface NativeResult {
   /** The classes that a head's process holds. */
   firstClass: number
   ownClasses: number
+}
+
+/** What the addon returns beside the arrays that it fills. */
+export interface NativeVerification extends Partial<NativeResult> {
+  samePairs: number
+  differentPairs: number
+  zeroRows: number
+  areaUnderCurve: number
+  ties: number
+  equalErrorRate: number
+  equalErrorThreshold: number
+  bestAccuracy: number
+  bestThreshold: number
+  bestBalancedAccuracy: number
+  bestBalancedThreshold: number
+  minimumDetectionCost: number
+  minimumDetectionCostThreshold: number
+  histogramFrom: number
+  histogramTo: number
 }
 
 /** How a copy to or from a head's array ended. `length`: of the whole array, 0 where the head has none of that name. */

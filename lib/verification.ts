@@ -1,7 +1,7 @@
 import { abortable } from './abort'
 import type { FloatArray, LabelArray } from './check'
 import { notFinite } from './errors'
-import { type NativeResult, native, succeeded } from './native'
+import { type NativeVerification, native, succeeded } from './native'
 import {
   type Answers,
   type PairList,
@@ -157,25 +157,6 @@ export function verificationFromScoresSync(
   options?: Omit<ScoreOptions, 'signal'>
 ): VerificationResult {
   return runSync(requestOfScores(scores, same, options, false))
-}
-
-/** What the addon returns beside the arrays that it fills. */
-export interface NativeVerification extends Partial<NativeResult> {
-  samePairs: number
-  differentPairs: number
-  zeroRows: number
-  areaUnderCurve: number
-  ties: number
-  equalErrorRate: number
-  equalErrorThreshold: number
-  bestAccuracy: number
-  bestThreshold: number
-  bestBalancedAccuracy: number
-  bestBalancedThreshold: number
-  minimumDetectionCost: number
-  minimumDetectionCostThreshold: number
-  histogramFrom: number
-  histogramTo: number
 }
 
 async function run(request: VerificationRequest): Promise<VerificationResult> {

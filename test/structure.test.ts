@@ -56,6 +56,42 @@ test('no file is much over 400 lines', () => {
   assert.equal(long, [])
 })
 
+test('modules of lib import in no circle, types included', () => {
+  const modules = files('lib', /\.ts$/)
+  const imports = new Map(
+    modules.map(({ name, text }) => [
+      name,
+      [...text.matchAll(/\bfrom '(\.[^']*)'|\bimport\('(\.[^']*)'\)/g)].map(([, from, lazy]) => {
+        const target = path.posix.join(path.posix.dirname(name), (from ?? lazy) as string)
+        return `${target.replace(/\.js$/, '')}.ts`
+      }),
+    ])
+  )
+  assert.equal(circleAmong(imports), undefined)
+  const [first, ...rest] = [...imports.keys()]
+  assert.ok(circleAmong(new Map([...imports, ['a.ts', ['b.ts']], ['b.ts', ['a.ts']]])), 'a circle is found')
+  assert.ok(first && rest.length > 40 && [...imports.values()].flat().length > 100)
+})
+
+function circleAmong(imports: Map<string, string[]>): string | undefined {
+  const done = new Set<string>()
+  const visit = (name: string, way: string[]): string | undefined => {
+    if (way.includes(name)) return [...way.slice(way.indexOf(name)), name].join(' → ')
+    if (done.has(name)) return undefined
+    for (const next of imports.get(name) ?? []) {
+      const circle = visit(next, [...way, name])
+      if (circle) return circle
+    }
+    done.add(name)
+    return undefined
+  }
+  for (const name of imports.keys()) {
+    const circle = visit(name, [])
+    if (circle) return circle
+  }
+  return undefined
+}
+
 test('the formatter leaves a table in a comment as it is', () => {
   const table = `//   step   ${' it does more'.repeat(10)}\n//   next   what follows\nint i;\n`
   const formatter = path.join(path.dirname(require.resolve('clang-format-node/package.json')), 'build/cli.js')

@@ -4,15 +4,10 @@ import type { Command } from 'commander'
 import { execution, machinePeak } from '../execution'
 import { arcface, instructionSets, marginLossSync, verificationSync } from '../index'
 import { seededRandom } from '../random'
+import type { BenchCase, BenchInputs } from './bench-case'
 import { explain, integerFrom } from './options'
 import { type Rival, startRival } from './rival'
 import { counted, findPackage, Progress, print, printJson, printTable } from './terminal'
-
-export interface BenchCase {
-  rows: number
-  dim: number
-  classes: number
-}
 
 const cases: BenchCase[] = [
   { rows: 256, dim: 64, classes: 10 },
@@ -79,9 +74,7 @@ async function measureAll(threads: number, rival: Rival | undefined): Promise<Ro
   return rows
 }
 
-export type BenchInputs = ReturnType<typeof makeInputs>
-
-function makeInputs({ rows, dim, classes }: BenchCase) {
+function makeInputs({ rows, dim, classes }: BenchCase): BenchInputs {
   const random = seededRandom(1)
   const numbers = (length: number) => Float32Array.from({ length }, () => random() - 0.5)
   return {

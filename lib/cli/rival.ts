@@ -2,7 +2,7 @@
 import { createRequire } from 'node:module'
 import type * as Tensorflow from '@tensorflow/tfjs-core'
 import { arcface } from '../margins'
-import type { BenchCase, BenchInputs } from './bench'
+import type { BenchCase, BenchInputs } from './bench-case'
 import { findPackage } from './terminal'
 
 export interface Rival {
