@@ -38,7 +38,7 @@ test('a number that is not finite is named by its row in the file, before anythi
       if (row < rows - 1) broken[(rows - 1) * dim] = Number.NaN // the first one is told
       writeNpy(path.join(folder, `${row}.npy`), '<f4', [rows, dim], broken)
       const pattern = new RegExp(
-        `received ${value} in row ${row} \\(from 0\\) of ${row}\\.npy, column ${column}$`,
+        `received ${value} in row ${row} \\(from 0\\) of ${row}\\.npy, dimension ${column} \\(from 0\\)$`,
         'm'
       )
       runs.push([[...once, '--embeddings', `${row}.npy`], 1, pattern])
@@ -50,7 +50,16 @@ test('a number that is not finite is named by its row in the file, before anythi
     runs.push([
       [...once, '--embeddings', 'large.npy'],
       1,
-      /single precision, but received Infinity in row 5 .*large\.npy, column 2/,
+      /single precision, but received Infinity in row 5 .*large\.npy, dimension 2/,
+    ])
+    // A text file's rows have lines.
+    const lines = ['label,x,y', ...Array.from({ length: 20 }, (_, i) => `p${i % 2},${i},1`)]
+    lines[9] = 'p0,2,1e39'
+    fs.writeFileSync(path.join(folder, 'lines.csv'), lines.join('\n'))
+    runs.push([
+      ['train', '--embeddings', 'lines.csv', '--out', 'h.safetensors'],
+      1,
+      /received Infinity in line 10 of lines\.csv, dimension 1 /,
     ])
     await refuses(folder, runs)
   }))

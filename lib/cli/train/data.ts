@@ -119,9 +119,9 @@ function checkRows({ data: { embeddings, dim }, rows, place }: ReadData): {
     for (let i = at; !differ && i < at + dim; i++) differ = embeddings[i] !== embeddings[i - at]
     if (square === 0) zeros.push(row)
     if (!Number.isFinite(square)) {
-      const column = embeddings.subarray(at, at + dim).findIndex((value) => !Number.isFinite(value))
+      const dimension = embeddings.subarray(at, at + dim).findIndex((value) => !Number.isFinite(value))
       throw new Failure(
-        `Expected finite numbers for embeddings, in single precision, but received ${embeddings[at + column]} in ${place(row)}, column ${column}`
+        `Expected finite numbers for embeddings, in single precision, but received ${embeddings[at + dimension]} in ${place(row)}, dimension ${dimension} (from 0)`
       )
     }
   }
