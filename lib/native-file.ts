@@ -70,7 +70,9 @@ interface Place {
 }
 
 function place(): Place {
-  if (typeof __dirname === 'undefined') return outside(path.dirname(process.argv[1] ?? '.')) // an ES module's bundle
+  // A bundle of ES modules has no __dirname; Bun and Next.js write into a bundle where the file was when it was made.
+  if (typeof __dirname === 'undefined' || !fs.existsSync(__dirname))
+    return outside(path.dirname(process.argv[1] ?? '.'))
   const folder = path.join(__dirname, '..')
   if (nameOf(folder) !== 'margin-softmax') return outside(__dirname)
   // Written out, so that tools which trace the files that a program needs (Next.js, Vercel) take the folder along.

@@ -39,8 +39,6 @@ function programsOf(page: string): string[] {
 const wave = (length: string) => `Float32Array.from({ length: ${length} }, (_, i) => Math.sin(i))`
 /** By a word of the README's programs: what its reader is assumed to have. The guides' programs need nothing. */
 const before: Record<string, string> = {
-  'await marginLoss(': `const dim = 8, input = ${wave('16 * 8')}, weight = ${wave('10 * 8')}
-    const labels = Int32Array.from({ length: 16 }, (_, i) => i % 10)`,
   'head.topK(embeddings, 5)': `const embeddings = ${wave('16 * 128')}, labels = Int32Array.from({ length: 16 }, (_, i) => i)`,
   'adapter(tf)': `import { MarginHead } from 'margin-softmax'
     await tf.setBackend('cpu')
@@ -62,7 +60,8 @@ for (const page of ['README.md', ...guides])
       try {
         const file = path.join(folder, 'program.mjs')
         fs.writeFileSync(file, `${lines}\n${program}`)
-        await execute(file, folder)
+        const { stdout } = await execute(file, folder)
+        if (lines === '' && page === 'README.md' && i === 0) assert.match(stdout, /loss: \d/)
       } finally {
         fs.rmSync(folder, { recursive: true })
       }
