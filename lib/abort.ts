@@ -41,6 +41,18 @@ export async function abortable<Result extends Partial<Pick<NativeResult, 'failu
   }
 }
 
+/** Ends as a promise does, or at once with the reason where the signal is aborted before. */
+export function until<T>(awaited: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (!signal) return awaited
+  return new Promise((resolve, reject) => {
+    const abort = () => reject(reasonOf(signal))
+    const forget = () => signal.removeEventListener('abort', abort)
+    if (signal.aborted) abort()
+    else signal.addEventListener('abort', abort)
+    awaited.then(resolve, reject).finally(forget)
+  })
+}
+
 function reasonOf({ reason }: AbortSignal): unknown {
   return reason === undefined ? new DOMException('This operation was aborted', 'AbortError') : reason
 }

@@ -70,7 +70,7 @@ export async function changeHead(head: HeadMemory, next: Changeable): Promise<He
   return changeMemory({ ...head, ...next })
 }
 
-function unavailable(what: string, instead: string): MarginSoftmaxError {
+export function unavailable(what: string, instead: string): MarginSoftmaxError {
   return new MarginSoftmaxError('ERR_UNAVAILABLE', `Expected ${what} for a sharded head: ${instead}`)
 }
 

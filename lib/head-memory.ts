@@ -1,9 +1,10 @@
 // A head's arrays in native memory: made for a new head or a loaded one, on one process or on every rank of a group.
+import { throwIfAborted } from './abort'
 import { agree, together } from './agreement'
 import { cpu, ncclLibrary } from './devices'
 import type { ProcessGroup } from './distributed'
 import { detached, notFinite, wrongType, wrongValue } from './errors'
-import { type HeadFile, readHead } from './head-file'
+import { type HeadFile, type Move, readHead, writeHead } from './head-file'
 import { digestOfNames } from './head-names'
 import { bytesOf, checkBytes, type HeadPlan } from './head-settings'
 import type { ClassRun } from './head-shards'
@@ -99,6 +100,31 @@ export function resizedHead(
 export async function changeMemory(head: HeadMemory): Promise<HeadMemory> {
   succeeded(await native().headChange(head.native, { __proto__: null, ...requestOf(head) }))
   return head
+}
+
+/**
+ * Writes a head to its file.
+ * @param check throws where the head has been disposed of
+ */
+export async function saveMemory(
+  head: HeadMemory,
+  path: string,
+  check: () => void,
+  signal: AbortSignal | undefined
+): Promise<void> {
+  check()
+  const move: Move = (name, offset, part) => {
+    throwIfAborted(signal)
+    check()
+    succeeded(native().headRead(head.native, name, offset, part))
+  }
+  const iteration = native().headIteration(head.native)
+  try {
+    await writeHead(path, { ...head, iteration }, head.shard, move, head.group)
+  } catch (error) {
+    throwIfAborted(signal)
+    throw error
+  }
 }
 
 /** What native code is told of a head's settings. */

@@ -1,42 +1,43 @@
 // The order of a head's asynchronous work. Steps begin at once and native code keeps their order; a save or a change waits
 // for all that was called before it and holds up what is called after it.
+import { until } from './abort'
 
 export class WorkOrder {
-  readonly #running = new Set<Promise<unknown>>()
-  #alone: Promise<void> | undefined
+  /** All work that has not ended. */
+  readonly #called = new Set<Promise<unknown>>()
+  /** Settles with the last save or change, and those before it. */
+  #last: Promise<unknown> | undefined
 
   /** Whether nothing runs or waits. */
   get isIdle(): boolean {
-    return !this.#running.size && !this.#alone
+    return !this.#called.size
   }
 
-  /** Whether new work must wait for `turn`. */
+  /** Whether new work has to wait: what it was called with may change meanwhile. */
   get isHeldUp(): boolean {
-    return this.#alone !== undefined
+    return this.#last !== undefined
   }
 
-  /** Ends when nothing holds up new work any more, in the order of the calls. */
-  async turn(): Promise<void> {
-    while (this.#alone) await this.#alone
+  /** Does work beside other such work: before it returns, unless something holds it up. */
+  inTurn<T>(work: () => Promise<T>): Promise<T> {
+    return this.#add(this.#last ? this.#last.then(work) : work())
   }
 
-  /** Work that has begun. */
-  track<T>(running: T | Promise<T>): Promise<T> {
-    const promise = Promise.resolve(running)
-    this.#running.add(promise)
-    const forget = () => this.#running.delete(promise)
-    promise.then(forget, forget)
-    return promise
-  }
-
-  /** Does work once it is its turn and everything that runs has ended. */
-  async alone<T>(work: () => Promise<T>): Promise<T> {
-    while (this.#alone) await this.#alone
-    const outcome = Promise.allSettled(this.#running).then(work)
-    const end = () => {
-      this.#alone = undefined
-    }
-    this.#alone = outcome.then(end, end)
+  /** Does work once all that was called before it has ended, and never if the signal is aborted until then. */
+  alone<T>(work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const outcome = this.#add(until(Promise.allSettled(this.#called), signal).then(work))
+    // Work that was given up lets nothing overtake what it waited for.
+    const last = Promise.allSettled([this.#last, outcome]).then(() => {
+      if (this.#last === last) this.#last = undefined
+    })
+    this.#last = last
     return outcome
+  }
+
+  #add<T>(work: Promise<T>): Promise<T> {
+    this.#called.add(work)
+    const forget = () => this.#called.delete(work)
+    work.then(forget, forget)
+    return work
   }
 }

@@ -102,6 +102,12 @@ export interface LoadOptions
   checksums?: boolean | undefined
 }
 
+/** How a call may be given up. */
+export interface SignalOptions {
+  /** Rejects the call with its reason once it is aborted. */
+  signal?: AbortSignal | undefined
+}
+
 /** Of one training step. */
 export interface StepOptions<Choice extends GradientChoice = GradientChoice> {
   /** Takes the place of the optimizer's learning rate in this step: schedules are the caller's. */

@@ -1,11 +1,12 @@
 /// <reference lib="esnext.disposable" preserve="true" />
+import { abortable, checkSignal, throwIfAborted, until } from './abort'
 import { boolean, copyOf, type FloatArray, floats, type LabelArray, newArray, options } from './check'
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { MarginSoftmaxError, wrongType } from './errors'
 import { execution, executionOptions } from './execution'
-import { changed, changeHead, changeNames, withClasses, withoutClasses } from './head-changes'
-import { type Move, openHeadTogether, readClassNames, writeHead } from './head-file'
-import { groupOf, type HeadMemory, loadedHead, newHead } from './head-memory'
+import { changed, changeHead, changeNames, unavailable, withClasses, withoutClasses } from './head-changes'
+import { openHeadTogether, readClassNames } from './head-file'
+import { groupOf, type HeadMemory, loadedHead, newHead, saveMemory } from './head-memory'
 import { checkClassNames } from './head-names'
 import { WorkOrder } from './head-order'
 import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './head-requests'
@@ -18,6 +19,7 @@ import {
   headOptions,
   type LoadOptions,
   type MarginHeadOptions,
+  type SignalOptions,
   type StepOptions,
   type StepResult,
   type WeightStorage,
@@ -149,20 +151,25 @@ export class MarginHead {
     return MarginHead.#of(this).#workSync(embeddings, labels, { gradInput: false }, false)
   }
 
-  /** The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. */
-  async topK(embeddings: FloatArray, k = 1): Promise<TopKResult> {
+  /**
+   * The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. Where its `signal` is aborted it rejects
+   * at once: work that waits is not begun, work that runs stops after its block of classes.
+   */
+  async topK(embeddings: FloatArray, k = 1, given?: SignalOptions): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
-    let rows = embeddings
-    if (this.#order.isHeldUp) {
-      rows = copyOf(embeddings, 'embeddings')
-      await this.#order.turn()
+    const signal = this.#signalOf(given, 'topK')
+    const rows = this.#order.isHeldUp ? copyOf(embeddings, 'embeddings') : embeddings
+    const scoring = this.#order.inTurn(async () => {
       this.#alive()
-    }
-    const { request, outputs } = topKRequest(this.#memory, rows, k)
-    request.asynchronous = true
-    const running = native().headTopK(this.#memory.native, request)
-    succeeded(await this.#order.track(watched(running)))
-    return outputs
+      const { request, outputs } = topKRequest(this.#memory, rows, k)
+      const begin = (ticket: number) =>
+        watched(
+          native().headTopK(this.#memory.native, Object.assign(request, { asynchronous: true, ticket }))
+        )
+      succeeded(await abortable(signal, begin))
+      return outputs
+    })
+    return until(scoring, signal)
   }
 
   /** As `topK`, done before it returns. */
@@ -190,12 +197,15 @@ export class MarginHead {
    * with a checksum of each tensor; a link and the old file's mode stay (docs/checkpoints.md).
    * Of a sharded head each rank writes a file of its own beside it, and the file of this name is a JSON index of them:
    * give every rank the same path, on a file system that all of them see.
+   * Where its `signal` is aborted it rejects with the reason, and the old file stays: at once while it waits, after 16 MiB
+   * at most while it writes. Not of a sharded head, whose ranks save together.
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
    */
-  async save(path: string): Promise<void> {
+  async save(path: string, given?: SignalOptions): Promise<void> {
     MarginHead.#of(this).#alive()
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    return this.#order.alone(() => this.#write(path))
+    const signal = this.#signalOf(given, 'save')
+    return this.#order.alone(() => saveMemory(this.#memory, path, () => this.#alive(), signal), signal)
   }
 
   /**
@@ -315,14 +325,16 @@ export class MarginHead {
   }
 
   async #work(...called: StepArguments): Promise<StepResult> {
+    this.#alive()
     const given = this.#order.isHeldUp ? copyOfStep(...called) : called
-    if (this.#order.isHeldUp) await this.#order.turn()
-    const { request, outputs, known } = this.#prepare(given)
-    const own = standIns(outputs, known)
-    Object.assign(request, own, { asynchronous: true })
-    const running = native().headStep(this.#memory.native, request)
-    const result = succeeded(await this.#order.track(watched(running)), 'embeddings')
-    return resultOf(result, handOver(own, outputs), this.margin)
+    return this.#order.inTurn(async () => {
+      const { request, outputs, known } = this.#prepare(given)
+      const own = standIns(outputs, known)
+      Object.assign(request, own, { asynchronous: true })
+      const running = native().headStep(this.#memory.native, request)
+      const result = succeeded(await watched(running), 'embeddings')
+      return resultOf(result, handOver(own, outputs), this.margin)
+    })
   }
 
   #workSync(...given: StepArguments): StepResult {
@@ -345,16 +357,6 @@ export class MarginHead {
     return copy
   }
 
-  async #write(path: string): Promise<void> {
-    this.#alive()
-    const move: Move = (name, offset, part) => {
-      this.#alive()
-      succeeded(native().headRead(this.#memory.native, name, offset, part))
-    }
-    const { shard, group, ...plan } = this.#memory
-    await writeHead(path, { ...plan, iteration: this.iteration }, shard, move, group)
-  }
-
   /** Lets go of the old arrays. */
   #replace(memory: HeadMemory): void {
     const disposed = this.disposed // meanwhile
@@ -368,6 +370,14 @@ export class MarginHead {
   #alive(): void {
     if (this.disposed)
       throw new MarginSoftmaxError('ERR_DISPOSED', 'Expected a head in use but it was disposed of')
+  }
+
+  #signalOf(given: SignalOptions | undefined, name: string): AbortSignal | undefined {
+    const signal = checkSignal(options(given, 'options', ['signal']).signal)
+    throwIfAborted(signal)
+    // The other ranks would wait for this one.
+    if (signal && this.#memory.group) throw unavailable(`no signal for ${name}`, 'its ranks work together')
+    return signal
   }
 
   /** Synchronous work would overtake asynchronous work that is still to run. */

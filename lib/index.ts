@@ -14,6 +14,7 @@ export type {
   HeadChanges,
   LoadOptions,
   MarginHeadOptions,
+  SignalOptions,
   StepOptions,
   StepResult,
   StepStatistics,

@@ -115,5 +115,9 @@ export async function undefinedOptions(threads: number | undefined, text: undefi
     group: undefined,
   })
   await head.step(array, [0], { learningRate: threads, gradInput: undefined })
+  await head.set({ margin: text, optimizer: undefined, sampleRate: threads, classNames: undefined })
+  await head.addClasses(2, { weights: undefined, classNames: undefined })
+  await head.topK(array, threads, { signal: undefined })
+  await head.save('head', { signal: undefined })
   await MarginHead.load('head', { ...execution, checksums: undefined, weightStorage: undefined })
 }
