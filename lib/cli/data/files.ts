@@ -1,19 +1,20 @@
 /** Arrays from the files that embeddings come in: .npy, .npz, .safetensors, .csv, .tsv, .txt. */
-import type { FileHandle } from 'node:fs/promises'
 import { MarginSoftmaxError } from '../../errors'
 import { brief, reasonOf } from '../../file-error'
 import { readAll, withFile } from '../../read-file'
-import { elementsOf, readHeader } from '../../safetensors'
+import { readHeader } from '../../safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import type { TableRequest } from './layout'
-import { npyHeaderBytes, parseNpyHeader } from './npy'
+import { bytesOfElements, npyHeaderBytes, parseNpyHeader } from './npy'
 import { membersOf, readMember } from './npz'
 import {
+  type ArrayLayout,
   type BigIntegers,
-  bytesOfNumbers,
+  kinds,
   type Numbers,
   readNumbers,
+  readTexts,
   safetensorsKinds,
   toFloat32,
 } from './numbers'
@@ -82,9 +83,9 @@ export async function readArray(
       const table = await readText(path, { what, numbers: !labels, labels: column !== 'numbers' }, options)
       return labels ? table.labels : table.numbers
     }
-    if (endingOf(path) === 'npy') return fromNpy(path)
-    if (endingOf(path) === 'npz') return fromNpz(source, what)
-    if (endingOf(path) === 'safetensors') return fromSafetensors(source, what)
+    if (endingOf(path) === 'npy') return fromNpy(path, labels)
+    if (endingOf(path) === 'npz') return fromNpz(source, what, labels)
+    if (endingOf(path) === 'safetensors') return fromSafetensors(source, what, labels)
     throw new Error('its name ends neither in .npy, .npz, .safetensors, .csv, .tsv nor .txt')
   })
 }
@@ -143,49 +144,53 @@ async function readText(
   }
 }
 
-function fromNpy(path: string): Promise<FileArray> {
+function fromNpy(path: string, labels: boolean): Promise<FileArray> {
   return withFile(path, async (file) => {
     const { size } = await file.stat()
     const head = new Uint8Array(Math.min(size, npyHeaderBytes))
     await readAll(file, head, 0)
-    const { kind, shape, start } = parseNpyHeader(head)
+    const header = parseNpyHeader(head)
     // Before memory is taken for what the file only claims to hold.
-    if (!(start + bytesOfNumbers(kind, shape) <= size)) throw new Error('it ends too early')
-    return {
-      from: path,
-      shape,
-      values: await numbersAt(file, kind, shape, start),
-      kind,
-      place: placeIn(path),
-    }
+    if (!(header.start + bytesOfElements(header) <= size)) throw new Error('it ends too early')
+    return arrayOf(path, header, labels, (part, offset) => readAll(file, part, header.start + offset))
   })
 }
 
-const placeIn = (from: string) => (row: number) => `row ${row} (from 0) of ${from}`
-
-function numbersAt(file: FileHandle, kind: string, shape: number[], start: number): Promise<Numbers> {
-  return readNumbers(kind, elementsOf(shape), (part, offset) => readAll(file, part, start + offset))
+/** Texts only where labels are asked for. */
+async function arrayOf(
+  from: string,
+  layout: ArrayLayout,
+  labels: boolean,
+  fill: (part: Uint8Array, offset: number) => Promise<void>
+): Promise<FileArray> {
+  const { kind, shape, isText } = layout
+  if (isText && !labels) throw new Error(`its elements are texts, of the type ${kind}`)
+  const values = isText ? await readTexts(layout, fill) : await readNumbers(layout, labels, fill)
+  return { from, shape, values, kind, place: (row) => `row ${row} (from 0) of ${from}` }
 }
 
-function fromNpz({ path, name }: Source, what: string): Promise<FileArray> {
+function fromNpz({ path, name }: Source, what: string, labels: boolean): Promise<FileArray> {
   return withFile(path, async (file) => {
     const members = await membersOf(file)
     const chosen = choose([...members.keys()], name, what)
     const from = `${path}:${chosen}`
-    return { from, ...(await readMember(members, chosen)), place: placeIn(from) }
+    return readMember(members, chosen, (header, fill) => arrayOf(from, header, labels, fill))
   })
 }
 
-function fromSafetensors({ path, name }: Source, what: string): Promise<FileArray> {
+function fromSafetensors({ path, name }: Source, what: string, labels: boolean): Promise<FileArray> {
   return withFile(path, async (file) => {
     const { entries, start } = await readHeader(file)
     const chosen = choose([...entries.keys()], name, what)
     const entry = entries.get(chosen)
     const kind = entry && safetensorsKinds[entry.dtype]
     if (!kind) throw new Error(`its tensor ${chosen} is ${entry?.dtype}`)
-    const values = await numbersAt(file, kind, entry.shape, start + entry.data_offsets[0])
-    const from = `${path}:${chosen}`
-    return { from, shape: entry.shape, values, kind, place: placeIn(from) }
+    const { shape, data_offsets } = entry
+    const bytes = (kinds[kind] as { bytes: number }).bytes
+    const layout = { kind, shape, bytes, isText: false, bigEndian: false, columnsFirst: false }
+    return arrayOf(`${path}:${chosen}`, layout, labels, (part, offset) =>
+      readAll(file, part, start + data_offsets[0] + offset)
+    )
   })
 }
 

@@ -1,10 +1,9 @@
-/** NumPy's .npy: a magic number, the length of a Python dictionary, the dictionary, then the numbers. */
-import { kinds } from './numbers'
+/** NumPy's .npy: a magic number, the length of a Python dictionary, the dictionary, then the elements. */
+import { elementsOf } from '../../safetensors'
+import { type ArrayLayout, kinds } from './numbers'
 
-export interface NpyHeader {
-  kind: string
-  shape: number[]
-  /** Where the numbers begin. */
+export interface NpyHeader extends ArrayLayout {
+  /** Where the elements begin. */
   start: number
 }
 
@@ -12,29 +11,43 @@ export interface NpyHeader {
 export const npyHeaderBytes = 2 ** 16
 
 /** Throws a plain Error that says what is wrong. */
-export function parseNpyHeader(bytes: Uint8Array): NpyHeader {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+export function parseNpyHeader(file: Uint8Array): NpyHeader {
+  const view = new DataView(file.buffer, file.byteOffset, file.byteLength)
   const magic = '\x93NUMPY'
-  if (bytes.length < 12 || [...magic].some((character, i) => bytes[i] !== character.charCodeAt(0)))
+  if (file.length < 12 || [...magic].some((character, i) => file[i] !== character.charCodeAt(0)))
     throw new Error('it is no .npy file')
-  const wide = (bytes[6] as number) > 1
+  const wide = (file[6] as number) > 1
   const length = wide ? view.getUint32(8, true) : view.getUint16(8, true)
   const start = (wide ? 12 : 10) + length
   if (start > npyHeaderBytes)
     throw new Error(`its header has ${start} bytes, above the limit of ${npyHeaderBytes}`)
-  if (start > bytes.length) throw new Error('its header is cut short')
-  const text = Buffer.from(bytes.subarray(wide ? 12 : 10, start)).toString('latin1')
-  const type = /'descr':\s*'([<>|=])(\w+)'/.exec(text)
+  if (start > file.length) throw new Error('its header is cut short')
+  const text = Buffer.from(file.subarray(wide ? 12 : 10, start)).toString('latin1')
+  const type = /'descr':\s*'([<>|=])([A-Za-z]+)(\d*)'/.exec(text)
   const order = /'fortran_order':\s*(True|False)/.exec(text)?.[1]
   const shape = /'shape':\s*\(([\d,\sL]*)\)/.exec(text)?.[1]
   if (!type || !order || shape === undefined)
     throw new Error(`its header is not understood: ${text.trim().slice(0, 80)}`)
-  const [, byteOrder, kind] = type as unknown as [string, string, string]
-  if (!Object.hasOwn(kinds, kind) || kind === 'bf2') throw new Error(`its numbers are of the type ${kind}`)
-  if (byteOrder === '>' && (kinds[kind]?.bytes ?? 1) > 1)
-    throw new Error('its numbers are big-endian: save it after array.astype(array.dtype.newbyteorder("<"))')
+  const [, byteOrder, letter, size] = type as unknown as [string, string, string, string]
+  const kind = `${letter}${size}`
+  const isText = (letter === 'U' || letter === 'S') && Number(size) > 0
+  if (!isText && (!Object.hasOwn(kinds, kind) || kind === 'bf2'))
+    throw new Error(
+      letter === 'O'
+        ? 'it holds Python objects: save names after array.astype("U")'
+        : `its numbers are of the type ${kind}`
+    )
   const sizes = (shape.match(/\d+/g) ?? []).map(Number)
-  if (order === 'True' && sizes.length > 1)
-    throw new Error('its columns come first (Fortran order): save it after numpy.ascontiguousarray')
-  return { kind, shape: sizes, start }
+  const columnsFirst = order === 'True' && sizes.filter((length) => length !== 1).length > 1
+  if (columnsFirst && sizes.length > 2)
+    throw new Error(
+      `its ${sizes.length} dimensions are in Fortran order: save it after numpy.ascontiguousarray`
+    )
+  const bytes = isText ? Number(size) * (letter === 'U' ? 4 : 1) : (kinds[kind]?.bytes as number)
+  return { kind, shape: sizes, start, bytes, isText, columnsFirst, bigEndian: byteOrder === '>' }
+}
+
+/** What the elements take in a file; no exact number, if any, where no file could hold it. */
+export function bytesOfElements({ shape, bytes }: Pick<ArrayLayout, 'shape' | 'bytes'>): number {
+  return elementsOf(shape) * bytes
 }

@@ -3,9 +3,7 @@ import type { FileHandle } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import * as zlib from 'node:zlib'
 import { type Entry, fromFdPromise, type ZipFile } from 'yauzl'
-import { elementsOf } from '../../safetensors'
-import { npyHeaderBytes, parseNpyHeader } from './npy'
-import { bytesOfNumbers, type Numbers, readNumbers } from './numbers'
+import { bytesOfElements, type NpyHeader, npyHeaderBytes, parseNpyHeader } from './npy'
 
 interface Member {
   archive: ZipFile
@@ -21,27 +19,30 @@ export async function membersOf(file: FileHandle): Promise<Map<string, Member>> 
   return members
 }
 
-export async function readMember(
+/** @param read takes the elements from who fills parts in their order */
+export async function readMember<T>(
   members: Map<string, Member>,
-  name: string
-): Promise<{ shape: number[]; values: Numbers; kind: string }> {
+  name: string,
+  read: (header: NpyHeader, fill: (part: Uint8Array) => Promise<void>) => Promise<T>
+): Promise<T> {
   const { archive, entry } = members.get(name) as Member
   const stream = await archive.openReadStreamPromise(entry)
   try {
     const bytes = new StreamedBytes(stream)
     const head = new Uint8Array(Math.min(entry.uncompressedSize, npyHeaderBytes))
     await bytes.fill(head)
-    const { kind, shape, start } = parseNpyHeader(head)
-    const claimed = start + bytesOfNumbers(kind, shape)
+    const header = parseNpyHeader(head)
+    const { shape, start } = header
+    const claimed = start + bytesOfElements(header)
     if (claimed !== entry.uncompressedSize)
       throw new Error(
         `its ${name} unpacks to ${entry.uncompressedSize} bytes, not to ${claimed} as its shape [${shape}] says`
       )
     bytes.giveBack(head.subarray(start))
-    const values = await readNumbers(kind, elementsOf(shape), (part) => bytes.fill(part))
+    const result = await read(header, (part) => bytes.fill(part))
     if (bytes.checksum !== undefined && bytes.checksum !== entry.crc32)
       throw new Error(`its ${name} does not have the checksum that it should: the file is damaged`)
-    return { shape, values, kind }
+    return result
   } finally {
     stream.destroy()
   }
