@@ -114,6 +114,13 @@ test('what only looks like a class of its own is refused, with both places', () 
   assert.equal(numbered([' ann', ' zoe', ' ann']).names, ['ann', 'zoe'])
 })
 
+test('names of which letters are lost already are refused', () =>
+  throwsLike(
+    () => numbered(['ann', 'J\ufffdrg']),
+    Failure,
+    /in row 1 of l but received "J\ufffdrg", of which another/
+  ))
+
 test('labels that are missing, negative or broken are refused where they are', () => {
   for (const values of [
     ['a', ''],

@@ -116,6 +116,10 @@ function textsOf({ values, place }: FileArray): string[] {
   for (const [text, row] of rowOf) {
     const look = text.trim().normalize('NFC')
     if (look === '') throw new Failure(`Expected a label in ${place(row)} but received none`)
+    if (look.includes('\ufffd'))
+      throw new Failure(
+        `Expected a label in ${place(row)} but received ${shown(text)}, of which another program has lost letters: two names may have become one`
+      )
     const other = byLook.get(look)
     if (other !== undefined)
       throw new Failure(
