@@ -122,7 +122,7 @@ export class MarginHead {
    * @param embeddings [B,D]
    * @param labels [B]
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`,
-   *   `ERR_CUDA`
+   *   `ERR_CUDA`; of a sharded head also `ERR_DISTRIBUTED`, where another rank's arguments are refused, among others
    */
   async step<Choice extends GradientChoice = true>(
     embeddings: FloatArray,
@@ -161,7 +161,13 @@ export class MarginHead {
     const rows = this.#order.isHeldUp ? copyOf(embeddings, 'embeddings') : embeddings
     const scoring = this.#order.inTurn(async () => {
       this.#alive()
-      const { request, outputs } = topKRequest(this.#memory, rows, k)
+      let prepared: ReturnType<typeof topKRequest>
+      try {
+        prepared = topKRequest(this.#memory, rows, k)
+      } catch (error) {
+        return this.#decline(error, true)
+      }
+      const { request, outputs } = prepared
       const begin = (ticket: number) =>
         watched(
           native().headTopK(this.#memory.native, Object.assign(request, { asynchronous: true, ticket }))
@@ -328,7 +334,14 @@ export class MarginHead {
     this.#alive()
     const given = this.#order.isHeldUp ? copyOfStep(...called) : called
     return this.#order.inTurn(async () => {
-      const { request, outputs, known } = this.#prepare(given)
+      this.#alive()
+      let prepared: ReturnType<typeof stepRequest>
+      try {
+        prepared = stepRequest(this.#memory, ...given)
+      } catch (error) {
+        return this.#decline(error, false)
+      }
+      const { request, outputs, known } = prepared
       const own = standIns(outputs, known)
       Object.assign(request, own, { asynchronous: true })
       const running = native().headStep(this.#memory.native, request)
@@ -338,16 +351,21 @@ export class MarginHead {
   }
 
   #workSync(...given: StepArguments): StepResult {
-    const { request, outputs } = this.#prepare(given)
+    this.#alive()
+    const { request, outputs } = stepRequest(this.#memory, ...given)
     const [, , , train] = given
     this.#idle(train ? 'stepSync' : 'evaluateSync')
     const result = succeeded(native().headStep(this.#memory.native, request) as NativeResult, 'embeddings')
     return resultOf(result, present(outputs), this.margin)
   }
 
-  #prepare(given: StepArguments) {
-    this.#alive()
-    return stepRequest(this.#memory, ...given)
+  /** Fails as this call did. The other ranks of a sharded head would wait for it: theirs fail, too, and say why. */
+  async #decline(error: unknown, topK: boolean): Promise<never> {
+    if (this.#memory.group) {
+      const reason = error instanceof Error ? error.message : String(error)
+      await watched(native().headDecline(this.#memory.native, reason, topK))
+    }
+    throw error
   }
 
   #copy(name: string, length: number): Float32Array {

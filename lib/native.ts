@@ -101,6 +101,7 @@ interface Native {
   headAdopt(head: NativeHead, from: NativeHead, request: object): Promise<Ended>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
+  headDecline(head: NativeHead, reason: string, topK: boolean): Promise<Ended>
   headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): NativePart
   headWrite(head: NativeHead, name: string, offset: number, part: Float32Array): NativePart
   headDispose(head: NativeHead): void
@@ -151,7 +152,7 @@ export function nativeGroup(): NativeGroup {
 export function succeeded<Result>(result: Result, name = 'the computation'): Result {
   const { failure, message, row } = result as Partial<Pick<NativeResult, 'failure' | 'message' | 'row'>>
   if (failure === undefined) return result
-  if (failure === 'ERR_NOT_FINITE')
+  if (failure === 'ERR_NOT_FINITE' && row !== -1)
     throw new MarginSoftmaxError(
       failure,
       `Expected finite numbers for ${name} but received a loss that is not finite in row ${row}`

@@ -276,6 +276,24 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
   });
 }
 
+struct DeclineJob : HeadJob {
+  std::string reason;
+  bool topK = false;
+  Status work() override { return head->decline(reason, topK); }
+  void fill(Napi::Object) const override {}
+};
+
+// decline(head, reason, topK): in place of topK or step, where lib/ has refused the arguments of a sharded head's call.
+Napi::Value decline(const Napi::CallbackInfo& info) {
+  return perform<DeclineJob>(info, [&](DeclineJob& job) {
+    job.asynchronous = true;
+    job.belongTo(info[0]);
+    if (!job.grouped) throw Napi::TypeError::New(info.Env(), "Expected a sharded head");
+    job.reason = info[1].As<Napi::String>().Utf8Value();
+    job.topK = info[2].ToBoolean();
+  });
+}
+
 // copy(head, name, offset, array): part of a resident array to (read) or from (write) a Float32Array. Returns its
 // length {length}, 0 where the head has no such array, or how the copy failed.
 Napi::Value copy(const Napi::CallbackInfo& info, bool read) {
@@ -323,6 +341,7 @@ void exportHead(Napi::Object exports) {
   addFunction<adopt>(exports, "headAdopt");
   addFunction<step>(exports, "headStep");
   addFunction<topK>(exports, "headTopK");
+  addFunction<decline>(exports, "headDecline");
   addFunction<readPart>(exports, "headRead");
   addFunction<writePart>(exports, "headWrite");
   addFunction<dispose>(exports, "headDispose");

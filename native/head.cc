@@ -265,6 +265,16 @@ Status Head::topK(TopKProblem& problem) {
   }
 }
 
+Status Head::decline(const std::string& reason, bool topK) {
+  const Use use(*this);
+  if (disposed_) return {Failure::disposed, "the head was disposed of"};
+  try {
+    return sharding_->decline(reason, topK);
+  } catch (const std::bad_alloc&) {
+    return sharding_->refuse(Status::outOfMemory("the reason", 0));
+  }
+}
+
 Memory* Head::memoryOf(const char* name) {
   struct Named {
     const char* name;

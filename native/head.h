@@ -78,6 +78,8 @@ class Head {
   // where a GPU fails in the middle of an update, the head is disposed of.
   Status run(Problem& problem, bool train, double learningRate);
   Status topK(TopKProblem& problem);
+  // In place of either, on a sharded head's rank that can not make the call: the other ranks' calls fail with `reason`.
+  Status decline(const std::string& reason, bool topK);
 
   // Length in elements of the named array (weight, bias, and the optimizer's states); 0: the head has none of that
   // name.

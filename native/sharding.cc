@@ -14,6 +14,11 @@ std::vector<int64_t> times(std::vector<int64_t> counts, int64_t factor) {
   return counts;
 }
 
+// What ranks compare before a step or an evaluation, and before a topK.
+constexpr const char* stepNames[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration"};
+constexpr const char* topKNames[] = {"call (topK)", "k"};
+constexpr int64_t declined = -1;  // a rank's number of rows where it can not make the call
+
 }  // namespace
 
 // Calls work(failure), a collective, and makes its failure a Status.
@@ -46,8 +51,9 @@ Status Sharding::connect(int device, const std::string& library) {
   return chooseExchange(group_, name_.c_str(), device, library, exchange_);
 }
 
-// Learns how many rows each rank brings, and that all of them ask for the same.
-Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names) {
+// Learns how many rows each rank brings, and that all of them ask for the same. `reason`: why this one declines.
+Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names,
+                            const std::string& reason) {
   request.insert(request.begin(), mine);
   const int64_t length = static_cast<int64_t>(request.size());
   const std::vector<int64_t> counts(group_.size, length);
@@ -58,17 +64,40 @@ Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const ch
   });
   if (!status) return status;
   allRows_ = firstRow_ = 0;
+  for (int rank = 0; rank < group_.size; rank++) rows_[rank] = all[rank * length];
+  if (std::count(rows_.begin(), rows_.end(), declined)) return hearReasons(reason);
   for (int rank = 0; rank < group_.size; rank++) {
     const int64_t* theirs = all.data() + rank * length;
     for (int64_t i = 1; i < length; i++)
       if (theirs[i] != all[i])
         return {Failure::distributed, "Expected the same " + std::string(names[i - 1]) + " on every rank of " + name_ +
                                           " but ranks 0 and " + std::to_string(rank) + " differ"};
-    rows_[rank] = theirs[0];
     if (rank < group_.rank) firstRow_ += theirs[0];
     allRows_ += theirs[0];
   }
   return {};
+}
+
+// Every rank's call fails because some can not make it: they say why.
+Status Sharding::hearReasons(const std::string& mine) const {
+  constexpr size_t room = sizeof CollectiveFailure::message;  // what is longer is cut off
+  std::vector<int64_t> counts(group_.size);
+  for (int rank = 0; rank < group_.size; rank++) counts[rank] = rows_[rank] == declined ? room : 0;
+  std::vector<char> own(room), all(room * std::count(rows_.begin(), rows_.end(), declined));
+  mine.copy(own.data(), room - 1);
+  const Status status = ask([&](CollectiveFailure* failure) {
+    return group_.allGather(group_.context, name_.c_str(), own.data(), counts.data(), all.data(), Element::uint8,
+                            failure);
+  });
+  if (!status) return status;
+  const auto first = std::find(rows_.begin(), rows_.end(), declined) - rows_.begin();
+  return {Failure::distributed,
+          "Expected every rank to go on but rank " + std::to_string(first) + " could not: " + all.data()};
+}
+
+Status Sharding::decline(const std::string& reason, bool topK) {
+  const size_t compared = topK ? std::size(topKNames) : std::size(stepNames);
+  return gatherRows(declined, std::vector<int64_t>(compared), topK ? topKNames : stepNames, reason);
 }
 
 Status Sharding::gatherInputs(const float* input, int64_t dim) {
@@ -83,8 +112,7 @@ Status Sharding::gatherInputs(const float* input, int64_t dim) {
 Status Sharding::gather(Problem& problem, bool train, double learningRate, int64_t iteration) {
   int64_t rate;
   std::memcpy(&rate, &learningRate, sizeof rate);
-  constexpr const char* names[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration"};
-  Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration}, names);
+  Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration}, stepNames);
   DeviceExchange* const devices = exchange_.exchange.get();
   if (status)
     status =
@@ -204,6 +232,17 @@ Status Sharding::runWithoutClasses(Problem& problem) const {
   return executor.upload(device, problem.gradInput, rows.data(), bytes);
 }
 
+// Says which rank's batch a row of all ranks' rows is in, and where.
+Status Sharding::inItsBatch(Status status) const {
+  int rank = 0;
+  int64_t row = status.row;
+  while (row >= rows_[rank]) row -= rows_[rank++];
+  status.row = -1;
+  status.message = "Expected finite numbers for embeddings but received a loss that is not finite in row ";
+  ((status.message += row) += " of rank ") += rank;
+  return status;
+}
+
 Status Sharding::run(Problem& problem, Problem& mine) {
   Exchange exchange(*this);
   OnDevices onDevices(*this, false);
@@ -219,8 +258,8 @@ Status Sharding::run(Problem& problem, Problem& mine) {
   problem.exchange = nullptr;
   mine.updateBegun = problem.updateBegun;
   // What every rank finds out by itself needs no word; what only this one knows does.
-  if (!status)
-    return status.failure == Failure::notFinite || status.failure == Failure::distributed ? status : refuse(status);
+  if (status.failure == Failure::notFinite) return inItsBatch(status);
+  if (!status) return status.failure == Failure::distributed ? status : refuse(status);
   mine.loss = problem.loss;
   mine.updateBegun = problem.update != nullptr;  // until the last word of the other ranks
   std::copy_n(losses.begin() + firstRow_, mine.rows, mine.losses);
@@ -252,8 +291,7 @@ Status Sharding::shareOut(Problem& problem, Problem& mine) {
 }
 
 Status Sharding::topK(TopKProblem& problem) {
-  constexpr const char* names[] = {"call (topK)", "k"};
-  Status status = gatherRows(problem.rows, {-1, problem.k}, names);
+  Status status = gatherRows(problem.rows, {-1, problem.k}, topKNames);
   if (status) status = gatherInputs(problem.input, problem.dim);
   if (!status) return status;
   struct Candidate {

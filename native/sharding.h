@@ -45,6 +45,10 @@ class Sharding {
   // The best classes of this rank's rows among those of all ranks.
   Status topK(TopKProblem& problem);
 
+  // In place of `gather` or `topK`, on a rank that can not make the others' call: every rank's fails with `reason`, and the
+  // group goes on.
+  Status decline(const std::string& reason, bool topK);
+
   // Makes the next collective fail on every rank, because this one can not go on. Hands `reason` on.
   Status refuse(const Status& reason) const;
 
@@ -53,7 +57,10 @@ class Sharding {
   struct OnDevices;
   template <class Work>
   Status ask(const Work& work) const;
-  Status gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names);
+  Status gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names,
+                    const std::string& reason = "");
+  Status hearReasons(const std::string& mine) const;
+  Status inItsBatch(Status status) const;
   Status gatherInputs(const float* input, int64_t dim);
   Status runWithoutClasses(Problem& problem) const;
   Status shareOut(Problem& problem, Problem& mine);

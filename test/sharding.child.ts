@@ -268,18 +268,49 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
     const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
     await (odd ? head.evaluate(input, labels) : head.step(input, labels, { gradInput: false }))
   },
+  // Mistakes of one rank: every rank hears of them in that rank's rows, nothing changes, and the head goes on.
   async label(group, odd) {
     const head = await MarginHead.create({ ...training, group })
-    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
-    if (odd) labels[0] = training.classes
+    const { input, labels } = batchOf(1, group.rank, training.classes, training.dim)
+    const gone = new Float32Array(input)
+    structuredClone(gone, { transfer: [gone.buffer] })
+    const wrong = labels.map((label, i) => (i === 1 ? training.classes : label))
+    const out = /for labels\[1\] but received 37$/
+    const before = head.weights()
+    for (const call of [
+      () => head.step(input, odd ? wrong : labels),
+      () => head.evaluate(input, odd ? wrong : labels),
+    ])
+      await assert.rejects(
+        call(),
+        odd ? out : /^MarginSoftmaxError: .* rank 1 could not: .*labels\[1\] but received 37$/
+      )
+    await assert.rejects(
+      head.step(odd ? gone : input, labels),
+      odd ? /embeddings/ : /rank 1 could not: .*embeddings/
+    )
+    await assert.rejects(
+      head.topK(odd ? gone : input, 2),
+      odd ? /embeddings/ : /rank 1 could not: .*embeddings/
+    )
+    sameBits(head.weights(), before, 'weights after refused calls')
+    assert.strictEqual(head.iteration, 0)
     await head.step(input, labels)
+    assert.strictEqual(head.iteration, 1)
+    throw new Error('as expected')
   },
   async notFinite(group, odd) {
     const head = await MarginHead.create({ ...training, group })
-    const { input, labels } = batchOf(0, group.rank, training.classes, training.dim)
+    const { input, labels } = batchOf(1, group.rank, training.classes, training.dim)
     const before = head.weights()
-    const bad = odd ? input.map(() => Number.NaN) : input
-    await assert.rejects(head.step(bad, labels), /ERR_NOT_FINITE|not finite/)
+    for (const row of [0, 8]) {
+      const bad = odd ? input.map((x, i) => (Math.floor(i / training.dim) === row ? Number.NaN : x)) : input
+      await assert.rejects(head.step(bad, labels), (error: Error & { code: string }) => {
+        assert.strictEqual(error.code, 'ERR_NOT_FINITE')
+        assert.match(error.message, new RegExp(`in row ${row} of rank 1$`))
+        return true
+      })
+    }
     sameBits(head.weights(), before, 'weights after a refused step')
     assert.strictEqual(head.iteration, 0)
     await head.step(input, labels) // the head goes on
