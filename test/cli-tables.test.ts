@@ -285,6 +285,16 @@ test('train and verify take what a file does not say, and a resumed training kno
     assert.is(more.code, 0, more.stderr)
     assert.match(more.stderr, /labels in column wer: 2 names, 20 rows each\./)
     assert.equal(JSON.parse(fs.readFileSync(path.join(folder, 'h.classes.json'), 'utf8')), ['Jörg', 'Jürg'])
+    // Another head of the same name, whose labels are class numbers, has no names.
+    fs.writeFileSync(
+      path.join(folder, 'b.csv'),
+      Array.from({ length: 40 }, (_, i) => `${i % 2},${i % 2},1\n`).join('')
+    )
+    const numbered = await cli(['train', '--embeddings', 'b.csv', ...out, '--epochs', '1', '--batch', '10'], {
+      cwd: folder,
+    })
+    assert.is(numbered.code, 0, numbered.stderr)
+    assert.not(fs.existsSync(path.join(folder, 'h.classes.json')))
     for (const [args, pattern] of [
       [
         ['--embeddings', 'e.npy', '--labels', 'a.csv', '--columns', '1'],

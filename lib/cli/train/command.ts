@@ -1,5 +1,6 @@
 /** `train`: a head from embeddings and labels in files. */
 import { existsSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
 import { type Command, Option } from 'commander'
 import { openHead, readClassNames } from '../../head-file'
 import { MarginHead } from '../../index'
@@ -108,6 +109,7 @@ async function train(typed: Options, command: Command): Promise<void> {
   const training = await prepare(plan, read, files, options, saved)
   using _head = training.head
   if (read.names) await replaceText(files.names, `${JSON.stringify(read.names)}\n`)
+  else await rm(files.names, { force: true }) // of another head, that was here before
   await run(training, options, read.reading)
 }
 
