@@ -15,7 +15,12 @@ const centres = normals(next, classes * dim)
 const embeddings = normals(next, rows * dim).map(
   (x, i) => 0.8 * x + (centres[(labels[Math.floor(i / dim)] as number) * dim + (i % dim)] as number)
 )
-const pairs = Int32Array.from({ length: 400 }, () => integer(next, 0, rows - 1))
+const pairs = Int32Array.from(
+  Array.from({ length: 200 }).flatMap(() => {
+    const row = integer(next, 0, rows - 1)
+    return [row, (row + integer(next, 1, rows - 1)) % rows]
+  })
+)
 const same = Uint8Array.from({ length: 200 }, (_, p) =>
   Number(labels[pairs[2 * p] as number] === labels[pairs[2 * p + 1] as number])
 )
@@ -33,8 +38,8 @@ const expectedOfList = { rows, dim, ...plain(ofList) }
 async function figures(args: string[], cwd: string) {
   const { code, stdout, stderr } = await cli(['verify', '--json', ...args], { cwd })
   assert.is(code, 0, stderr)
-  assert.match(stderr, /^Read \S+: 300 rows × 12 numbers.*\.\n$/)
   const { read, ...result } = JSON.parse(stdout)
+  assert.match(stderr, /^Read \S+: 300 rows × 12 numbers.*\.\n$/)
   assert.equal([read.embeddings.rows, read.embeddings.columns], [rows, dim])
   return result
 }
@@ -126,9 +131,9 @@ test('what does not fit together is refused', () =>
       ],
       [
         ['e.npy', '--pairs', 'pairs.npy'],
-        /Expected 3 columns in pairs\.npy \(two rows, then 1 or 0\), or --same/,
+        /Expected 3 columns in pairs\.npy \(two rows and an answer, which is first or last\), or --same/,
       ],
-      [['e.npy', '--pairs', 'far.csv'], /for pairs\[1\] but received 300/],
+      [['e.npy', '--pairs', 'far.csv'], /Expected rows from 0 to 299 in .+ of far\.csv but received 300/],
       [['e.npy', '--same', 'one.npy'], /one answer for every two of 300 rows in one\.npy but received 300/],
       [['nan.npy', '--labels', 'one.npy'], /one that is not finite in row 7/],
       [['e.npy', '--labels', 'e.npy'], /Expected one label a row in e\.npy but received an array of shape/],

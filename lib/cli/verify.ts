@@ -1,9 +1,8 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
-import type { Command } from 'commander'
-import { type PairList, verification } from '../index'
+import { type Command, Option } from 'commander'
+import { type VerificationResult, verification, verificationFromScores } from '../index'
 import { writeReport } from '../write-file'
 import {
-  asIntegers,
   asMatrix,
   filesNote,
   holdsLabels,
@@ -12,8 +11,8 @@ import {
   readBoth,
   type TextOptions,
 } from './data/files'
-import { asLabels } from './data/labels'
-import { addTextOptions, checkTextOptions, readingOf, sentenceOf } from './data/options'
+import { asLabels, type ClassLabels } from './data/labels'
+import { addTextOptions, checkTextOptions, type Reading, readingOf, sentenceOf } from './data/options'
 import { cleanUp } from './interrupt'
 import { explain, integerFrom, numberAbove, numberBetween } from './options'
 import {
@@ -28,13 +27,19 @@ import {
   print,
   printJson,
 } from './terminal'
+import { type AnswerSide, answerWords } from './verification/answers'
 import { show, warningsOf } from './verification/figures'
+import { readScores } from './verification/scores'
+import { readTrials, type Trials } from './verification/trials'
 
 interface Options extends TextOptions {
-  embeddings: string
+  embeddings?: string
+  scores?: string
   labels?: string
   pairs?: string
   same?: string
+  names?: string
+  answer?: AnswerSide
   folds?: number
   pTarget: number
   cMiss: number
@@ -42,6 +47,18 @@ interface Options extends TextOptions {
   report?: string
   threads?: number
   json?: boolean
+}
+
+/** What was judged, besides the figures. */
+interface Judged {
+  result: VerificationResult
+  /** Of embeddings. */
+  rows?: number
+  dim?: number
+  /** What was read, in parts, and in one line for people. */
+  read: Partial<Reading> & { pairs?: string; scores?: string }
+  sentence: string
+  warnings: string[]
 }
 
 /** What the table shows, and the report's curve: 1e-6 to 1, 40 a decade. */
@@ -54,10 +71,18 @@ export function addVerify(all: Command): void {
     .description(
       'ROC AUC, EER, minDCF, TAR at FAR, best thresholds, accuracy over folds, of all pairs or of a list'
     )
-    .requiredOption('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
+    .option('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
+    .option('--scores <file>', 'in place of embeddings: a score and an answer a row, higher for the same')
     .option('--labels <file>', "each row's class: all pairs are judged (default: the embeddings' own file)")
-    .option('--pairs <file>', 'rows of pairs from 0, with same (1) or not (0) as a third column or in --same')
-    .option('--same <file>', '1 or 0 for each pair; without --pairs, for rows 0 and 1, 2 and 3, …')
+    .option('--pairs <file>', "two rows (from 0) or names and an answer, first or last; or LFW's pairs.txt")
+    .option('--names <file>', 'what --pairs calls each row of the embeddings')
+    .option('--same <file>', 'an answer for each pair; without --pairs, for rows 0 and 1, 2 and 3, …')
+    .addOption(
+      new Option('--answer <side>', 'where a list has its answers, if both sides could be').choices([
+        'first',
+        'last',
+      ])
+    )
     .option(
       '--folds <number>',
       'for lists: accuracy over so many runs of the list, 0 for none (default: 10)',
@@ -77,23 +102,17 @@ export function addVerify(all: Command): void {
       'verify --embeddings faces.npy --labels people.npy',
       'verify --embeddings faces.csv --report faces.html',
       'verify --embeddings lfw.npz:features --pairs pairs.csv --json',
+      'verify --embeddings vox.npy --names utterances.txt --pairs veri_test.txt',
       'verify --embeddings lfw.npy --same issame.npy   # rows 2p and 2p + 1 are pair p',
+      'verify --scores scores.csv --p-target 0.05',
     ],
-    [`Scores are cosines. Every figure is exact: nothing is sampled.`, filesNote]
+    [`Scores are cosines. Every figure is exact: nothing is sampled. Answers are ${answerWords}.`, filesNote]
   )
 }
 
 async function verify(options: Options): Promise<void> {
-  const { embeddings, labels, pairs, same, report } = options
-  if (labels !== undefined && (pairs ?? same) !== undefined)
-    throw new Misuse('Expected either --labels or a list of pairs (--pairs, --same) but received both')
-  const listed = (pairs ?? same) !== undefined
-  if (!listed && options.folds)
-    throw new Misuse('Expected no --folds without a list of pairs: the order of a list makes the folds')
-  const source = parseSource(embeddings)
-  if (!listed && labels === undefined && !holdsLabels(source.path))
-    throw new Misuse(`Expected --labels, --pairs or --same beside ${embeddings}, which holds no labels`)
-  checkTextOptions(options, embeddings, listed ? undefined : (labels ?? embeddings), [pairs, same])
+  checkOptions(options)
+  const { embeddings, scores, labels, pairs, same, names, report } = options
   if (report !== undefined) {
     needPackages(['vega', 'vega-lite'], '--report')
     await checkTarget(report, '--report', true)
@@ -101,37 +120,11 @@ async function verify(options: Options): Promise<void> {
   const progress = new Progress()
   cleanUp(() => progress.stop())
   const start = performance.now()
-  progress.start('Reading', 2)
-  const beside = !listed && (labels === undefined || labels === embeddings)
-  // Both at once: while the system reads gigabytes of embeddings, a list of pairs is taken apart here.
-  const list = listed ? readPairs(pairs, same, { encoding: options.encoding }) : undefined
-  const elsewhere =
-    listed || beside ? undefined : readArray(parseSource(labels as string), 'labels', 'labels', options)
-  for (const early of [list, elsewhere]) early?.catch(() => {}) // told below, unless the embeddings have failed before
-  const both = beside ? await readBoth(source, options) : undefined
-  const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
-  const matrix = asMatrix(array)
-  progress.update(1, `${matrix.rows.toLocaleString('en')} × ${matrix.dim}`)
-  const labelArray = both?.labels ?? (await elsewhere)
-  const classLabels = labelArray && asLabels(labelArray)
-  const pairsOf = classLabels?.labels ?? ((await list) as PairList)
-  checkRows(pairsOf, matrix.rows, options)
-  const reading = readingOf(array, labelArray, classLabels)
-  progress.stop()
-  complain(sentenceOf(reading))
-  progress.start('Judging', 1)
-  const result = await verification(matrix.embeddings, pairsOf, {
-    dim: matrix.dim,
-    threads: options.threads,
-    folds: listed ? options.folds : undefined,
-    pTarget: options.pTarget,
-    cMiss: options.cMiss,
-    cFalseAlarm: options.cFalseAlarm,
-    falseAcceptRates: report === undefined ? tableRates : [...tableRates, ...curveRates],
-  })
-  progress.stop()
+  const { result, rows, dim, read, sentence, warnings } = await (embeddings === undefined
+    ? judgeScores(options, progress)
+    : judgeEmbeddings(options, progress))
   const seconds = (performance.now() - start) / 1000
-  const warnings = warningsOf(result)
+  complain(sentence)
   for (const warning of warnings) complain(`margin-softmax: ${warning}`)
   const table = { ...result, operatingPoints: result.operatingPoints.slice(0, tableRates.length) }
   if (report !== undefined) {
@@ -141,9 +134,9 @@ async function verify(options: Options): Promise<void> {
       await renderVerificationReport({
         result: table,
         curve: result.operatingPoints.slice(tableRates.length),
-        files: { embeddings, labels, pairs, same },
-        rows: matrix.rows,
-        dim: matrix.dim,
+        files: { embeddings, scores, labels, pairs, names, same },
+        rows,
+        dim,
         seconds,
         costs: costsText(options),
         warnings,
@@ -152,59 +145,127 @@ async function verify(options: Options): Promise<void> {
   }
   if (options.json) {
     const { scores: _, ...rest } = table
-    const warned = warnings.length > 0 && { warnings }
-    printJson({ rows: matrix.rows, dim: matrix.dim, read: reading, ...rest, ...warned })
+    printJson({ rows, dim, read, ...rest, ...(warnings.length > 0 && { warnings }) })
   } else {
-    show(
-      table,
-      costsText(options),
-      `${counted(matrix.rows, 'row')} × ${matrix.dim}: … (${duration(seconds)})`
-    )
+    const judged = rows === undefined ? 'Scores' : `${counted(rows, 'row')} × ${dim}`
+    show(table, costsText(options), `${judged}: … (${duration(seconds)})`)
     if (report !== undefined) print(`\nReport: ${report}`)
   }
 }
 
-async function readPairs(
-  pairsFile: string | undefined,
-  sameFile: string | undefined,
-  text: TextOptions
-): Promise<PairList> {
-  const read = (file: string, what: string) => readArray(parseSource(file), what, 'numbers', text)
-  const same = sameFile === undefined ? undefined : asIntegers(await read(sameFile, 'same'))
-  if (pairsFile === undefined) return { same: same as Int32Array }
-  const array = await read(pairsFile, 'pairs')
-  const [count = 0, columns = 0] = array.shape
-  const wanted = same ? 2 : 3
-  if (array.shape.length !== 2 || columns !== wanted)
-    throw new Failure(
-      `Expected ${wanted} columns in ${pairsFile}${same ? '' : ' (two rows, then 1 or 0), or --same,'} but received an array of shape [${array.shape}]`
+function checkOptions(options: Options): void {
+  const { embeddings, scores, labels, pairs, same, names, answer } = options
+  if ((embeddings === undefined) === (scores === undefined))
+    throw new Misuse(
+      `Expected either --embeddings or --scores but received ${scores === undefined ? 'neither' : 'both'}`
     )
-  const numbers = asIntegers(array)
-  if (same) return { pairs: numbers, same }
-  const list = { pairs: new Int32Array(2 * count), same: new Int32Array(count) }
-  for (let p = 0; p < count; p++) {
-    list.pairs[2 * p] = numbers[3 * p] as number
-    list.pairs[2 * p + 1] = numbers[3 * p + 1] as number
-    list.same[p] = numbers[3 * p + 2] as number
+  if (scores !== undefined) {
+    const other = Object.entries({ labels, pairs, names }).find(([, file]) => file !== undefined)
+    if (other)
+      throw new Misuse(`Expected no --${other[0]} with --scores: answers stand beside them or in --same`)
+    checkTextOptions(options, scores, undefined, [same])
+    return
   }
-  return list
+  if (labels !== undefined && (pairs ?? same) !== undefined)
+    throw new Misuse('Expected either --labels or a list of pairs (--pairs, --same) but received both')
+  if ((pairs ?? same) === undefined && options.folds)
+    throw new Misuse('Expected no --folds without a list of pairs: the order of a list makes the folds')
+  for (const [name, value] of Object.entries({ names, answer }))
+    if (value !== undefined && pairs === undefined) throw new Misuse(`Expected --pairs with --${name}`)
+  const { path } = parseSource(embeddings as string)
+  if ((pairs ?? same ?? labels) === undefined && !holdsLabels(path))
+    throw new Misuse(`Expected --labels, --pairs or --same beside ${embeddings}, which holds no labels`)
+  const labelled = (pairs ?? same) === undefined ? (labels ?? embeddings) : names
+  checkTextOptions(options, embeddings as string, labelled, [pairs, same])
 }
 
-/** Labels, or answers without a list of rows, are as many as the embeddings' rows call for. */
-function checkRows(
-  pairsOf: Int32Array | PairList,
-  rows: number,
-  { embeddings, labels, same }: Options
-): void {
-  if (ArrayBuffer.isView(pairsOf)) {
-    if (pairsOf.length !== rows)
-      throw new Failure(
-        `Expected ${counted(rows, 'label')} in ${labels ?? embeddings} but received ${pairsOf.length}`
-      )
-  } else if (!pairsOf.pairs && pairsOf.same.length !== rows / 2)
-    throw new Failure(
-      `Expected one answer for every two of ${rows} rows in ${same} but received ${pairsOf.same.length}`
+function judgement({ threads, pTarget, cMiss, cFalseAlarm, report }: Options) {
+  const falseAcceptRates = report === undefined ? tableRates : [...tableRates, ...curveRates]
+  return { threads, pTarget, cMiss, cFalseAlarm, falseAcceptRates }
+}
+
+async function judgeScores(options: Options, progress: Progress): Promise<Judged> {
+  progress.start('Reading', 1)
+  const { scores, same, summary } = await readScores(options.scores as string, options)
+  progress.stop()
+  const result = await verificationFromScores(scores, same, { ...judgement(options), folds: options.folds })
+  const sentence = `Read ${summary}.`
+  return { result, read: { scores: summary }, sentence, warnings: warningsOf(result) }
+}
+
+async function judgeEmbeddings(options: Options, progress: Progress): Promise<Judged> {
+  const { labels, pairs, same } = options
+  const source = parseSource(options.embeddings as string)
+  const listed = (pairs ?? same) !== undefined
+  const beside = !listed && (labels === undefined || labels === options.embeddings)
+  progress.start('Reading', 2)
+  // Both at once: while the system reads gigabytes of embeddings, a list of pairs is taken apart here.
+  const list = listed ? readTrials(options) : undefined
+  const elsewhere =
+    listed || beside ? undefined : readArray(parseSource(labels as string), 'labels', 'labels', options)
+  for (const early of [list, elsewhere]) early?.catch(() => {}) // told below, unless the embeddings have failed before
+  const both = beside ? await readBoth(source, options) : undefined
+  const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
+  const matrix = asMatrix(array)
+  const { rows, dim } = matrix
+  progress.update(1, `${rows.toLocaleString('en')} × ${dim}`)
+  const labelArray = both?.labels ?? (await elsewhere)
+  const classLabels = labelArray && asLabels(labelArray)
+  const trials = await list
+  const read = readingOf(array, labelArray, classLabels)
+  progress.stop()
+  progress.start('Judging', 1)
+  try {
+    if (!trials) {
+      const classes = (classLabels as ClassLabels).labels
+      checkCount(classes.length, rows, 'label', labels ?? options.embeddings)
+      const result = await verification(matrix.embeddings, classes, { ...judgement(options), dim })
+      return { result, rows, dim, read, sentence: sentenceOf(read), warnings: warningsOf(result) }
+    }
+    const warnings = checkTrials(trials, rows, options)
+    const result = await verification(
+      matrix.embeddings,
+      { pairs: trials.pairs, same: trials.same },
+      { ...judgement(options), dim, folds: options.folds ?? trials.folds }
     )
+    return {
+      result,
+      rows,
+      dim,
+      read: { ...read, pairs: trials.summary },
+      sentence: `${sentenceOf(read).slice(0, -1)}; ${trials.summary}.`,
+      warnings: [...warnings, ...warningsOf(result)],
+    }
+  } finally {
+    progress.stop()
+  }
+}
+
+function checkCount(count: number, rows: number, what: string, file: string | undefined): void {
+  if (count !== rows) throw new Failure(`Expected ${counted(rows, what)} in ${file} but received ${count}`)
+}
+
+/** Rows that there are, as many names and answers as the rows call for. Returns warnings of pairs that tell nothing. */
+function checkTrials({ pairs, same, names, place }: Trials, rows: number, options: Options): string[] {
+  if (names) checkCount(names.count, rows, 'name', names.from)
+  if (!pairs) {
+    if (same.length !== rows / 2)
+      throw new Failure(
+        `Expected one answer for every two of ${rows} rows in ${options.same} but received ${same.length}`
+      )
+    return []
+  }
+  let [alone, firstAlone] = [0, -1]
+  for (let p = 0; p < same.length; p++) {
+    const [a, b] = [pairs[2 * p] as number, pairs[2 * p + 1] as number]
+    if (a >= rows || b >= rows)
+      throw new Failure(`Expected rows from 0 to ${rows - 1} in ${place(p)} but received ${Math.max(a, b)}`)
+    if (a === b && alone++ === 0) firstAlone = p
+  }
+  if (alone === 0) return []
+  return [
+    `${counted(alone, 'pair')} of ${options.pairs} ${alone === 1 ? 'is' : 'are'} of a row with itself, the first in ${place(firstAlone)}: such a pair scores 1 whatever the embeddings are`,
+  ]
 }
 
 function costsText({ pTarget, cMiss, cFalseAlarm }: Options): string {

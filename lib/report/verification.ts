@@ -9,8 +9,9 @@ export interface VerificationReport {
   /** Points of the ROC curve, from the smallest false accept rate on. */
   curve: OperatingPoint[]
   files: Record<string, string | undefined>
-  rows: number
-  dim: number
+  /** Of embeddings; absent where scores were given. */
+  rows?: number | undefined
+  dim?: number | undefined
   seconds: number
   /** The detection cost's parameters, in words. */
   costs: string
@@ -32,9 +33,9 @@ export async function renderVerificationReport(report: VerificationReport): Prom
     `
 <header>
   <p class="kicker">margin-softmax · verification</p>
-  <h1>${number(pairs.same + pairs.different)} pairs of embeddings</h1>
-  <p class="lead">Does a pair belong together? The cosine of its two embeddings is compared with a threshold.
-  ${counted(pairs.same, 'pair')} of one class, ${number(pairs.different)} of different ones${folds ? ', from a list' : `: all pairs of ${counted(rows, 'row')}`}.</p>
+  <h1>${number(pairs.same + pairs.different)} pairs${rows === undefined ? '' : ' of embeddings'}</h1>
+  <p class="lead">Does a pair belong together? ${rows === undefined ? 'Its score' : 'The cosine of its two embeddings'} is compared with a threshold.
+  ${counted(pairs.same, 'pair')} of one class, ${number(pairs.different)} of different ones${result.scores || rows === undefined ? ', from a list' : `: all pairs of ${counted(rows, 'row')}`}.</p>
 </header>
 
 <section>
@@ -123,8 +124,8 @@ ${
   <h2>What was measured</h2>
   <dl>
     ${shown.map(([name, file]) => `<dt>${name[0]?.toUpperCase()}${name.slice(1)}</dt><dd><code>${escaped(file)}</code></dd>`).join('')}
-    <dt>Size</dt><dd>${number(rows)} × ${dim}</dd>
-    <dt>Method</dt><dd>cosines; all figures are exact for them, without sampling</dd>
+    ${rows === undefined ? '' : `<dt>Size</dt><dd>${number(rows)} × ${dim}</dd>`}
+    <dt>Method</dt><dd>${rows === undefined ? 'scores that were given' : 'cosines'}; all figures are exact for them, without sampling</dd>
     <dt>Software</dt><dd>margin-softmax ${manifest().version}, ${duration(report.seconds)}, ${new Date().toISOString().slice(0, 10)}</dd>
   </dl>
 </section>`
