@@ -103,6 +103,18 @@ export function size(value: unknown, name: string): number {
   return value
 }
 
+/** Weights in a loss, one for each of `count` rows or classes, if there are any. */
+export function lossWeights(given: unknown, name: string, count: number): Float32Array | undefined {
+  if (given === undefined) return undefined
+  const weights = floats(given, name, count)
+  for (let i = 0; i < count; i++) {
+    const weight = weights[i] as number
+    if (!(weight >= 0 && weight < Infinity))
+      throw wrongValue('a finite number of at least 0', `${name}[${i}]`, weight)
+  }
+  return weights
+}
+
 export function boolean(value: unknown, name: string): boolean {
   if (typeof value !== 'boolean') throw wrongType('true or false', name, value)
   return value

@@ -1,6 +1,6 @@
 // What of a head may change after it was made: how it trains, by `set` and `load`, and which classes it has.
 import { agree } from './agreement'
-import { countOf, floats, integerFrom, isLabels, newArray, options, size } from './check'
+import { countOf, floats, integerFrom, isLabels, lossWeights, newArray, options, size } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
 import { checkClassNames, digestOfNames } from './head-names'
@@ -85,14 +85,15 @@ export function withClasses(
 ): Promise<HeadMemory> {
   if (head.group) throw alone('addClasses')
   const { dim, classes } = head.settings
-  const known = options(given, 'options', ['weights', 'classNames'])
+  const known = options(given, 'options', ['weights', 'classNames', 'classWeights'])
   const added = size(count, 'count')
   size(classes + added, 'classes with those of count')
   const weights = known.weights === undefined ? undefined : floats(known.weights, 'weights', added * dim)
   const classNames = joinedNames(head.classNames, known.classNames, added)
+  const classWeights = joinedWeights(head.classWeights, known.classWeights, added)
   const kept = newArray(Int32Array, classes, 'the classes')
   for (let j = 0; j < classes; j++) kept[j] = j
-  return resizedHead(head, { kept, added, weights, classNames })
+  return resizedHead(head, { kept, added, weights, classNames, classWeights })
 }
 
 /** Either all classes have names or none has. */
@@ -104,6 +105,17 @@ function joinedNames(before: readonly string[] | undefined, given: unknown, adde
   for (const [i, name] of names.entries())
     if (known.has(name)) throw wrongValue('a name that no other class has', `classNames[${i}]`, name)
   return Object.freeze([...before, ...names])
+}
+
+/** Either all classes have weights in the loss or none has. */
+function joinedWeights(before: Float32Array | undefined, given: unknown, added: number) {
+  if (given === undefined && !before) return undefined
+  if (!before) throw wrongType('none, as the other classes have no weights,', 'classWeights', given)
+  if (given === undefined) throw wrongType('one weight for each class', 'classWeights', given)
+  const joined = newArray(Float32Array, before.length + added, 'classWeights')
+  joined.set(before)
+  joined.set(lossWeights(given, 'classWeights', added) as Float32Array, before.length)
+  return joined
 }
 
 /** A head without some of its classes, and where each of those before is now: −1 where it was removed. */
@@ -134,6 +146,7 @@ export async function withoutClasses(
   const memory = await resizedHead(head, {
     kept,
     added: 0,
+    classWeights: head.classWeights?.filter((_, j) => (places[j] as number) >= 0),
     classNames: classNames && Object.freeze(classNames),
   })
   return { memory, places }

@@ -2,7 +2,7 @@
 import { realpath, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { gatherTexts, together } from './agreement'
-import { integerFrom, options } from './check'
+import { integerFrom, newArray, options } from './check'
 import type { ProcessGroup } from './distributed'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
 import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
@@ -15,6 +15,7 @@ import {
   settingNames,
   stateNames,
   tensorType,
+  weightsTensor,
 } from './head-settings'
 import {
   type ClassRun,
@@ -91,10 +92,20 @@ function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Reco
   return { [namesTensor]: { shape: [bytes.length], dtype: 'U8', bytes } }
 }
 
+/** What this process's classes count in the loss: each shard has its own. */
+function weightsOf(classWeights: Float32Array | undefined, own: ClassRun): Record<string, StreamedTensor> {
+  if (!classWeights) return {}
+  const transfer = (offset: number, part: Float32Array) => {
+    const first = own.first + offset
+    part.set(classWeights.subarray(first, first + part.length))
+  }
+  return { [weightsTensor]: { shape: [own.count], transfer } }
+}
+
 /** Writes a head; a sharded one on all ranks together. A file of this name is always a whole checkpoint. */
 export async function writeHead(
   file: string,
-  { settings, iteration, optimizerStart, classNames }: Omit<HeadPlan, 'execution' | 'group'>,
+  { settings, iteration, optimizerStart, classNames, classWeights }: Omit<HeadPlan, 'execution' | 'group'>,
   own: ClassRun,
   move: Move,
   group?: ProcessGroup
@@ -105,7 +116,11 @@ export async function writeHead(
       throw fileError(`Expected to write ${file}`, cause)
     })
   )
-  const tensors = { ...tensorsOf(settings, own, own, move), ...namesOf(classNames, own) }
+  const tensors = {
+    ...tensorsOf(settings, own, own, move),
+    ...namesOf(classNames, own),
+    ...weightsOf(classWeights, own),
+  }
   const write = (to: string, metadata: Record<string, string>) =>
     writeSafetensors(to, tensors, { format: fileFormat, head, ...metadata }, ['head'])
   const old = await shardsOf(target)
@@ -281,6 +296,31 @@ export function readClassNames(
         new Error(`two of its classes are named ${shown(names[again])}`)
       )
     return Object.freeze(names)
+  })
+}
+
+/** What each class counts in the loss, all of them on every rank of a group; undefined where the file has no such weights. */
+export function readClassWeights(
+  { settings, shards }: HeadFile,
+  checksums: boolean,
+  group?: ProcessGroup
+): Promise<Float32Array | undefined> {
+  return together(group, 'read the class weights', async () => {
+    if (!shards.some(({ header }) => header.entries.has(weightsTensor))) return undefined
+    const weights = newArray(Float32Array, settings.classes, weightsTensor)
+    for (const shard of shards)
+      try {
+        const { first, count, header } = shard
+        const shape = header.entries.get(weightsTensor)?.shape
+        if (shape?.join() !== `${count}`) throw new Error(`it has no ${weightsTensor} of shape [${count}]`)
+        const transfer = (offset: number, part: Float32Array) => weights.set(part, first + offset)
+        await readTensors(shard, { [weightsTensor]: { shape: [count], transfer } }, checksums)
+        const wrong = weights.subarray(first, first + count).findIndex((w) => !(w >= 0 && w < Infinity))
+        if (wrong >= 0) throw new Error(`class ${first + wrong} has the weight ${weights[first + wrong]}`)
+      } catch (cause) {
+        throw unreadable(shard.file, cause)
+      }
+    return weights
   })
 }
 

@@ -5,12 +5,13 @@ import { cpu, ncclLibrary } from './devices'
 import type { ProcessGroup } from './distributed'
 import { detached, notFinite, wrongType, wrongValue } from './errors'
 import { type HeadFile, type Move, readHead, writeHead } from './head-file'
-import { digestOfNames } from './head-names'
+import { digestOf, digestOfNames } from './head-names'
 import { bytesOf, checkBytes, type HeadPlan } from './head-settings'
 import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { encodeMargin } from './margins'
 import { type Exchange, groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
+import { bytesOf as asBytes } from './read-file'
 
 /** A head in native memory. */
 export interface HeadMemory extends Omit<HeadPlan, 'iteration'> {
@@ -72,18 +73,19 @@ export interface Resizing {
   /** Of those [added,D]; random without. */
   weights?: Float32Array
   classNames?: readonly string[]
+  classWeights?: Float32Array
 }
 
 /** A head with some of another's classes and new ones. The other one stays as it is, so both take memory at once. */
 export function resizedHead(
   old: HeadMemory,
-  { kept, added, weights, classNames }: Resizing
+  { kept, added, weights, classNames, classWeights }: Resizing
 ): Promise<HeadMemory> {
   const { settings, execution, optimizerStart } = old
   const { dim, classes } = settings
   const plan = {
     settings: { ...settings, classes: kept.length + added },
-    ...{ execution, optimizerStart, classNames },
+    ...{ execution, optimizerStart, classNames, classWeights },
     iteration: native().headIteration(old.native),
   }
   const fill = async (head: HeadMemory) => {
@@ -139,7 +141,7 @@ async function allocate(
   fill: (head: HeadMemory) => Promise<void>,
   besides?: bigint
 ): Promise<HeadMemory> {
-  const { settings, execution, group, iteration, optimizerStart, classNames } = plan
+  const { settings, execution, group, iteration, optimizerStart, classNames, classWeights } = plan
   if (group && settings.classes < group.size)
     throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
   if (settings.weightStorage === 'bfloat16' && execution.device !== cpu)
@@ -147,7 +149,7 @@ async function allocate(
   checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), execution.device === cpu, besides)
   const start = { iteration, random }
   const shared = group && { group: group[groupTable], name: `head ${++sharded}` }
-  const request = { __proto__: null, ...requestOf(plan), ...start, ...shared }
+  const request = { __proto__: null, ...requestOf(plan), classWeights, ...start, ...shared }
   if (group)
     await agree(group, {
       head: shared?.name,
@@ -155,6 +157,7 @@ async function allocate(
       ...start,
       precision: execution.precision,
       classNames: classNames && digestOfNames(classNames),
+      classWeights: classWeights && digestOf(asBytes(classWeights)),
     })
   let made: NativeHead | undefined
   try {
@@ -162,7 +165,10 @@ async function allocate(
       const { head, firstClass, ownClasses }: NativeResult = succeeded(await native().headCreate(request))
       made = head
       const shard = { first: firstClass, count: ownClasses }
-      const own: HeadMemory = { native: head, settings, execution, optimizerStart, group, shard, classNames }
+      const own: HeadMemory = {
+        native: head,
+        ...{ settings, execution, optimizerStart, group, shard, classNames, classWeights },
+      }
       await fill(own)
       return own
     })

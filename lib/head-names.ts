@@ -57,7 +57,12 @@ export function decodeNames(bytes: Uint8Array, classes: number): string[] {
   return names
 }
 
+/** Tells whether ranks were given the same bytes. */
+export function digestOf(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
 /** Tells whether two heads' classes have the same names. */
 export function digestOfNames(names: readonly string[]): string {
-  return createHash('sha256').update(encodeNames(names)).digest('hex')
+  return digestOf(encodeNames(names))
 }

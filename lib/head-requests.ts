@@ -7,6 +7,7 @@ import {
   integerFrom,
   type LabelArray,
   labels,
+  lossWeights,
   newArrayToFill,
   numberFrom,
   options,
@@ -26,12 +27,13 @@ export type StepArguments = [
   train: boolean,
 ]
 
-const stepOptions = ['learningRate', 'gradInput']
+const stepOptions = ['learningRate', 'gradInput', 'sampleWeights']
 
 /** What a step was called with, for one that must wait for its turn: the caller may change it meanwhile. */
 export function copyOfStep(...[embeddings, labels, given, train]: StepArguments): StepArguments {
   const known = options(given, 'options', stepOptions)
-  return [copyOf(embeddings, 'embeddings'), copyOf(labels, 'labels'), known, train]
+  const sampleWeights = copyOf(known.sampleWeights, 'sampleWeights')
+  return [copyOf(embeddings, 'embeddings'), copyOf(labels, 'labels'), { ...known, sampleWeights }, train]
 }
 
 export function stepRequest(
@@ -50,12 +52,15 @@ export function stepRequest(
     losses: newArrayToFill(Float32Array, rows, 'losses'),
     gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
   }
-  if (outputs.gradInput) apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked })
+  const sampleWeights = lossWeights(known.sampleWeights, 'sampleWeights', rows)
+  if (outputs.gradInput)
+    apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked, sampleWeights })
   const request = {
     __proto__: null,
     input,
     labels: checked,
     rows,
+    sampleWeights,
     gradOutput: undefined,
     reduction: 0,
     gradScale: 1,

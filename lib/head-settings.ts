@@ -37,6 +37,11 @@ export interface MarginHeadOptions extends ExecutionOptions {
   marginWarmupSteps?: number | undefined
   /** ε from 0 to 1. Default 0. */
   labelSmoothing?: number | undefined
+  /**
+   * What each class counts in the loss [C], as `MarginLossOptions` defines it; not to be mistaken for the weights [C,D] that
+   * are trained. They go into the head's file. `evaluate` has the same loss; statistics are unweighted. Default all 1.
+   */
+  classWeights?: FloatArray | undefined
   /** The label of rows that take no part. Default −1. */
   ignoreIndex?: number | undefined
   /**
@@ -114,9 +119,14 @@ export interface StepOptions<Choice extends GradientChoice = GradientChoice> {
   learningRate?: number | undefined
   /** Whether to compute the embeddings' gradient (default true), or an array [B,D] to fill. */
   gradInput?: Choice
+  /** What each row counts in the loss [B], as `MarginLossOptions` defines it. Default all 1. */
+  sampleWeights?: FloatArray | undefined
 }
 
-/** What tells why training goes well or stalls: means over the rows that are not ignored. */
+/**
+ * What tells why training goes well or stalls: means over the rows that are not ignored, each of which counts the same
+ * whatever its weight in the loss.
+ */
 export interface StepStatistics {
   /** Share of the rows whose own class scores above every other, without any margin. */
   accuracy: number
@@ -134,9 +144,9 @@ export interface StepStatistics {
 
 /** What a batch scores. */
 export interface EvaluateResult {
-  /** Mean loss in nats over the rows that are not ignored. */
+  /** Mean loss in nats over the rows that are not ignored, weighted by `classWeights` and `sampleWeights`. */
   loss: number
-  /** Each row's loss [B]; 0 for ignored rows. */
+  /** Each row's loss times its weights [B]; 0 for ignored rows. */
   losses: Float32Array
   /** Means over the batch: why training goes well or stalls. */
   stats: StepStatistics
@@ -179,6 +189,8 @@ export interface AddedClasses {
   weights?: FloatArray | undefined
   /** Their names [n]: to be given where the other classes have names, and only there. */
   classNames?: readonly string[] | undefined
+  /** What they count in the loss [n]: to be given where the other classes have `classWeights`, and only there. */
+  classWeights?: FloatArray | undefined
 }
 
 /** What a head is, apart from the numbers it holds: what a checkpoint's metadata says. */
@@ -210,6 +222,8 @@ export interface HeadPlan {
   optimizerStart: number
   /** The name of each class, all of them on every rank. */
   classNames?: readonly string[]
+  /** What each class counts in the loss [C], of all classes on every rank; nobody changes it. */
+  classWeights?: Float32Array
 }
 
 export const settingNames: readonly (keyof Settings)[] = [
@@ -228,12 +242,22 @@ export const settingNames: readonly (keyof Settings)[] = [
   'weightStorage',
   'seed',
 ]
-export const headOptions = [...settingNames, 'weights', 'classNames', 'group', ...executionOptions]
+export const headOptions = [
+  ...settingNames,
+  'weights',
+  'classNames',
+  'classWeights',
+  'group',
+  ...executionOptions,
+]
 /** No machine maps more than this many bytes. */
 const addressable = 2n ** 47n
 
 /** The classes' names in a file: a JSON array in UTF-8. */
 export const namesTensor = 'class_names'
+
+/** What each class counts in the loss, in a file: those of its classes. */
+export const weightsTensor = 'class_weights'
 
 /** Native arrays of the optimizer's state by the names that they have in a file. */
 export const stateNames = {

@@ -1,11 +1,20 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { abortable, checkSignal, throwIfAborted, until } from './abort'
-import { boolean, copyOf, type FloatArray, floats, type LabelArray, newArray, options } from './check'
+import {
+  boolean,
+  copyOf,
+  type FloatArray,
+  floats,
+  type LabelArray,
+  lossWeights,
+  newArray,
+  options,
+} from './check'
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { MarginSoftmaxError, wrongType } from './errors'
 import { execution, executionOptions } from './execution'
 import { changed, changeHead, changeNames, unavailable, withClasses, withoutClasses } from './head-changes'
-import { openHeadTogether, readClassNames } from './head-file'
+import { openHeadTogether, readClassNames, readClassWeights } from './head-file'
 import { groupOf, type HeadMemory, loadedHead, newHead, saveMemory } from './head-memory'
 import { checkClassNames } from './head-names'
 import { WorkOrder } from './head-order'
@@ -81,6 +90,10 @@ export class MarginHead {
   get classNames(): readonly string[] | undefined {
     return MarginHead.#of(this).#memory.classNames
   }
+  /** A copy of what each class counts in the loss [C], of a sharded head that of all classes; undefined without `classWeights`. */
+  get classWeights(): Float32Array | undefined {
+    return MarginHead.#of(this).#memory.classWeights?.slice()
+  }
   /** What the class weights are stored in. */
   get weightStorage(): WeightStorage {
     return MarginHead.#of(this).#memory.settings.weightStorage
@@ -105,11 +118,20 @@ export class MarginHead {
     const { classes, dim } = settings
     const classNames =
       known.classNames === undefined ? undefined : checkClassNames(known.classNames, 'classNames', classes)
+    const weighted = lossWeights(known.classWeights, 'classWeights', classes)
+    const classWeights = weighted && newArray(Float32Array, weighted, 'classWeights')
     const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', classes * dim)
     const [run, group] = [execution(known), groupOf(known)]
-    return new MarginHead(
-      await newHead({ settings, execution: run, group, iteration: 0, optimizerStart: 0, classNames }, first)
-    )
+    const plan = {
+      settings,
+      execution: run,
+      group,
+      iteration: 0,
+      optimizerStart: 0,
+      classNames,
+      classWeights,
+    }
+    return new MarginHead(await newHead(plan, first))
   }
 
   /**
@@ -302,7 +324,8 @@ export class MarginHead {
       const classNames = await readClassNames(file, checksums, group)
       const next = changed({ ...file, classNames }, known, iteration)
       const settings = { ...next.settings, ...asked }
-      const plan = { ...next, settings, execution: run, group, iteration }
+      const classWeights = await readClassWeights(file, checksums, group)
+      const plan = { ...next, settings, execution: run, group, iteration, classWeights }
       return new MarginHead(await loadedHead(plan, file, checksums))
     } finally {
       await file.close()

@@ -6,6 +6,7 @@ import {
   integerFrom,
   type LabelArray,
   labels,
+  lossWeights,
   number,
   numberFrom,
   oneOf,
@@ -52,12 +53,26 @@ export interface MarginLossOptions<
 > extends ExecutionOptions {
   /** Default `arcface()`. */
   margin?: Margin | undefined
-  /** `'mean'` (default) and `'sum'` over the rows that are not ignored, or `'none'`. */
+  /**
+   * `'mean'` (default) and `'sum'` over the rows that are not ignored, or `'none'`. A mean over no row, or over none of any
+   * weight, is 0 with gradients 0.
+   */
   reduction?: Reduction | undefined
   /** The label of rows that take no part. Default −1. */
   ignoreIndex?: number | undefined
   /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
   labelSmoothing?: number | undefined
+  /**
+   * What each class counts in the loss [C], finite and not negative: w_j, as the `weight` of PyTorch's `cross_entropy`. A
+   * row's loss is −(1 − ε)·w_y·log P_y − (ε/C)·Σ_j w_j·log P_j, y its label and P its softmax, margin included; a mean divides
+   * by the sum of the rows' w_y. Default all 1.
+   */
+  classWeights?: FloatArray | undefined
+  /**
+   * What each row counts in the loss [B], finite and not negative: a row's loss is multiplied with it, and a mean divides by
+   * the sum of weights in place of rows: Σ s_i·loss_i / Σ s_i, with `classWeights` Σ s_i·loss_i / Σ s_i·w_y. Default all 1.
+   */
+  sampleWeights?: FloatArray | undefined
   /**
    * What may be left out of each gradient, as a multiple of that gradient's norm: from 0 (nothing; the default) to 1e-3.
    * 1e-7 is about the rounding of single precision. Where the probabilities of a batch are concentrated on few classes, as
@@ -93,7 +108,7 @@ export interface MarginLossResult<
 > {
   /** The scalar that the gradients belong to: mean or sum of `losses`; for `'none'` Σ gradOutput_i·losses_i. */
   loss: number
-  /** Each row's loss in nats [B]; 0 for ignored rows. */
+  /** Each row's loss in nats, times its weights [B]; 0 for ignored rows. */
   losses: Float32Array
   /** ∂loss/∂input [B,D]. */
   gradInput: Gradient<Input>
@@ -112,6 +127,8 @@ export const lossOptions = [
   'reduction',
   'ignoreIndex',
   'labelSmoothing',
+  'classWeights',
+  'sampleWeights',
   'negligible',
   'gradOutput',
   ...outputNames,
@@ -152,6 +169,8 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
     input: floats(checked.input, 'input', rows * dim),
     weight: floats(checked.weight, 'weight', classes * dim),
     bias: bias && floats(bias, 'bias', classes),
+    classWeights: lossWeights(known.classWeights, 'classWeights', classes),
+    sampleWeights: lossWeights(known.sampleWeights, 'sampleWeights', rows),
   }
   const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
   const how = {

@@ -7,6 +7,7 @@ import {
   integerFrom,
   options as knownOptions,
   labels,
+  lossWeights,
   numberFrom,
   oneOf,
   size,
@@ -263,7 +264,7 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   const inputs = {
     labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),
     targets: probabilities ? floats(target, 'target', elements) : undefined,
-    classWeights: weightsOf(known.classWeights, classes),
+    classWeights: lossWeights(known.classWeights, 'classWeights', classes),
     // As it is after the labels, which may be a list with getters.
     logits: floats(input, 'logits', elements),
   }
@@ -290,15 +291,4 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   }
   const { loss } = succeeded(native().crossEntropyLoss(request))
   return { loss, losses, ...(gradLogits && { gradLogits }) } as CrossEntropyLossResult<Choice>
-}
-
-function weightsOf(given: FloatArray | undefined, classes: number): Float32Array | undefined {
-  if (given === undefined) return undefined
-  const weights = floats(given, 'classWeights', classes)
-  for (let j = 0; j < classes; j++) {
-    const weight = weights[j] as number
-    if (!(weight >= 0 && weight < Infinity))
-      throw wrongValue('a finite number of at least 0', `classWeights[${j}]`, weight)
-  }
-  return weights
 }

@@ -2,24 +2,31 @@
 // their labels.
 #pragma once
 #include <cstdint>
+#include <vector>
 
 #include "problem.h"
 
 namespace margin_softmax {
 
 struct BatchWeights {
-  int64_t counted = 0;     // rows that are not ignored
-  double divisor = 1;      // of the sum of losses; 0: a mean over no rows
-  double rowGradient = 0;  // upstream gradient of each row's loss, before gradOutput
+  int64_t counted = 0;          // rows that are not ignored
+  double divisor = 1;           // of the sum of losses; 0: a mean over no rows, or over none of any weight
+  double rowGradient = 0;       // upstream gradient of each row's loss, before gradOutput and the row's weight
+  RowWeight unweighted;         // of each row, where `rows` is empty
+  std::vector<RowWeight> rows;  // [B]
+  std::vector<float> shares;    // [C] v_j of softmax.h; empty: all 1
+
+  const RowWeight& of(int64_t row) const { return rows.empty() ? unweighted : rows[row]; }
 };
 
-inline BatchWeights weighBatch(const Problem& problem) {
-  BatchWeights weights;
-  for (int64_t i = 0; i < problem.rows; i++) weights.counted += problem.labels[i] != ignoredLabel;
-  if (problem.reduction == Reduction::mean) weights.divisor = static_cast<double>(weights.counted);
-  weights.rowGradient = weights.divisor == 0 ? 0 : problem.gradScale / weights.divisor;
-  return weights;
-}
+// With the row's weight s and class weights w, a row's loss is (PyTorch's cross_entropy, times s)
+//
+//   s·(−(1 − ε)·w_y·log P_y − (ε/C)·Σ_j w_j·log P_j) = s·W·(log Σ_j e^z_j − Σ_j t_j·z_j),
+//
+//   W = (1 − ε)·w_y + (ε/C)·Σ_j w_j,   t_j = (ε/C)·w_j/W for j ≠ y,   t_y = 1 − Σ_{j≠y} t_j.
+//
+// So a row has one factor, s·W, in its loss and its gradients. A mean's divisor is Σ s·w_y. May throw std::bad_alloc.
+BatchWeights weighBatch(const Problem& problem);
 
 // The loss from the rows' sum, and the statistics' means from their sums.
 inline void closeBatch(Problem& problem, const BatchWeights& weights, double lossSum) {
@@ -31,6 +38,9 @@ inline void closeBatch(Problem& problem, const BatchWeights& weights, double los
   statistics.targetCosine /= rows;
   statistics.largestOtherCosine /= rows;
 }
+
+// Each row's class weight; 0 for those that are ignored. May throw std::bad_alloc.
+std::vector<float> weightsOfTargets(const float* classWeights, const int32_t* labels, int64_t rows);
 
 // order[rows]: rows by label, then by row; those without a label here (below 0) come first. May throw std::bad_alloc.
 void sortByLabel(const int32_t* labels, int64_t rows, int64_t classes, int32_t* order);

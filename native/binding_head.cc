@@ -148,6 +148,11 @@ Napi::Value create(const Napi::CallbackInfo& info) {
     } else {
       job.head = std::make_shared<Head>(settings);
     }
+    const Napi::Value weights = request.Get("classWeights");
+    if (!weights.IsUndefined()) {
+      const Span<float> span = elements<float>(weights, "classWeights", static_cast<size_t>(classes));
+      job.head->weighClasses({span.data, span.data + span.length});
+    }
     job.head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
     job.random = request.Get("random").ToBoolean();
     job.threads = request.Get("threads").As<Napi::Number>().Int32Value();

@@ -1,4 +1,7 @@
 // marginLoss and topK: JavaScript request → Problem → result.
+#include <numeric>
+
+#include "batch.h"
 #include "binding.h"
 #include "executor.h"
 
@@ -35,6 +38,8 @@ void readBatch(Napi::Object request, Job& job, Problem& problem) {
   problem.labels = job.labels(request.Get("labels"), problem.rows, problem.classes);
   const Napi::Value gradOutput = request.Get("gradOutput");
   if (!gradOutput.IsUndefined()) problem.gradOutput = job.input<float>(gradOutput, "gradOutput", rows);
+  const Napi::Value sampleWeights = request.Get("sampleWeights");
+  if (!sampleWeights.IsUndefined()) problem.sampleWeights = job.input<float>(sampleWeights, "sampleWeights", rows);
   problem.reduction = static_cast<Reduction>(request.Get("reduction").As<Napi::Number>().Int32Value());
   problem.gradScale = request.Get("gradScale").As<Napi::Number>().DoubleValue();
   problem.losses = job.output<float>(request.Get("losses"), "losses", rows);
@@ -48,7 +53,15 @@ struct LossJob : Job {
   Problem problem;
   Statistics statistics;
   std::string instructionSet;
-  Status work() override { return executorOf(problem.execution.device)->loss(problem); }
+  std::vector<float> targetWeights;
+  Status work() override {
+    if (problem.classWeights) {
+      targetWeights = weightsOfTargets(problem.classWeights, problem.labels, problem.rows);
+      problem.targetWeights = targetWeights.data();
+      problem.classWeightSum = std::accumulate(problem.classWeights, problem.classWeights + problem.classes, 0.0);
+    }
+    return executorOf(problem.execution.device)->loss(problem);
+  }
   void fill(Napi::Object result) const override { fillLoss(result, problem, statistics); }
 };
 
@@ -65,6 +78,8 @@ Napi::Value loss(const Napi::CallbackInfo& info) {
     problem.weight = const_cast<float*>(job.input<float>(request.Get("weight"), "weight", weights));
     const Napi::Value bias = request.Get("bias");
     if (!bias.IsUndefined()) problem.bias = const_cast<float*>(job.input<float>(bias, "bias", classes));
+    const Napi::Value classWeights = request.Get("classWeights");
+    if (!classWeights.IsUndefined()) problem.classWeights = job.input<float>(classWeights, "classWeights", classes);
     readBatch(request, job, problem);
     problem.labelSmoothing = request.Get("labelSmoothing").As<Napi::Number>().DoubleValue();
     problem.negligible = request.Get("negligible").As<Napi::Number>().DoubleValue();

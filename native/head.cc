@@ -2,7 +2,9 @@
 
 #include <cstring>
 #include <new>
+#include <numeric>
 
+#include "batch.h"
 #include "bfloat16.h"
 #include "block.h"
 #include "cpu/pool.h"
@@ -223,14 +225,27 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
 Status Head::compute(Problem& problem, bool train, double learningRate) {
   const bool sampled = train && settings_.sampleRate < 1;
   if (!sharding_) {
+    weighTargets(problem);
     const Status status = sampled ? sample(problem) : Status{};
     return status ? executorOf(settings_.device)->loss(problem) : status;
   }
   Problem all = problem;
   if (Status status = sharding_->gather(all, train, learningRate, iteration_); !status) return status;
+  weighTargets(all);
   if (!sampled) sharding_->keepOwnLabels(all);
   else if (Status status = sample(all); !status) return sharding_->refuse(status);
+  if (sampled && all.classWeights)
+    if (Status status = sharding_->addUp(all.classWeightSum); !status) return status;
   return sharding_->run(all, problem);
+}
+
+// While the labels are those of all classes, wherever these lie.
+void Head::weighTargets(Problem& problem) {
+  if (classWeights_.empty()) return;
+  targetWeights_ = weightsOfTargets(classWeights_.data(), problem.labels, problem.rows);
+  problem.targetWeights = targetWeights_.data();
+  problem.classWeights = classWeights_.data() + settings_.firstClass;
+  problem.classWeightSum = std::accumulate(classWeights_.begin(), classWeights_.end(), 0.0);
 }
 
 // Puts a sample of the classes in the place of all of them.
@@ -244,6 +259,9 @@ Status Head::sample(Problem& problem) {
   if (settings_.sampleCorrection && sample_.total > 1)
     problem.othersWeight = static_cast<double>(range.total - 1) / static_cast<double>(sample_.total - 1);
   problem.labels = sample_.labels.data();
+  if (!problem.classWeights) return status;
+  problem.classWeightSum = 0;  // of this process's classes
+  for (const int32_t j : sample_.classes) problem.classWeightSum += problem.classWeights[j];
   return status;
 }
 

@@ -39,6 +39,8 @@ class Head {
     sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, allClasses},
                                            std::move(name));
   }
+  // Before any work: what each class counts in the loss, [C] of all processes' classes.
+  void weighClasses(std::vector<float> weights) { classWeights_ = std::move(weights); }
   // Decides, with all ranks, how a sharded head's rows go between them: on the group's thread.
   Status connect(const std::string& library) { return sharding_->connect(settings_.device, library); }
   const Sharding* sharding() const { return sharding_.get(); }
@@ -101,6 +103,7 @@ class Head {
   Margin marginNow() const;
   Execution here(Execution execution) const;
   Status sample(Problem& problem);
+  void weighTargets(Problem& problem);
   Status compute(Problem& problem, bool train, double learningRate);
   Memory* memoryOf(const char* name);
   uint16_t* bfloat16Of(const char* name);
@@ -109,7 +112,9 @@ class Head {
   std::atomic<int64_t> iteration_{0};  // updates made
   std::atomic<bool> disposed_{false};
   std::unique_ptr<Sharding> sharding_;
-  ClassSample sample_;  // of the step that runs; kept for its memory
+  ClassSample sample_;                // of the step that runs; kept for its memory
+  std::vector<float> classWeights_;   // [C] of all processes' classes; empty: all 1
+  std::vector<float> targetWeights_;  // [B] of the step that runs
   Memory weight_, bias_, weightState_[2], biasState_[2];
   std::mutex mutex_;  // of Use
 };

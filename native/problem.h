@@ -66,6 +66,11 @@ struct Problem {
   float* bias = nullptr;                   // [C] or null; softmax only
   const int32_t* labels = nullptr;         // [B], or ignoredLabel, labelElsewhere
   const float* gradOutput = nullptr;       // [B] or null (all 1); read for Reduction::none
+  // What rows and classes count in the loss, on the host; null: all 1. See weighBatch.
+  const float* sampleWeights = nullptr;  // [B]
+  const float* targetWeights = nullptr;  // [B] the class weight of each row's label, wherever its class lies
+  const float* classWeights = nullptr;   // [C] as `weight`; read with label smoothing only
+  double classWeightSum = 0;             // of all classes that take part, of all processes
   // The classes that take part (sampling.h), ascending, or null: all of them. Where given, `classes` counts them,
   // labels are places in it, and what belongs to class j lies in row sample[j] of the resident arrays.
   const int32_t* sample = nullptr;     // [classes]

@@ -20,24 +20,32 @@ HOST_DEVICE inline double inverseNorm(double squares) {
 constexpr int32_t ignoredLabel = -1;    // the row takes no part
 constexpr int32_t labelElsewhere = -2;  // its class belongs to another process (sharding): no target here
 
+// What a row counts in the loss, and how its target is smoothed: batch.h makes it from the weights of rows and classes.
+struct RowWeight {
+  double loss = 1;  // factor of the row's loss
+  Smoothing smoothing;
+};
+
 struct RowState {
+  RowWeight weight;
   double inverseNorm, scale;          // 1/‖x‖ and s_i; 1 and 1 for raw scores
   double targetInverseNorm;           // 1/‖w_y‖
   double cosine, psi, slope, target;  // of the target; target = z_y
-  double gradient;                    // g_i: the upstream gradient of the row's loss
+  double gradient;                    // g_i: the upstream gradient times weight.loss
   double error;                       // P_y − t_y
-  double loss;
-  double largestOther;  // cosine, or raw score; −1 without other classes
-  int64_t label;        // as wide as the rest: no padding, which a copy would read before anyone has written it
+  double loss;                        // before it is multiplied with weight.loss
+  double largestOther;                // cosine, or raw score; −1 without other classes
+  int64_t label;  // as wide as the rest: no padding, which a copy would read before anyone has written it
 };
 
 // A row before its target is known, from ‖x‖² (read for a margin that normalises).
 HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int64_t label, double inputSquares,
-                                             double gradient) {
+                                             const RowWeight& weight, double upstream) {
   RowState state{};
   state.label = label;
+  state.weight = weight;
   state.inverseNorm = state.scale = state.targetInverseNorm = 1;
-  state.gradient = gradient;
+  state.gradient = upstream * weight.loss;
   if (isNormalized(margin)) {
     state.inverseNorm = inverseNorm(inputSquares);
     state.scale = scaleOf(margin, state.inverseNorm == 0 ? 0 : std::sqrt(inputSquares));
@@ -47,8 +55,8 @@ HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int64_t label
 
 // From x·w_y, ‖x‖², ‖w_y‖² (both read for a margin that normalises) and the target's bias.
 HOST_DEVICE inline RowState targetRow(const Margin& margin, int64_t label, double product, double inputSquares,
-                                      double weightSquares, double bias, double gradient) {
-  RowState state = rowWithoutTarget(margin, label, inputSquares, gradient);
+                                      double weightSquares, double bias, const RowWeight& weight, double upstream) {
+  RowState state = rowWithoutTarget(margin, label, inputSquares, weight, upstream);
   state.cosine = product;
   if (isNormalized(margin)) {
     state.targetInverseNorm = inverseNorm(weightSquares);
@@ -67,7 +75,7 @@ HOST_DEVICE inline RowState targetRow(const Margin& margin, int64_t label, doubl
 struct RowTotals {
   double maximum;         // the largest z; read only where sum is not 0
   double sum;             // Σ e^(z − maximum); 0 without other classes
-  double logits;          // Σ z, read only with smoothing
+  double logits;          // Σ v·z, read only with smoothing
   double target, cosine;  // of the target; 0 where it is elsewhere
 };
 
@@ -77,15 +85,14 @@ HOST_DEVICE inline double sumAt(const RowTotals& totals, double maximum) {
 }
 
 // Takes in the other classes, each of which stands for `othersWeight` of them. Returns the factor that makes
-// e^(z − maximum) a probability. `classes`: all that take part.
-HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double othersWeight, double smoothing,
-                                  double classes) {
+// e^(z − maximum) a probability.
+HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double othersWeight) {
   const bool alone = totals.sum == 0;
   state.target = totals.target;
   state.cosine = totals.cosine;
   const RowSoftmax softmax =
       rowSoftmax(state.target, alone ? -HUGE_VAL : totals.maximum + std::log(othersWeight * totals.sum), totals.logits,
-                 smoothing, classes);
+                 state.weight.smoothing);
   state.loss = softmax.loss;
   state.error = softmax.targetError;
   state.largestOther = alone ? -1 : totals.maximum / (state.scale == 0 ? 1 : state.scale);

@@ -15,7 +15,8 @@ std::vector<int64_t> times(std::vector<int64_t> counts, int64_t factor) {
 }
 
 // What ranks compare before a step or an evaluation, and before a topK.
-constexpr const char* stepNames[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration"};
+constexpr const char* stepNames[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration",
+                                     "choice of sampleWeights"};
 constexpr const char* topKNames[] = {"call (topK)", "k"};
 constexpr int64_t declined = -1;  // a rank's number of rows where it can not make the call
 
@@ -112,7 +113,8 @@ Status Sharding::gatherInputs(const float* input, int64_t dim) {
 Status Sharding::gather(Problem& problem, bool train, double learningRate, int64_t iteration) {
   int64_t rate;
   std::memcpy(&rate, &learningRate, sizeof rate);
-  Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration}, stepNames);
+  const bool weighted = problem.sampleWeights;
+  Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration, weighted}, stepNames);
   DeviceExchange* const devices = exchange_.exchange.get();
   if (status)
     status =
@@ -123,12 +125,26 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
     return group_.allGather(group_.context, name_.c_str(), problem.labels, rows_.data(), labels_.data(), Element::int32,
                             failure);
   });
+  if (status && weighted) {
+    sampleWeights_.resize(allRows_);
+    status = ask([&](CollectiveFailure* failure) {
+      return group_.allGather(group_.context, name_.c_str(), problem.sampleWeights, rows_.data(), sampleWeights_.data(),
+                              Element::float32, failure);
+    });
+    problem.sampleWeights = sampleWeights_.data();
+  }
   if (status && devices) status = heard(devices->gather());
   problem.rows = allRows_;
   problem.rowsResident = devices != nullptr;
   problem.input = devices ? devices->input() : input_.as<float>();
   problem.labels = labels_.data();
   return status;
+}
+
+Status Sharding::addUp(double& value) const {
+  return ask([&](CollectiveFailure* failure) {
+    return group_.allReduce(group_.context, name_.c_str(), &value, 1, Element::float64, Combination::sum, failure);
+  });
 }
 
 void Sharding::keepOwnLabels(Problem& problem) {
@@ -196,11 +212,12 @@ Status withoutClasses(Problem& problem) {
       const double x = problem.input[i * problem.dim + d];
       squares += x * x;
     }
-    RowState state = rowWithoutTarget(problem.margin, labelElsewhere, squares, weights.rowGradient);
-    closeRow(state, totals[i], problem.othersWeight, problem.labelSmoothing, problem.classesInAll());
+    const RowWeight& weight = weights.of(i);
+    RowState state = rowWithoutTarget(problem.margin, labelElsewhere, squares, weight, weights.rowGradient);
+    closeRow(state, totals[i], problem.othersWeight);
     if (problem.update && !std::isfinite(state.loss)) return {Failure::notFinite, "the loss is not finite", i};
-    problem.losses[i] = static_cast<float>(state.loss);
-    sum += state.loss;
+    problem.losses[i] = static_cast<float>(weight.loss * state.loss);
+    sum += weight.loss * state.loss;
     problem.statistics->accuracy += state.cosine > state.largestOther;
     problem.statistics->targetCosine += state.cosine;
     problem.statistics->largestOtherCosine += state.largestOther;

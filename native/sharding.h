@@ -37,6 +37,8 @@ class Sharding {
   // Puts every rank's rows and labels (of all classes) in the place of this rank's. Fails, on every rank alike, where
   // the ranks ask for different things; `train`, `learningRate` and `iteration` are compared.
   Status gather(Problem& problem, bool train, double learningRate, int64_t iteration);
+  // Adds up a number of each rank's.
+  Status addUp(double& value) const;
   // Puts places among this rank's classes, or labelElsewhere, in the place of the gathered labels.
   void keepOwnLabels(Problem& problem);
   // Runs the gathered problem on this rank's classes (of a sample there may be none), and hands what belongs to this
@@ -75,6 +77,7 @@ class Sharding {
   int64_t allRows_ = 0, firstRow_ = 0;
   Block input_;  // [N,D], where rows go through host memory
   std::vector<int32_t> labels_;
+  std::vector<float> sampleWeights_;
 };
 
 }  // namespace margin_softmax

@@ -12,14 +12,20 @@ namespace margin_softmax {
 constexpr double log2e = 1.44269504088896340736;
 
 struct RowSoftmax {
-  double loss;         // −(1−ε)·z_y − (ε/C)·Σ_j z_j + log Σ_j exp z_j
+  double loss;         // log Σ_j exp z_j − Σ_j t_j·z_j
   double others;       // Σ_{j≠y} P_j = R/(1 + R)
   double targetError;  // P_y − t_y: the target's share of the gradient
 };
 
-// others: log Σ_{j≠y} exp z_j (−∞ without other classes). sumOthers: Σ_{j≠y} z_j, read only where smoothing is not 0.
-HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double others, double sumOthers, double smoothing,
-                                         double classes) {
+// Label smoothing leaves the target class t_y = 1 − Σ_{j≠y} t_j, and gives another one t_j = even·v_j: v_j is 1, or what
+// the class weights make of it.
+struct Smoothing {
+  double even = 0;    // 0: none, t_y = 1
+  double others = 0;  // Σ_{j≠y} t_j
+};
+
+// others: log Σ_{j≠y} exp z_j (−∞ without other classes). sumOthers: Σ_{j≠y} v_j·z_j, read only with smoothing.
+HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double others, double sumOthers, Smoothing smoothing) {
   RowSoftmax row;
   const double difference = others - target;  // log R
   const double excess =
@@ -27,9 +33,9 @@ HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double others, double su
   row.loss = excess;
   row.others = difference > 0 ? 1 / (1 + std::exp(-difference)) : std::exp(difference) / (1 + std::exp(difference));
   row.targetError = -row.others;
-  if (smoothing != 0) {
-    row.loss += smoothing * target - smoothing / classes * (sumOthers + target);
-    row.targetError += smoothing - smoothing / classes;
+  if (smoothing.even != 0) {
+    row.loss += smoothing.others * target - smoothing.even * sumOthers;
+    row.targetError += smoothing.others;
   }
   return row;
 }

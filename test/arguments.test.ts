@@ -47,6 +47,8 @@ const lossNames = {
   reduction: [],
   ignoreIndex: ['0', '−1', '2³¹'],
   labelSmoothing: ['0'],
+  classWeights: [],
+  sampleWeights: [],
   negligible: ['0'],
   gradOutput: anyNumber,
   losses: [],
@@ -118,6 +120,7 @@ const stepNames = {
   labels: [],
   learningRate: ['0', '1.5', '2³¹', '2⁵³', '1e308'],
   gradInput: truth,
+  sampleWeights: [],
 }
 const { margin: _margin, losses: _losses, gradInput: _gradInput, ...others } = lossNames
 const headNames = {
@@ -129,6 +132,7 @@ const headNames = {
   optimizer: [],
   marginWarmupSteps: ['0', '2³¹'],
   labelSmoothing: others.labelSmoothing,
+  classWeights: others.classWeights,
   ignoreIndex: others.ignoreIndex,
   sampleRate: [],
   sampleCorrection: truth,

@@ -119,6 +119,7 @@ function freedWhenRead(name: 'buffer' | 'length' | 'byteLength' | 'byteOffset', 
 /** Names that a request to native code may lack. */
 const absent = [
   'gradOutput',
+  'sampleWeights',
   'bias',
   'gradBias',
   'gradInput',

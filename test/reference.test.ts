@@ -66,6 +66,8 @@ for (const [margins, what] of [
         {},
         { reduction: 'sum', labelSmoothing: 0.1, gradOutput: 0.7 },
         { reduction: 'mean', labelSmoothing: 1, gradOutput: -2 },
+        { classWeights: [0.5, 3, 0, 1, 2, 0.1], sampleWeights: [2, 0.1, 5, 1], gradOutput: 0.7 },
+        { classWeights: [0.5, 3, 0, 1, 2, 0.1], sampleWeights: [2, 0, 5, 1], labelSmoothing: 0.3 },
       ]
       for (const options of optionSets) {
         const result = reference(batch, margin.oracle, options)

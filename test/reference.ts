@@ -26,6 +26,10 @@ export interface OracleOptions {
   ignoreIndex?: number
   labelSmoothing?: number
   gradOutput?: number | ArrayLike<number>
+  /** PyTorch's `weight` [C]. */
+  classWeights?: ArrayLike<number>
+  /** Of each row's loss [B]; a mean divides by the sum of sample weight · class weight. */
+  sampleWeights?: ArrayLike<number>
   /** Other classes whose cosine exceeds it are left out of a row. */
   interclassFilter?: number
   /** How many other classes each stands for in the softmax. */
@@ -63,11 +67,16 @@ export function normalise(values: ArrayLike<number>, rows: number, dim: number) 
 }
 
 /**
- * One row's loss and P − t, from differences to the target's logit so that a tiny loss keeps its digits. Each other class
- * stands for `othersWeight` of them.
+ * One row's loss −Σ_j a_j·log P_j and its gradient (Σ a)·P − a, from differences to the target's logit so that a tiny loss
+ * keeps its digits: a_j = (1 − ε)·[j = y]·w_y + (ε/C)·w_j. Each other class stands for `othersWeight` of them.
  */
-function crossEntropy(logits: Float64Array, label: number, smoothing: number, othersWeight: number) {
+function crossEntropy(
+  logits: Float64Array,
+  label: number,
+  { labelSmoothing: smoothing = 0, othersWeight = 1, classWeights }: OracleOptions
+) {
   const classes = logits.length
+  const weight = (j: number) => (classWeights ? at(classWeights, j) : 1)
   const target = at(logits, label)
   let largest = Number.NEGATIVE_INFINITY
   for (let j = 0; j < classes; j++) if (j !== label) largest = Math.max(largest, at(logits, j) - target)
@@ -75,21 +84,25 @@ function crossEntropy(logits: Float64Array, label: number, smoothing: number, ot
   const shift = Math.max(0, largest)
   let others = 0
   let meanDifference = 0
+  let othersShare = 0 // Σ_{j≠y} a_j
   for (let j = 0; j < classes; j++) {
     if (j === label) continue
     others += othersWeight * Math.exp(at(logits, j) - target - shift)
-    meanDifference += (target - at(logits, j)) / classes
+    if (smoothing) meanDifference += (weight(j) * (target - at(logits, j))) / classes
+    othersShare += (smoothing / classes) * weight(j)
   }
+  const share = (1 - smoothing + smoothing / classes) * weight(label) + othersShare
   const base = Math.exp(-shift)
   const logRatio = shift === 0 ? Math.log1p(others) : shift + Math.log(base + others) // lse − z_y
   const difference = new Float64Array(classes) // P − t
   for (let j = 0; j < classes; j++) {
-    if (j === label) difference[j] = -others / (base + others) + smoothing - smoothing / classes
+    if (j === label) difference[j] = (-share * others) / (base + others) + othersShare
     else
       difference[j] =
-        (othersWeight * Math.exp(at(logits, j) - target - shift)) / (base + others) - smoothing / classes
+        (share * othersWeight * Math.exp(at(logits, j) - target - shift)) / (base + others) -
+        (smoothing / classes) * weight(j)
   }
-  return { loss: smoothing ? logRatio + smoothing * meanDifference : logRatio, difference }
+  return { loss: share * logRatio + smoothing * meanDifference, difference }
 }
 
 export function reference(
@@ -98,8 +111,8 @@ export function reference(
   options: OracleOptions = {}
 ): OracleResult {
   const { input, weight, labels, dim, bias } = problem
-  const { reduction = 'mean', ignoreIndex = -1, labelSmoothing = 0, gradOutput = 1 } = options
-  const { interclassFilter = Number.POSITIVE_INFINITY, othersWeight = 1 } = options
+  const { reduction = 'mean', ignoreIndex = -1, gradOutput = 1, classWeights, sampleWeights } = options
+  const { interclassFilter = Number.POSITIVE_INFINITY } = options
   const rows = labels.length
   const classes = weight.length / dim
   const x = normalise(input, rows, dim)
@@ -107,8 +120,11 @@ export function reference(
   const left = margin.raw ? input : x.units
   const right = margin.raw ? weight : w.units
 
+  const sample = (i: number) => (sampleWeights ? at(sampleWeights, i) : 1)
   let counted = 0
-  for (let i = 0; i < rows; i++) if (at(labels, i) !== ignoreIndex) counted++
+  for (let i = 0; i < rows; i++)
+    if (at(labels, i) !== ignoreIndex)
+      counted += sample(i) * (classWeights ? at(classWeights, at(labels, i)) : 1)
 
   const losses = new Float64Array(rows)
   const scores = new Float64Array(rows * classes)
@@ -144,12 +160,14 @@ export function reference(
     if (ignored) continue
 
     const row = logits.subarray(i * classes, (i + 1) * classes)
-    const entropy = crossEntropy(row, label, labelSmoothing, othersWeight)
-    losses[i] = entropy.loss
+    const entropy = crossEntropy(row, label, options)
+    const rowLoss = sample(i) * entropy.loss
+    losses[i] = rowLoss
     const upstream = typeof gradOutput === 'number' ? gradOutput : at(gradOutput, i)
-    const g = reduction === 'mean' ? upstream / counted : upstream
-    if (reduction === 'none') loss += upstream * entropy.loss
-    else loss += reduction === 'mean' ? entropy.loss / counted : entropy.loss
+    const divisor = reduction === 'mean' ? counted : 1
+    const g = divisor === 0 ? 0 : (sample(i) * upstream) / divisor
+    if (reduction === 'none') loss += upstream * rowLoss
+    else loss += divisor === 0 ? 0 : rowLoss / divisor
 
     const inputNorm = margin.raw ? 1 : at(x.norms, i)
     let rowDot = 0 // Σ_j A_ij cos_ij

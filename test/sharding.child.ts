@@ -15,7 +15,12 @@ const folder = process.env.MARGIN_SOFTMAX_TEST_FOLDER as string
  * Three steps of a sharded head and of a whole one, compared, each from the whole one's state: weights that differ by
  * rounding would differ by 64 times that in the next step's logits. The last sharded weights.
  */
-async function compare(group: ProcessGroup, options: Options, what: string): Promise<Float32Array> {
+async function compare(
+  group: ProcessGroup,
+  options: Options,
+  what: string,
+  weighted = false
+): Promise<Float32Array> {
   const { classes, dim } = options
   let head = await MarginHead.create({ ...options, group })
   const whole = await MarginHead.create(options)
@@ -31,9 +36,18 @@ async function compare(group: ProcessGroup, options: Options, what: string): Pro
       head.dispose()
       head = await MarginHead.load(file, { group, threads: options.threads })
     }
-    const actual = await head.step(mine.input, mine.labels)
+    // One rank's rows all weigh nothing; the weights of all of them are in rank order.
+    const weights = batches.map(({ labels }, rank) =>
+      Float32Array.from(labels, (_, i) => (rank === 1 ? 0 : (i + rank + step) % 4))
+    )
     const all = joined(batches)
-    const expected = whole.stepSync(all.input, all.labels)
+    const allWeights = Float32Array.from(weights.flatMap((each) => Array.from(each)))
+    const actual = await head.step(
+      mine.input,
+      mine.labels,
+      weighted ? { sampleWeights: weights[group.rank] } : {}
+    )
+    const expected = whole.stepSync(all.input, all.labels, weighted ? { sampleWeights: allWeights } : {})
     const at = `${what}, step ${step}`
     sameStep(actual, expected, batches, group.rank, at)
     if (options.weightStorage === 'bfloat16') sameRounding(head.weights(), own(whole.weights()), at)
@@ -106,6 +120,32 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
         const corrected = { ...options, sampleCorrection: true }
         await compare(group, { ...corrected, margin: normface(), labelSmoothing: 0.1 }, `${what}, smoothed`)
       }
+  },
+
+  async weighted(group) {
+    for (const [classes, dim] of [
+      [group.size, 12],
+      [37, 5],
+      [500, 24],
+    ] as const) {
+      const next = random(classes)
+      const classWeights = Float32Array.from({ length: classes }, () => 0.1 + 3 * next())
+      for (const sampleRate of [1, 0.05])
+        for (const labelSmoothing of [0, 0.1]) {
+          const options = {
+            ...training,
+            classes,
+            dim,
+            margin: normface(),
+            sampleRate,
+            labelSmoothing,
+            seed: 4,
+          }
+          const what = `${classes} classes of ${dim}, rate ${sampleRate}, smoothing ${labelSmoothing}`
+          await compare(group, { ...options, classWeights }, what, true)
+          await compare(group, options, `rows alone, ${what}`, true)
+        }
+    }
   },
 
   async stored(group) {

@@ -33,6 +33,7 @@ if (mpi.missing) {
       ['equal', 'steps equal those of a whole head: every margin and optimizer'],
       ['sizes', 'steps equal those of a whole head: uneven shares, a class for each rank'],
       ['sampled', 'steps on a sample of the classes equal those of a whole head'],
+      ['weighted', 'weights of classes and of rows are those of a whole head'],
       ['stored', 'weights stored in bfloat16 are rounded as those of a whole head'],
       ['again', 'the same bits from run to run and for any number of threads'],
       ['evaluation', 'evaluate and topK see the classes of all ranks'],
@@ -48,7 +49,7 @@ if (mpi.missing) {
   })
 
   if (shimRuns)
-    for (const scenario of ['again', 'evaluation', 'sampled'])
+    for (const scenario of ['again', 'evaluation', 'sampled', 'weighted'])
       test(`the same on 'cuda' (${scenario}), on 2 ranks`, async () => {
         const env = { MARGIN_SOFTMAX_BINARY: shimBinary(), MARGIN_SOFTMAX_DEVICE: 'cuda', SIMT_THREADS: '1' }
         const { code, output } = await mpi.run(child, 2, [scenario], env)

@@ -80,8 +80,8 @@ void Step::weighPanel(int64_t panel, int thread) {
       if (problem_.filters()) kernels_.leaveOutAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, leftOut);
       forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = leftOut; });
     }
-    kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, rowMaximum_ + first, rowFactor_ + first, 0, ones,
-                           probabilities);
+    kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, rowMaximum_ + first, rowFactor_ + first, nullptr,
+                           nullptr, ones, probabilities);
     parts_.takeClasses(panel, from, count, probabilities, classScale_);
   }
   parts_.closePanel(panel);

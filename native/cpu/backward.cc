@@ -38,7 +38,6 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
   const int64_t firstTile = plan_.firstTile(classSlot), lastTile = plan_.firstTile(classSlot + 1);
   const ThreadScratch scratch = scratchOf(thread);
   const bool whole = plan_.rowSlots == 1;
-  const float smoothing = static_cast<float>(problem_.labelSmoothing / problem_.classesInAll());
   for (int64_t tile = firstTile; tile < lastTile && !cancelled(); tile++) {
     const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
     float* classGradient =
@@ -56,7 +55,7 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         logits = gradient;
       }
       kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
-                             smoothing, classScale_ + firstClass, gradient);
+                             smooths() ? rowEven_ + first : nullptr, shares(tile), classScale_ + firstClass, gradient);
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
       products_->packGradient(at, gradient);

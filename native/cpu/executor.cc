@@ -25,7 +25,7 @@ static Status inPasses(Problem& problem) {
   if (!turn) return Status::abandoned();
   double sum = 0;
   for (int64_t first = 0; first < problem.rows; first += most) {
-    Step step(problem, *kernels, first, std::min(most, problem.rows - first), weights.rowGradient);
+    Step step(problem, *kernels, first, std::min(most, problem.rows - first), weights);
     if (Status status = step.run(); !status) return status;
     sum += step.lossSum();
   }

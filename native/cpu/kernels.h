@@ -51,8 +51,9 @@ struct Kernels {
   // given, mass[p·massStride + l] = an upper bound of the log of the tile's own Σ e^z.
   void (*logSumExp)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* maximum, float* sum,
                     float* mass, int64_t massStride);
-  // Per-lane sums and maxima over the tile's classes: out[p][l].
-  void (*tileSum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out);
+  // Per-lane sums, of class j times shares[j], and maxima over the tile's classes: out[p][l].
+  void (*tileSum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* shares,
+                  float* out);
   void (*tileMaximum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out);
   // tile[p][j][l] = replacement where it is above limit[p][l]
   void (*leaveOutAbove)(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
@@ -61,9 +62,11 @@ struct Kernels {
   // `sameOffset` where the row's label [panels·L] is the class's [classes]; keys may be tile itself. steps <= 2^24
   void (*scoreKeys)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, int32_t steps,
                     const int32_t* rowLabels, const int32_t* classLabels, int32_t sameOffset, int32_t* keys);
-  // gradient[p][j][l] = (e^(tile − maximum[p][l])·factor[p][l] − smoothing) · scale[j]; gradient may be tile itself
+  // gradient[p][j][l] = (e^(tile − maximum[p][l])·factor[p][l] − even[p][l]·shares[j]) · scale[j]; gradient may be tile
+  // itself. Without label smoothing `even` is null.
   void (*probabilities)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maximum,
-                        const float* factor, float smoothing, const float* scale, float* gradient);
+                        const float* factor, const float* even, const float* shares, const float* scale,
+                        float* gradient);
   // out[j][dimPanels·L] (+)= Σ_i gradient[j][i] · value[i]
   void (*weightGradient)(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels, const float* value,
                          int64_t valueRows, int64_t dimPanels, float* out, bool accumulate);

@@ -175,10 +175,11 @@ static void logSumExp(const float* tile, int64_t tileStride, int64_t classes, in
   });
 }
 
-static void tileSum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out) {
+static void tileSum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* shares,
+                    float* out) {
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     Vector sum = {};
-    for (int64_t j = 0; j < classes; j++) sum += load(column + j * panelLanes);
+    for (int64_t j = 0; j < classes; j++) sum += load(column + j * panelLanes) * broadcast(shares[j]);
     store(out + at, sum);
   });
 }
@@ -221,17 +222,26 @@ static void scoreKeys(const float* tile, int64_t tileStride, int64_t classes, in
   });
 }
 
-static void probabilities(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maxima,
-                          const float* factors, float smoothing, const float* scale, float* gradient) {
-  const Vector less = broadcast(smoothing);
+template <bool smooths>
+INLINE void probabilitiesOf(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maxima,
+                            const float* factors, const float* even, const float* shares, const float* scale,
+                            float* gradient) {
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
-    const Vector most = load(maxima + at), factor = load(factors + at);
+    const Vector most = load(maxima + at), factor = load(factors + at), less = smooths ? load(even + at) : (Vector){};
     float* out = gradient + (column - tile);
     for (int64_t j = 0; j < classes; j++) {
-      const Vector p = exponential<false>(load(column + j * panelLanes) - most);
-      store(out + j * panelLanes, (p * factor - less) * broadcast(scale[j]));
+      Vector p = exponential<false>(load(column + j * panelLanes) - most) * factor;
+      if (smooths) p -= less * broadcast(shares[j]);
+      store(out + j * panelLanes, p * broadcast(scale[j]));
     }
   });
+}
+
+static void probabilities(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maxima,
+                          const float* factors, const float* even, const float* shares, const float* scale,
+                          float* gradient) {
+  const auto compute = even ? probabilitiesOf<true> : probabilitiesOf<false>;
+  compute(tile, tileStride, classes, panels, maxima, factors, even, shares, scale, gradient);
 }
 
 static double dotDouble(const float* a, const float* b, int64_t n) {

@@ -1,13 +1,12 @@
 #include "step.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
-
-#include "../batch.h"
 
 namespace margin_softmax::cpu {
 
-Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient)
+Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, const BatchWeights& weights)
     : problem_(problem),
       kernels_(kernels),
       plan_(rows, problem.dim, problem.classes, mostTileClasses(problem)),
@@ -17,7 +16,7 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       paddedDim_(roundUp(problem.dim, kernels.lanes)),
       normalized_(isNormalized(problem.margin)),
       radial_(scalesWithNorm(problem.margin)),
-      rowGradient_(rowGradient),
+      weights_(weights),
       parts_(plan_, lanes_),
       products_(makeProducts(problem, kernels, plan_, paddedRows_)),
       narrow_(problem.isNarrow() ? static_cast<NarrowProducts*>(products_.get()) : nullptr),
@@ -29,6 +28,7 @@ Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
   forEach(paddedRows_ / 16, [&](int64_t block, int thread) { prepareRows(block, thread); });
+  for (int64_t j = 0; narrow_ && smooths() && j < plan_.classes; j++) allShares_ += shareOf(j);
   double scale = 0;
   for (int64_t i = 0; i < plan_.rows; i++) scale = std::max(scale, states_[i].scale);
   leastInverseNorm_ = leastInverseNorm(scale);
@@ -65,10 +65,11 @@ void Step::layOut(Layout& layout) {
   classScale_ = layout.take<float>(classes);
   maxima_ = layout.take<float>(plan_.classSlots * n);
   sums_ = layout.take<float>(plan_.classSlots * n);
-  logitSums_ = layout.take<double>(problem_.labelSmoothing != 0 ? plan_.classSlots * n : 0);
+  logitSums_ = layout.take<double>(smooths() ? plan_.classSlots * n : 0);
   rowMaximum_ = layout.take<float>(n);
   rowFactor_ = layout.take<float>(n);
   rowGradients_ = layout.take<float>(n);
+  rowEven_ = layout.take<float>(smooths() ? n : 0);
   rowLimit_ = layout.take<float>(problem_.filters() ? n : 0);
   const bool partial = weight && plan_.rowSlots > 1;
   partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
@@ -154,15 +155,17 @@ void Step::prepareRows(int64_t block, int thread) {
     state = RowState{};
     state.label = problem_.labels[firstRow_ + first + i];
     if (state.label == ignoredLabel) continue;
-    const double gradient = rowGradient_ * (problem_.gradOutput ? problem_.gradOutput[firstRow_ + first + i] : 1);
+    const int64_t global = firstRow_ + first + i;
+    const double upstream = weights_.rowGradient * (problem_.gradOutput ? problem_.gradOutput[global] : 1);
+    const RowWeight& weight = weights_.of(global);
     const double inputSquares = normalized_ ? kernels_.dotDouble(x, x, dim) : 0;
     if (state.label == labelElsewhere) {
-      state = rowWithoutTarget(problem_.margin, state.label, inputSquares, gradient);
+      state = rowWithoutTarget(problem_.margin, state.label, inputSquares, weight, upstream);
     } else {
       const float* w = weightRow(state.label, thread);
       state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim), inputSquares,
                         normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
-                        problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, gradient);
+                        problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, weight, upstream);
     }
     if (problem_.filters())
       rowLimit_[first + i] = static_cast<float>((problem_.interclassFilter - (narrow_ ? 1 : 0)) * state.scale);
@@ -244,7 +247,7 @@ void Step::computeTile(const Tile& tile, const float* bias, float* out) const {
 void Step::forward(int64_t slot, int thread) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
   const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
-  const bool smoothing = problem_.labelSmoothing != 0;
+  const bool smoothing = smooths();
   float* maxima = maxima_ + classSlot * paddedRows_;
   float* sums = sums_ + classSlot * paddedRows_;
   double* logitSums = logitSums_ + (smoothing ? classSlot * paddedRows_ : 0);
@@ -268,18 +271,27 @@ void Step::forward(int64_t slot, int thread) {
       computeTile(tileAt(tile, weights, chunk, thread), weights.bias, logits);
       if (smoothing) {
         float tileSums[Plan::maxChunkRows];
-        kernels_.tileSum(logits, plan_.tileClasses, classes, panels, tileSums);
+        kernels_.tileSum(logits, plan_.tileClasses, classes, panels, shares(tile), tileSums);
         for (int64_t i = 0; i < panels * lanes_; i++) logitSums[first + i] += tileSums[i];
       }
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
         float* logit = tileElement(logits, row - first, label - firstClass);
-        if (smoothing) logitSums[row] -= *logit;
+        if (smoothing) logitSums[row] -= *logit * shares(tile)[label - firstClass];
         *logit = leftOut;
       });
       kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, maxima + first, sums + first,
                          leavesOut_ ? parts_.masses(tile, first) : nullptr, parts_.massStride());
     }
   }
+}
+
+const float* Step::shares(int64_t tile) const {
+  static const std::array<float, Plan::maxTileClasses> ones = [] {
+    std::array<float, Plan::maxTileClasses> all;
+    all.fill(1);
+    return all;
+  }();
+  return weights_.shares.empty() ? ones.data() : weights_.shares.data() + tile * plan_.tileClasses;
 }
 
 RowTotals Step::totalsOf(int64_t row) const {
@@ -293,11 +305,12 @@ RowTotals Step::totalsOf(int64_t row) const {
   for (int64_t slot = 0; slot < plan_.classSlots && maximum != leftOut; slot++) {
     const int64_t at = slot * paddedRows_ + row;
     totals.sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
-    if (problem_.labelSmoothing != 0) totals.logits += logitSums_[at];
+    if (smooths()) totals.logits += logitSums_[at];
   }
   if (narrow_ && maximum != leftOut) {
     totals.maximum += narrow_->ceiling(row);
-    totals.logits += narrow_->ceiling(row) * static_cast<double>(plan_.classes - (state.label >= 0 ? 1 : 0));
+    const double own = state.label >= 0 ? shareOf(state.label) : 0;
+    if (smooths()) totals.logits += narrow_->ceiling(row) * (allShares_ - own);
   }
   return totals;
 }
@@ -313,6 +326,7 @@ Status Step::exchangeTotals() {
 
 void Step::reduceRow(int64_t row, int thread) {
   rowMaximum_[row] = rowFactor_[row] = rowGradients_[row] = 0;
+  if (smooths()) rowEven_[row] = 0;
   if (row >= plan_.rows) return;
   RowState& state = states_[row];
   const int64_t global = firstRow_ + row;
@@ -322,10 +336,11 @@ void Step::reduceRow(int64_t row, int thread) {
     return;
   }
   const RowTotals totals = problem_.exchange ? totals_[row] : totalsOf(row);
-  rowFactor_[row] = closeRow(state, totals, problem_.othersWeight, problem_.labelSmoothing, problem_.classesInAll());
+  rowFactor_[row] = closeRow(state, totals, problem_.othersWeight);
+  if (smooths()) rowEven_[row] = static_cast<float>(state.weight.smoothing.even);
   rowMaximum_[row] = static_cast<float>(totals.maximum - (narrow_ ? narrow_->ceiling(row) : 0));
   rowGradients_[row] = static_cast<float>(state.gradient);
-  problem_.losses[global] = static_cast<float>(state.loss);
+  problem_.losses[global] = static_cast<float>(state.weight.loss * state.loss);
   // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
   if (problem_.gradInput) beginInputGradient(row, thread);
 }
@@ -352,7 +367,7 @@ Status Step::collect() {
     if (state.label == ignoredLabel) continue;
     if (problem_.update && !std::isfinite(state.loss))
       return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
-    lossSum_ += problem_.reduction == Reduction::none ? state.gradient * state.loss : state.loss;
+    lossSum_ += (problem_.reduction == Reduction::none ? state.gradient : state.weight.loss) * state.loss;
     total.accuracy += state.cosine > state.largestOther;
     total.targetCosine += state.cosine;
     total.largestOtherCosine += state.largestOther;

@@ -20,6 +20,7 @@
 #include <atomic>
 #include <cfloat>
 
+#include "../batch.h"
 #include "../row.h"
 #include "executor.h"
 #include "narrow_products.h"
@@ -34,7 +35,7 @@ class Step {
  public:
   // A pass over rows [firstRow, firstRow + rows) of the problem; gradients of later passes add to those of earlier
   // ones.
-  Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, double rowGradient);
+  Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, const BatchWeights& weights);
 
   Status run();
   double lossSum() const { return lossSum_; }
@@ -117,6 +118,9 @@ class Step {
   int64_t panelsOf(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }
   bool wantsWeight() const { return problem_.gradWeight || problem_.gradBias || problem_.update; }
   bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
+  bool smooths() const { return problem_.labelSmoothing != 0; }
+  const float* shares(int64_t tile) const;  // v_j of the tile's classes
+  double shareOf(int64_t j) const { return shares(j / plan_.tileClasses)[j % plan_.tileClasses]; }
   bool cancelled() const { return problem_.execution.isCancelled(); }
   // Whole pages: where what is stored is, by the last 12 bits of its address, what is loaded next, the processor waits
   // for the one before it does the other (probabilities took 27 µs a tile instead of 8).
@@ -136,7 +140,7 @@ class Step {
   const int lanes_;
   const int64_t firstRow_, paddedRows_, paddedDim_;
   const bool normalized_, radial_;
-  const double rowGradient_;  // upstream gradient of each row, before gradOutput
+  const BatchWeights& weights_;
   double lossSum_ = 0;
   FirstPlace large_;            // class whose norm is too large
   float leastInverseNorm_ = 0;  // of a class whose products stay finite
@@ -147,6 +151,7 @@ class Step {
   int64_t* computed_;                  // [slots] of the (i, j), those that were not left out
   const std::unique_ptr<Products> products_;
   NarrowProducts* const narrow_;  // the products, where the rows are narrow: these are finished otherwise
+  double allShares_ = 0;          // Σ v of the classes here, of narrow rows with label smoothing
   const bool leavesOut_;          // whether what is negligible may be
 
   // Scratch, laid out in the workspace; N = paddedRows_.
@@ -155,8 +160,9 @@ class Step {
   int32_t* order_;                                  // [rows] rows by label, then by row
   float* classScale_;                               // [C] 1/‖w_j‖, or 1
   float *maxima_, *sums_;                           // [classSlots][N]
-  double* logitSums_;                               // [classSlots][N], only with label smoothing
+  double* logitSums_;                               // [classSlots][N] Σ v·z, only with label smoothing
   float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
+  float* rowEven_;                                  // [N] what label smoothing gives another class, times its share
   float* rowLimit_;                                 // [N] the largest logit that is not filtered
   float* partialWeight_;                            // [rowSlots][C][paddedDim], only with several row slots
   float* partialBias_;                              // [rowSlots][C]

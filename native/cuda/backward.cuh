@@ -10,9 +10,9 @@ struct GradientShared {
 };
 
 // A_ij = ∂loss/∂(cosine of row i to class j), targets left out, and its sums down the columns: Σ_i A_ij·cos_ij is how
-// far a class's gradient goes along its own weights; without cosines Σ_i A_ij is the bias's gradient. `corrected`:
-// operands are pairs.
-template <class Core, bool normalized, bool corrected>
+// far a class's gradient goes along its own weights; without cosines Σ_i A_ij is the bias's gradient. `smooths`: the
+// labels; `corrected`: operands are pairs.
+template <class Core, bool normalized, bool smooths, bool corrected>
 __global__ void __launch_bounds__(tileThreads, Core::blocks)
     gradientTile(StepData<typename Core::Element> step, int firstClass, int classes) {
   using Element = typename Core::Element;
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   Sums sums;
   multiplyLogits<Core, !corrected>(step, tile, staged, sums);
   GradientShared& shared = *reinterpret_cast<GradientShared*>(staged);
-  loadFactors<Core>(step, tile, firstClass, classes, shared.logits);
+  loadFactors<Core, smooths>(step, tile, firstClass, classes, shared.logits);
   __syncthreads();
 
   float columnSums[8] = {};
@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
         const float cosine = sums.at(r, c + i);
         // Rounded before the maximum is subtracted, as in the forward pass: SphereFace's logits may be of any size.
         const float exponent = fmaf(factors.scale, cosine, shared.logits.bias[column]) - factors.maximum;
-        const float a = fmaf(Core::power(exponent), factors.share, -factors.even);
+        const float even = smooths ? factors.even * shared.logits.share[column] : 0;
+        const float a = fmaf(Core::power(exponent), factors.share, -even);
         pair[i] = counted(step, cosine, column == own) ? a : 0;
       }
       const int column = Core::template column<Lies::along>(c);

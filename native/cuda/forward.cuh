@@ -37,12 +37,13 @@ __device__ void multiplyLogits(const StepData<Element>& step, LogitTile tile, El
 // which nobody reads any more: more shared memory would cost the second block of a multiprocessor on sm_86 and sm_89.
 struct LogitShared {
   RowFactors rows[tileSize];
-  int own[tileSize];     // the column of the row's label, or one that is none of the tile's
-  float bias[tileSize];  // in logit units; −∞ past the classes, so that their logits count nothing
+  int own[tileSize];      // the column of the row's label, or one that is none of the tile's
+  float bias[tileSize];   // in logit units; −∞ past the classes, so that their logits count nothing
+  float share[tileSize];  // StepRows::shares, only with label smoothing
 };
 
 // Needs a barrier before it is read.
-template <class Core>
+template <class Core, bool smooths>
 __device__ void loadFactors(const StepRows& step, LogitTile tile, int firstClass, int classes, LogitShared& shared) {
   if (threadIdx.x >= tileSize) return;
   const int row = tile.firstRow + threadIdx.x, column = tile.firstColumn + threadIdx.x;
@@ -52,6 +53,7 @@ __device__ void loadFactors(const StepRows& step, LogitTile tile, int firstClass
   if (step.bias && column < classes)
     bias = step.bias[step.rowOf(firstClass + column)] * static_cast<float>(1 / Core::logitUnit);
   shared.bias[threadIdx.x] = bias;
+  if constexpr (smooths) shared.share[threadIdx.x] = column < classes ? step.shareOf(firstClass + column) : 0;
 }
 
 // Whether another class of this cosine takes part in a row. NaN does: the loss shall show it.
@@ -74,7 +76,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
   Sums sums;
   multiplyLogits<Core>(step, tile, staged, sums);
   ForwardShared& shared = *reinterpret_cast<ForwardShared*>(staged);
-  loadFactors<Core>(step, tile, firstClass, classes, shared.logits);
+  loadFactors<Core, smooths>(step, tile, firstClass, classes, shared.logits);
   __syncthreads();
 
 #pragma unroll
@@ -88,7 +90,8 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
       float& z = sums.at(r, c);
       const bool counts = counted(step, z, column == own);
       z = fmaf(scale, z, shared.logits.bias[column]);
-      if constexpr (smooths) logits += counts && tile.firstColumn + column < classes ? z : 0;
+      if constexpr (smooths)
+        logits += counts && tile.firstColumn + column < classes ? z * shared.logits.share[column] : 0;
       z = counts ? z : -HUGE_VALF;
       maximum = fmaxf(maximum, z);
     }

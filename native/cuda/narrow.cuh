@@ -92,7 +92,7 @@ static __global__ void __launch_bounds__(tileSize)
       const bool counts = counted(step, static_cast<float>(z[k]), j + k == own) && j + k < columns;
       z[k] = counts ? narrowLogit(scale, z[k]) : leftOut;
       largest = fmax(largest, z[k]);
-      logits += counts ? z[k] : 0;
+      if (step.smooths) logits += counts ? z[k] * step.shareOf(firstClass + tile.firstColumn + j + k) : 0;
     }
     if (largest > maximum) {
       const double raised = static_cast<float>(largest);
@@ -105,7 +105,7 @@ static __global__ void __launch_bounds__(tileSize)
     sum += terms;
   }
   step.extremes[at] = make_float2(static_cast<float>(maximum), static_cast<float>(sum));
-  if (step.labelSmoothing != 0) step.logitSums[at] = logits + (first ? 0 : step.logitSums[at]);
+  if (step.smooths) step.logitSums[at] = logits + (first ? 0 : step.logitSums[at]);
 }
 
 // What A is made of, of a block's rows: see RowFactors.
@@ -130,6 +130,7 @@ static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float
   const int column = tile.firstColumn + threadIdx.x;
   if (blockIdx.x == 0) placeTargets(step, column, firstClass, classes);
   float* out = step.gradientOperand + static_cast<int64_t>(tile.firstRow) * step.chunk + column;
+  const float share = step.smooths && column < classes ? step.shareOf(firstClass + column) : 0;
   double sum = 0;
   for (int i = 0; i < tileSize; i += narrowTerms) {
     double cosines[narrowTerms];
@@ -140,7 +141,7 @@ static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float
       const bool own = firstClass + column == rows.labels[row];
       const bool counts = counted(step, static_cast<float>(cosines[k]), own) && column < classes;
       const float difference = static_cast<float>(narrowLogit(rows.scale[row], cosines[k]) - rows.maximum[row]);
-      const float a = counts ? fmaf(expf(difference), rows.share[row], -rows.even[row]) : 0;
+      const float a = counts ? fmaf(expf(difference), rows.share[row], -rows.even[row] * share) : 0;
       out[static_cast<int64_t>(row) * step.chunk] = a;
       sum += counts ? a * cosines[k] : 0;
     }

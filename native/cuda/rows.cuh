@@ -25,10 +25,12 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     product = gpu::warpSum(product);
     inputSquares = gpu::warpSum(inputSquares);
     weightSquares = gpu::warpSum(weightSquares);
-    const double gradient = step.rowGradient * (step.gradOutput ? step.gradOutput[row] : 1);
-    const RowState state = label == labelElsewhere ? rowWithoutTarget(step.margin, label, inputSquares, gradient)
-                                                   : targetRow(step.margin, label, product, inputSquares, weightSquares,
-                                                               step.bias ? step.bias[step.rowOf(label)] : 0, gradient);
+    const double upstream = step.rowGradient * (step.gradOutput ? step.gradOutput[row] : 1);
+    const RowWeight weight = step.rowWeights ? step.rowWeights[row] : step.unweighted;
+    const RowState state = label == labelElsewhere
+                               ? rowWithoutTarget(step.margin, label, inputSquares, weight, upstream)
+                               : targetRow(step.margin, label, product, inputSquares, weightSquares,
+                                           step.bias ? step.bias[step.rowOf(label)] : 0, weight, upstream);
     if (lane == 0) {
       step.states[row] = state;
       step.factors[row] = {static_cast<float>(state.scale / step.logitUnit), 0, 0, 0};
@@ -60,7 +62,7 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
       const float2 partial = step.extremes[static_cast<int64_t>(t) * step.paddedRows + row];
       sum += partial.y * exp((static_cast<double>(partial.x) - maximum) * step.logitUnit);
     }
-    for (int t = lane; step.labelSmoothing != 0 && t < tiles; t += 32)
+    for (int t = lane; step.smooths && t < tiles; t += 32)
       logitSum += step.logitSums[static_cast<int64_t>(t) * step.paddedRows + row];
     totals = {maximum * step.logitUnit, gpu::warpSum(sum), gpu::warpSum(logitSum) * step.logitUnit,
               step.states[row].target, step.states[row].cosine};
@@ -78,15 +80,15 @@ static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
     return;
   }
   const RowTotals totals = step.totalsOfRows[row];
-  const float factor = closeRow(state, totals, step.othersWeight, step.labelSmoothing, step.classesInAll);
+  const float factor = closeRow(state, totals, step.othersWeight);
   step.states[row] = state;
-  step.losses[row] = static_cast<float>(state.loss);
+  step.losses[row] = static_cast<float>(state.weight.loss * state.loss);
   const double gradient = state.gradient * state.scale;
   // A row without other classes has no maximum: any finite one will do.
   step.factors[row] = {static_cast<float>(state.scale / step.logitUnit),
                        totals.sum == 0 ? 0 : static_cast<float>(totals.maximum / step.logitUnit),
                        static_cast<float>(gradient * factor),
-                       static_cast<float>(gradient * step.labelSmoothing / step.classesInAll)};
+                       static_cast<float>(gradient * state.weight.smoothing.even)};
 }
 
 // The target's share of a row's gradInput, while the weights are what the forward pass saw: an update may change them.
@@ -217,8 +219,8 @@ static __global__ void __launch_bounds__(collectThreads) collectLosses(StepRows 
     });
   };
   Totals totals{};
-  totals.loss =
-      sum([&](const RowState& state) { return step.perRowGradient ? state.gradient * state.loss : state.loss; });
+  totals.loss = sum(
+      [&](const RowState& state) { return (step.perRowGradient ? state.gradient : state.weight.loss) * state.loss; });
   totals.accuracy = sum([&](const RowState& state) { return state.cosine > state.largestOther ? 1.0 : 0.0; });
   totals.targetCosine = sum([](const RowState& state) { return state.cosine; });
   totals.largestOther = sum([](const RowState& state) { return state.largestOther; });

@@ -70,8 +70,8 @@ class Step {
     data.perRowGradient = problem_.reduction == Reduction::none;
     data.rowGradient = weights_.rowGradient;
     data.othersWeight = problem_.othersWeight;
-    data.labelSmoothing = problem_.labelSmoothing;
-    data.classesInAll = problem_.classesInAll();
+    data.smooths = problem_.labelSmoothing != 0;
+    data.unweighted = weights_.unweighted;
     data.logitUnit = Core::logitUnit;
     data.margin = problem_.margin;
     data.interclassFilter = problem_.filters() ? static_cast<float>(problem_.interclassFilter) : HUGE_VALF;
@@ -103,6 +103,8 @@ class Step {
     order_ = layout.take<int32_t>(rows);
     sorted_ = layout.take<int32_t>(rows);
     gradOutput_ = problem_.gradOutput ? layout.take<float>(rows) : nullptr;
+    rowWeights_ = layout.take<RowWeight>(static_cast<int64_t>(weights_.rows.size()));
+    shares_ = layout.take<float>(static_cast<int64_t>(weights_.shares.size()));
     data.weight = problem_.resident ? problem_.weight : layout.take<float>(classes * dim);
     data.bias = problem_.resident || !problem_.bias ? problem_.bias : layout.take<float>(classes);
     sample_ = problem_.sample ? layout.take<int32_t>(classes) : nullptr;
@@ -112,6 +114,8 @@ class Step {
     data.order = order_;
     data.sorted = sorted_;
     data.gradOutput = gradOutput_;
+    data.rowWeights = rowWeights_;
+    data.shares = shares_;
     data.states = layout.take<RowState>(rows);
     data.totalsOfRows = layout.take<RowTotals>(rows);
     data.factors = layout.take<RowFactors>(padded);
@@ -122,7 +126,7 @@ class Step {
                    layout.take<double>(narrow_ ? plan_.chunk * dim : 0), layout.take<float>(plan_.chunk)};
     data.gradientOperand = gradient ? layout.take<Element>(planes * padded * plan_.chunk) : nullptr;
     data.extremes = layout.take<float2>(tiles * padded);
-    data.logitSums = layout.take<double>(problem_.labelSmoothing != 0 ? tiles * padded : 0);
+    data.logitSums = layout.take<double>(data.smooths ? tiles * padded : 0);
     data.columnSums = layout.take<float>(padded / tileSize * plan_.chunk);
     data.targetPlaces = layout.take<int32_t>(plan_.chunk);
     const int64_t partials = problem_.gradInput ? plan_.inputSlots * padded * plan_.paddedDim : 0;
@@ -153,6 +157,8 @@ class Step {
     if (input_) device_.upload(input_, problem_.input, rows * dim * 4);
     if (sample_) device_.upload(sample_, problem_.sample, classes * 4);
     if (gradOutput_) device_.upload(gradOutput_, problem_.gradOutput, rows * 4);
+    if (rowWeights_) device_.upload(rowWeights_, weights_.rows.data(), rows * static_cast<int64_t>(sizeof(RowWeight)));
+    if (shares_) device_.upload(shares_, weights_.shares.data(), classes * 4);
     if (!problem_.resident) {
       device_.upload(data_.weight, problem_.weight, classes * dim * 4);
       if (problem_.bias) device_.upload(data_.bias, problem_.bias, classes * 4);
@@ -254,7 +260,7 @@ class Step {
     const int classes = static_cast<int>(plan_.chunkSize(c));
     if (narrow_) narrowLogits(c);
     else
-      launchTiles("compute the logits", data_.labelSmoothing != 0 ? forwardTile<Core, true> : forwardTile<Core, false>,
+      launchTiles("compute the logits", data_.smooths ? forwardTile<Core, true> : forwardTile<Core, false>,
                   dim3(data_.rowTiles(), tilesOf(classes)), static_cast<int>(plan_.firstClass(c)), classes, c == 0);
     leaveChunk(c);
   }
@@ -265,8 +271,7 @@ class Step {
     const unsigned tiles = tilesOf(classes), dimTiles = static_cast<unsigned>(data_.dimTiles());
     if (narrow_) narrowGradients(c);
     else
-      launchTiles("compute the logits' gradient", data_.normalized ? gradientKernel<true>() : gradientKernel<false>(),
-                  dim3(data_.rowTiles(), tiles), firstClass, classes);
+      launchTiles("compute the logits' gradient", gradientKernel(), dim3(data_.rowTiles(), tiles), firstClass, classes);
     // First what reads the classes' weights once more, while the level-2 cache may still hold them.
     if (wantsWeight()) {
       if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
@@ -283,11 +288,16 @@ class Step {
     leaveChunk(c);
   }
 
+  auto gradientKernel() const { return data_.normalized ? gradientKernel<true>() : gradientKernel<false>(); }
   template <bool normalized>
   auto gradientKernel() const {
+    return data_.smooths ? gradientKernel<normalized, true>() : gradientKernel<normalized, false>();
+  }
+  template <bool normalized, bool smooths>
+  auto gradientKernel() const {
     if constexpr (Rounded<Element>::rounds)
-      if (data_.terms == leadingAndCorrection) return gradientTile<Core, normalized, true>;
-    return gradientTile<Core, normalized, false>;
+      if (data_.terms == leadingAndCorrection) return gradientTile<Core, normalized, smooths, true>;
+    return gradientTile<Core, normalized, smooths, false>;
   }
 
   template <bool aligned>
@@ -350,7 +360,8 @@ class Step {
   StepData<Element> data_{};
   ClassOperand operands_[2];
   // In the workspace, as what is uploaded into.
-  float *input_ = nullptr, *gradOutput_ = nullptr;
+  float *input_ = nullptr, *gradOutput_ = nullptr, *shares_ = nullptr;
+  RowWeight* rowWeights_ = nullptr;
   int32_t *labels_ = nullptr, *order_ = nullptr, *sorted_ = nullptr, *sample_ = nullptr;
   // The first three are made here, and live for as long as they may be on their way.
   std::vector<int32_t> hostLabels_, hostOrder_, hostSorted_;

@@ -32,7 +32,7 @@ constexpr float leftOut = -3.402823466e38f;
 // logitUnit, ln 2 for those that raise 2 and not e to them.
 struct alignas(16) RowFactors {
   float scale, maximum;
-  float share, even;  // with the row's upstream gradient in them; even: what label smoothing gives each class
+  float share, even;  // with the row's gradient in them; even: what label smoothing gives another class of share 1
 };
 
 struct Totals {
@@ -51,26 +51,30 @@ struct StepRows {
   int inputSlots;         // shares of a chunk's classes, each with a partial gradInput of its own
   int terms;              // leadingOnly or leadingAndCorrection
   bool normalized, radial, perRowGradient;
-  double rowGradient, othersWeight, labelSmoothing, classesInAll;
+  bool smooths;  // the labels
+  double rowGradient, othersWeight;
+  RowWeight unweighted;  // of each row, where rowWeights is null
   double logitUnit;
   Margin margin;
 
-  const int32_t* sample;    // [classes] where their weights lie, or null: in order
-  float interclassFilter;   // the largest cosine to another class that counts
-  const float* input;       // [rows][dim]
-  float* weight;            // [classes][dim]
-  float* bias;              // [classes] or null
-  const int32_t* labels;    // [paddedRows], −1 from rows on
-  const int32_t* order;     // [rows] rows by label, then by row
-  const int32_t* sorted;    // [rows] their labels
-  const float* gradOutput;  // [rows] or null
+  const int32_t* sample;        // [classes] where their weights lie, or null: in order
+  float interclassFilter;       // the largest cosine to another class that counts
+  const float* input;           // [rows][dim]
+  float* weight;                // [classes][dim]
+  float* bias;                  // [classes] or null
+  const int32_t* labels;        // [paddedRows], −1 from rows on
+  const int32_t* order;         // [rows] rows by label, then by row
+  const int32_t* sorted;        // [rows] their labels
+  const float* gradOutput;      // [rows] or null
+  const RowWeight* rowWeights;  // [rows] or null
+  const float* shares;          // [classes] what label smoothing gives each beside the others; null: all 1
 
   RowState* states;         // [rows]
   RowTotals* totalsOfRows;  // [rows]
   RowFactors* factors;      // [paddedRows]
   float* classScale;        // [chunk] 1/‖w‖; 1 for raw scores
   float2* extremes;         // [chunkTiles][paddedRows] running maximum in logit units, and Σ e^(z − maximum)
-  double* logitSums;        // [chunkTiles][paddedRows] in logit units, only with label smoothing
+  double* logitSums;        // [chunkTiles][paddedRows] Σ v·z in logit units, only with label smoothing
   float* columnSums;        // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
   int32_t* targetPlaces;    // [chunk] where the class's rows begin in `order`, or −1
   float* partialInput;      // [inputSlots][paddedRows][paddedDim]
@@ -96,6 +100,7 @@ struct StepRows {
   // The row of weight, bias and states that belongs to a class.
   __device__ int64_t rowOf(int label) const { return sample ? sample[label] : label; }
   __device__ float* weightRow(int label) const { return weight + rowOf(label) * dim; }
+  __device__ float shareOf(int label) const { return shares ? shares[label] : 1; }
   __host__ __device__ int rowTiles() const { return paddedRows / tileSize; }
   __host__ __device__ int dimTiles() const { return (paddedDim + tileSize - 1) / tileSize; }
 };
