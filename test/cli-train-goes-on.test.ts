@@ -4,8 +4,8 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { MarginHead } from '../lib/index'
-import { cli, inFolder } from './cli-support'
-import { common, good, logOf, read, signalAtCheckpoint, writeData } from './cli-train-support'
+import { cli, inFolder, writeNpy } from './cli-support'
+import { classes, common, good, logOf, read, signalAtCheckpoint, writeData } from './cli-train-support'
 
 const test = suite('train goes on')
 const sameHead = (folder: string, a: string, b: string) =>
@@ -180,6 +180,43 @@ test('classes keep their names and numbers in the head, and in what begins from 
     assert.match(third.stderr, /the head's 3 class names in .*third\.csv but received "dan"/)
     const fourth = await train('second', '--from', 'first.safetensors', '--classes', '5')
     assert.match(fourth.stderr, /Expected 3 for --classes, as first\.safetensors has, but received 5/)
+  }))
+
+test('class weights, balanced or from a file, reach the head and survive a resumption', () =>
+  inFolder(async (folder) => {
+    writeData(folder)
+    const weights = Float64Array.from({ length: classes }, (_, i) => (i + 1) / 8)
+    writeNpy(path.join(folder, 'w.npy'), '<f8', [classes], weights)
+    const args = ['--epochs', '1', '--validation', '0.11', '--class-weights']
+    await good([...args, 'w.npy', '--out', 'file.safetensors'], { cwd: folder })
+    await good([...args, 'balanced', '--out', 'balanced.safetensors'], { cwd: folder })
+    const weightsOf = async (name: string) => {
+      using head = await MarginHead.load(path.join(folder, `${name}.safetensors`))
+      return head.classWeights
+    }
+    assert.equal(await weightsOf('file'), Float32Array.from(weights))
+    const { epochs } = logOf(folder, 'balanced')
+    assert.is(epochs.length, 1)
+    // 534 training rows of 12 classes: about 1 each, and none the same by chance alone.
+    const even = (await weightsOf('balanced')) as Float32Array
+    for (const weight of even) assert.ok(weight > 0.8 && weight < 1.25, `${even}`)
+    assert.ok(new Set(even).size > 1)
+    await good(['train', '--out', 'file.safetensors', '--resume', '--epochs', '2'], { cwd: folder })
+    assert.equal(await weightsOf('file'), Float32Array.from(weights))
+    const resume = ['train', '--out', 'file.safetensors', '--resume', '--class-weights', 'balanced']
+    const other = await cli(resume, { cwd: folder })
+    assert.match(other.stderr, /Expected w\.npy for --class-weights, as in .* but received balanced/)
+    weights[3] = -1
+    writeNpy(path.join(folder, 'w.npy'), '<f8', [classes], weights)
+    const negative = await cli([...common, ...args, 'w.npy', '--out', 'h.safetensors'], { cwd: folder })
+    assert.match(negative.stderr, /weights from 0 but received -1 in row 3 /)
+    const few = await cli([...common, ...args, 'w.npy', '--out', 'h.safetensors', '--classes', '13'], {
+      cwd: folder,
+    })
+    assert.match(
+      few.stderr,
+      /a weight for each of 13 classes in w\.npy but received an array of shape \[12\]/
+    )
   }))
 
 const full = fs.existsSync('/dev/full') ? test : test.skip

@@ -10,6 +10,7 @@ import { addTextOptions, type Reading } from '../data/options'
 import { cleanUp, finishStepFirst, interrupted } from '../interrupt'
 import { addWithAliases, explain, integerFrom, numberFrom } from '../options'
 import { checkTarget, complain, Failure, Misuse, needPackages } from '../terminal'
+import { balanced, balancedWeights, readWeights } from './class-weights'
 import { checkData, checkPresent, type ReadData, readData } from './data'
 import { type Epoch, type Files, filesOf, fromSource, type Log, readLog, toSource } from './log'
 import { checkTogether, optionsOf, type SettingOptions, settingOptions, settingsOf, spoken } from './options'
@@ -23,6 +24,7 @@ interface Options extends SettingOptions, TextOptions {
   out: string
   from?: string
   classes?: number
+  classWeights?: string
   checkpointSteps: number
   resume?: boolean
   restart?: boolean
@@ -54,6 +56,10 @@ export function addTrain(all: Command): void {
     )
   for (const { option, aliases } of settingOptions) addWithAliases(command, option, aliases)
   command
+    .option(
+      '--class-weights <file>',
+      'how much each class counts in the loss: a file, or balanced, by its rows'
+    )
     .addOption(new Option('--validation-classes <share>').argParser(numberFrom(0, 1)).hideHelp())
     .option('--checkpoint-steps <number>', 'between checkpoints, besides one an epoch', integerFrom(1), 1000)
     .option('--resume', 'go on with the training of --out; its files and settings are known')
@@ -85,7 +91,9 @@ async function train(typed: Options, command: Command): Promise<void> {
     Object.entries(typed).filter(([name]) => command.getOptionValueSource(name) !== 'default')
   )
   checkUse(typed)
-  await checkPresent({ embeddings: given.embeddings, labels: given.labels, 'a head': given.from })
+  const { embeddings, labels, from, classWeights } = given
+  const weights = classWeights === balanced ? undefined : classWeights
+  await checkPresent({ embeddings, labels, 'a head': from, 'class weights': weights })
   const files = filesOf(typed.out)
   const saved = typed.resume ? await readLog(files.log) : undefined
   const options = saved
@@ -170,16 +178,34 @@ async function prepare(
   saved: Log | undefined
 ): Promise<Training> {
   const where = { device: options.device as 'auto' | undefined, threads: options.threads }
-  if (saved) return Training.resume(saved, plan, data, files, where)
+  const weighted = options.classWeights
+  const classWeights =
+    weighted === undefined || weighted === balanced ? weighted : toSource(files.log, weighted)
+  if (saved) {
+    if (weighted !== undefined && classWeights !== saved.classWeights)
+      throw new Failure(
+        `Expected ${saved.classWeights ?? 'none'} for --class-weights, as in the training to be resumed, but received ${classWeights}`
+      )
+    return Training.resume(saved, plan, data, files, where) // the checkpoint has the weights
+  }
   const sources: Record<string, string> = {}
   for (const name of ['embeddings', 'labels', 'from', 'log'] as const)
     if (options[name] !== undefined) sources[name] = toSource(files.log, options[name])
   const { classes: classesGiven, columns, labelColumn, encoding } = options
-  const given = { sources, classesGiven, text: { columns, labelColumn, encoding } }
+  const given = { sources, classesGiven, classWeights, text: { columns, labelColumn, encoding } }
   return Training.start(plan, data, files, where, given, {
     weights: await firstWeights(plan, options),
+    classWeights: await classWeightsOf(options.classWeights, plan, data.labels),
     classNames: names?.length === classes ? names : undefined, // else some classes have no rows, and no names
   })
+}
+
+async function classWeightsOf(asked: string | undefined, plan: Plan, labels: Int32Array) {
+  if (asked === undefined) return undefined
+  const { classes } = plan.settings.head
+  return asked === balanced
+    ? balancedWeights(labels, plan.trainingRows, classes)
+    : readWeights(asked, classes)
 }
 
 /** The class weights of the head that the training begins from. */

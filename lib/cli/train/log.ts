@@ -58,6 +58,8 @@ export interface Log {
   classesGiven?: number
   /** How text files were to be read. */
   text?: TextOptions
+  /** `balanced`, or their file as in `sources`; the numbers are in the head's file. */
+  classWeights?: string
   /** Of embeddings and labels. */
   data: string
   epochs: Epoch[]
@@ -98,6 +100,8 @@ function checkLog(content: unknown): Log {
   for (const part of ['sources', 'text'] as const)
     for (const [name, value] of Object.entries(propertiesOf(log[part] ?? {}, part)))
       if (typeof value !== 'string') throw new Error(`its ${part}.${name} is ${shown(value)}, not a string`)
+  if (log.classWeights !== undefined && typeof log.classWeights !== 'string')
+    throw new Error(`its classWeights is ${shown(log.classWeights)}, not a string`)
   for (const part of ['epochs', 'sums'] as const) {
     const entries = log[part]
     if (!Array.isArray(entries)) throw new Error(`its ${part} are ${shown(entries)}, not an array`)

@@ -9,7 +9,7 @@ import type { Balance } from './sampler'
 import { type Schedule, scheduleNames } from './schedules'
 
 export interface TrainingSettings extends Schedule, Balance {
-  head: Omit<MarginHeadOptions, 'device' | 'threads' | 'group' | 'weights' | 'classNames'>
+  head: Omit<MarginHeadOptions, 'device' | 'threads' | 'group' | 'weights' | 'classNames' | 'classWeights'>
   batch: number
   epochs: number
   /** Share of the rows that are kept back. */

@@ -39,14 +39,14 @@ export class Training {
     private readonly log: Log
   ) {}
 
-  /** @param first values of the class weights, and names of the classes */
+  /** @param first what the head is given besides its settings */
   static async start(
     plan: Plan,
     data: TrainingData,
     files: Files,
     where: Where,
-    given: Pick<Log, 'sources' | 'classesGiven' | 'text'>,
-    first: Pick<MarginHeadOptions, 'weights' | 'classNames'>
+    given: Pick<Log, 'sources' | 'classesGiven' | 'text' | 'classWeights'>,
+    first: Pick<MarginHeadOptions, 'weights' | 'classNames' | 'classWeights'>
   ): Promise<Training> {
     const log = {
       format: logFormat,
