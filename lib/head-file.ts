@@ -1,5 +1,5 @@
 // A head in a file: one safetensors file, or for a sharded head one a rank and an index that names them (head-shards.ts).
-import { realpath, unlink } from 'node:fs/promises'
+import { unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { gatherTexts, together } from './agreement'
 import { integerFrom, newArray, options } from './check'
@@ -29,7 +29,7 @@ import {
   writeIndex,
 } from './head-shards'
 import { beginSave, endSave, removeLeftovers } from './leftovers'
-import { closeRead } from './read-file'
+import { closeRead, realpath } from './read-file'
 import {
   type ByteTensor,
   checkDigest,

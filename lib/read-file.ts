@@ -1,12 +1,24 @@
 // Reading files so that nothing hangs or grows without bound: opened without blocking, regular files only, limits that are
 // named where they are exceeded.
-import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from 'node:fs'
-import { type FileHandle, open, stat } from 'node:fs/promises'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readSync,
+  realpath as realpathByParts,
+  type Stats,
+} from 'node:fs'
+import { type FileHandle, open, realpath as realpathBySystem, stat } from 'node:fs/promises'
+import { promisify } from 'node:util'
 
 // Windows has neither flag.
 const { O_RDONLY, O_NONBLOCK = 0, O_NOCTTY = 0 } = constants as Partial<typeof constants> & typeof constants
 const pieceBytes = 2 ** 25
 const piecesAtOnce = 4 // as many threads as libuv has for files
+
+/** Where a path leads. The call of Windows fails on RAM disks (EISDIR), and Wine's for more than 260 letters. */
+export const realpath = process.platform === 'win32' ? promisify(realpathByParts) : realpathBySystem
 
 /** What a path leads to, for a message. */
 export function kindOf(info: Stats): string {

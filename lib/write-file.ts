@@ -1,13 +1,13 @@
 // The one way in which this package writes files: all bytes or an error; beside the target, to the disk, then renamed, so
 // that a file of this name is always a whole one, the old or the new, even if the power fails.
 import { constants, fsync, type Stats, write as writeDescriptor } from 'node:fs'
-import { type FileHandle, lstat, open, readlink, realpath, rename, stat, unlink } from 'node:fs/promises'
+import { type FileHandle, lstat, open, readlink, rename, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as wait } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { fileError } from './file-error'
 import { beginSave, endSave, removeLeftovers, temporaryName } from './leftovers'
-import { bytesOf, notRegular } from './read-file'
+import { bytesOf, notRegular, realpath } from './read-file'
 
 const {
   O_RDONLY,

@@ -56,7 +56,9 @@ for (const page of ['README.md', ...guides])
     ;(runs ? test : test.skip)(`${page}: program ${i + 1}`, async () => {
       const [, lines = ''] =
         page === 'README.md' ? (Object.entries(before).find(([word]) => program.includes(word)) ?? []) : []
-      const folder = fs.mkdtempSync(path.join(root, 'build', 'docs-'))
+      const build = path.join(root, 'build') // not there where a prebuilt binary is
+      fs.mkdirSync(build, { recursive: true })
+      const folder = fs.mkdtempSync(path.join(build, 'docs-'))
       try {
         const file = path.join(folder, 'program.mjs')
         fs.writeFileSync(file, `${lines}\n${program}`)

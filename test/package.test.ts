@@ -36,6 +36,7 @@ test('both entries share one copy of the state', () => {
     import { MarginHead } from 'margin-softmax'
     console.log(createRequire(import.meta.url)('margin-softmax').MarginHead === MarginHead)`
   const file = path.join(root, 'build', 'one-copy.mjs') // in the package, but in no tarball
+  fs.mkdirSync(path.dirname(file), { recursive: true })
   fs.writeFileSync(file, code)
   try {
     assert.is(run(file), 'true')
