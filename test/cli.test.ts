@@ -32,7 +32,7 @@ const misuses: [string[], RegExp][] = [
   [[], /Usage: margin-softmax/],
   [['nothing'], /unknown command 'nothing'/],
   [['info', '--colour'], /unknown option '--colour'/],
-  [['verify'], /required option '--embeddings <file>'/],
+  [['verify'], /Expected either --embeddings or --scores but received neither/],
   [['inspect'], /missing required argument 'file'/],
   [['train', '--embeddings', 'a.npy', '--out', 'a.safetensors', '--epochs', '0'], /integer of at least 1/],
   [
