@@ -24,6 +24,7 @@ const settingChanges = [
   'sampleCorrection',
   'interclassFilter',
   'negligible',
+  'maxGradientNorm',
   'seed',
 ] as const
 export const changeNames = [...fixedNames, ...settingChanges, 'classNames']

@@ -70,6 +70,13 @@ export interface MarginHeadOptions extends ExecutionOptions {
    */
   negligible?: number | undefined
   /**
+   * To which the gradient of class weights and bias is clipped, all classes together, as `torch.nn.utils.clip_grad_norm_` has
+   * it: a longer one is scaled down to this norm, and one that is not finite counts as 0. `gradInput` and the reported
+   * `gradientNorm` are those before. The gradient is computed twice, since it is never stored: a step takes about 1.7 times
+   * as long. From 0. Default 0: it is not clipped.
+   */
+  maxGradientNorm?: number | undefined
+  /**
    * What the class weights [C,D] are stored in. `'bfloat16'` halves their memory, on the CPU alone: a step reads them as
    * they are, computes the new ones in float32 and rounds each at random to one of its two neighbours, so that the mean
    * is the exact one and updates far below a bfloat16's resolution add up. The random bits belong to seed, step, class
@@ -178,6 +185,7 @@ export interface HeadChanges
       | 'sampleCorrection'
       | 'interclassFilter'
       | 'negligible'
+      | 'maxGradientNorm'
       | 'seed'
       | 'classNames'
     >
@@ -207,6 +215,7 @@ export interface Settings {
   sampleCorrection: boolean
   interclassFilter: number
   negligible: number
+  maxGradientNorm: number
   weightStorage: WeightStorage
   seed: number
 }
@@ -239,6 +248,7 @@ export const settingNames: readonly (keyof Settings)[] = [
   'sampleCorrection',
   'interclassFilter',
   'negligible',
+  'maxGradientNorm',
   'weightStorage',
   'seed',
 ]
@@ -275,7 +285,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
   const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
   const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
   const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1 } = given
-  const { negligible = 1e-7, weightStorage = 'float32', seed = defaultSeed } = given
+  const { negligible = 1e-7, maxGradientNorm = 0, weightStorage = 'float32', seed = defaultSeed } = given
   const classes = size(given.classes, 'classes')
   const dim = size(given.dim, 'dim')
   const { margin } = encodeMargin(asked)
@@ -301,6 +311,7 @@ export function checkSettings(given: MarginHeadOptions): Settings {
     sampleCorrection: boolean(sampleCorrection, 'sampleCorrection'),
     interclassFilter,
     negligible: checkNegligible(negligible),
+    maxGradientNorm: numberFrom(maxGradientNorm, 'maxGradientNorm', 0),
     weightStorage: checkWeightStorage(weightStorage),
     seed: integerFrom(seed, 'seed', 0),
   }

@@ -122,6 +122,7 @@ HeadSettings readSettings(Napi::Object request) {
   settings.sampleCorrection = request.Get("sampleCorrection").ToBoolean();
   settings.interclassFilter = number("interclassFilter");
   settings.negligible = number("negligible");
+  settings.maxGradientNorm = number("maxGradientNorm");
   settings.seed = static_cast<uint64_t>(integer("seed"));
   settings.optimizerStart = integer("optimizerStart");
   if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))

@@ -132,6 +132,7 @@ Status Head::change(const HeadSettings& next) {
   settings_.sampleCorrection = next.sampleCorrection;
   settings_.interclassFilter = next.interclassFilter;
   settings_.negligible = next.negligible;
+  settings_.maxGradientNorm = next.maxGradientNorm;
   settings_.seed = next.seed;
   return {};
 }
@@ -183,6 +184,7 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.classes = settings_.classes;
   problem.dim = settings_.dim;
+  problem.firstClass = settings_.firstClass;
   problem.execution = here(problem.execution);
   problem.resident = true;
   problem.bfloat16Weight = bfloat16Of("weight");
@@ -204,11 +206,15 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
       update.weightState[i] = weightState_[i].as<float>();
       update.biasState[i] = biasState_[i].as<float>();
     }
-    problem.update = &update;
   }
   Status status;
   try {
-    status = compute(problem, train, learningRate);
+    if (train && settings_.maxGradientNorm > 0) {
+      status = computeClipped(problem, update, learningRate);
+    } else {
+      if (train) problem.update = &update;
+      status = compute(problem, train, learningRate);
+    }
   } catch (const std::bad_alloc&) {
     status = Status::outOfMemory("the step", 0);
     if (sharding_) status = sharding_->refuse(status);
@@ -219,6 +225,24 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     release();
     status.message += "; the head held part of an update and was disposed of";
   }
+  return status;
+}
+
+// The norm is known only after the whole gradient, which is stored nowhere. So the gradient is computed twice: to be
+// measured, with everything that is reported, and, scaled, to be spent. The factor is that of PyTorch's clip_grad_norm_.
+Status Head::computeClipped(Problem& problem, Update& update, double learningRate) {
+  Problem spent = problem;
+  problem.measuresGradient = true;
+  if (Status status = compute(problem, true, learningRate); !status) return status;
+  const double norm = std::sqrt(problem.statistics->gradientSquares);
+  const double factor = std::isfinite(norm) ? std::min(1.0, settings_.maxGradientNorm / (norm + 1e-6)) : 0;
+  Statistics statistics;
+  spent.statistics = &statistics;
+  spent.gradInput = nullptr;
+  spent.gradScale *= factor;
+  spent.update = &update;
+  const Status status = compute(spent, true, learningRate);
+  problem.updateBegun = spent.updateBegun;
   return status;
 }
 
@@ -269,6 +293,7 @@ Status Head::topK(TopKProblem& problem) {
   const Use use(*this);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.execution = here(problem.execution);
+  problem.firstClass = settings_.firstClass;
   problem.resident = true;
   problem.bfloat16Weight = bfloat16Of("weight");
   if (!problem.bfloat16Weight) problem.weight = weight_.as<float>();

@@ -25,6 +25,7 @@ struct HeadSettings {
   bool sampleCorrection = false;  // whether they stand for all of them in the softmax
   double interclassFilter = 1;    // see Problem
   double negligible = 0;          // see Problem
+  double maxGradientNorm = 0;     // to which the gradient of weights and bias is clipped; 0: it is not
   uint64_t seed = 0;              // of the first weights and of the samples
   int device = cpuDevice;         // where the arrays lie and every step runs
   Precision precision = Precision::float32;
@@ -104,6 +105,7 @@ class Head {
   Execution here(Execution execution) const;
   Status sample(Problem& problem);
   void weighTargets(Problem& problem);
+  Status computeClipped(Problem& problem, Update& update, double learningRate);
   Status compute(Problem& problem, bool train, double learningRate);
   Memory* memoryOf(const char* name);
   uint16_t* bfloat16Of(const char* name);

@@ -74,6 +74,7 @@ struct Problem {
   // The classes that take part (sampling.h), ascending, or null: all of them. Where given, `classes` counts them,
   // labels are places in it, and what belongs to class j lies in row sample[j] of the resident arrays.
   const int32_t* sample = nullptr;     // [classes]
+  int64_t firstClass = 0;              // of this process's among those of all, for messages
   TotalsExchange* exchange = nullptr;  // where the classes are one process's share
   int64_t allClasses = 0;              // of all processes; 0: `classes`
   double othersWeight = 1;             // how many other classes each that takes part stands for in a row's sum
@@ -93,11 +94,15 @@ struct Problem {
   Statistics* statistics = nullptr;
   Update* update =
       nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
-  bool updateBegun = false;  // out, on failure: parameters may hold part of the update
+  bool measuresGradient = false;  // the norm of the weights' gradient is wanted, in `statistics`, without either
+  bool updateBegun = false;       // out, on failure: parameters may hold part of the update
   Execution execution;
 
   int64_t rowOf(int64_t j) const { return sample ? sample[j] : j; }
   double classesInAll() const { return static_cast<double>(allClasses ? allClasses : classes); }
+  bool wantsWeightGradient() const { return gradWeight || gradBias || update || measuresGradient; }
+  // A loss that is not finite fails, before any change.
+  bool trains() const { return update || measuresGradient; }
   bool filters() const { return interclassFilter < 1; }
   bool isNarrow() const {
     return isNormalized(margin) && dim < narrowBelow && execution.precision == Precision::float32;
@@ -112,6 +117,7 @@ struct TopKProblem {
   const float* weight = nullptr;             // [C,D]
   const uint16_t* bfloat16Weight = nullptr;  // [C,D] in its place, as in Problem
   const float* bias = nullptr;               // [C] or null
+  int64_t firstClass = 0;                    // as in Problem
   bool normalized = true;
   int32_t* indices = nullptr;  // [B,k], best first; equal scores in class order
   float* scores = nullptr;     // [B,k]

@@ -122,6 +122,13 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
       }
   },
 
+  async clipped(group) {
+    for (const sampleRate of [1, 0.4]) {
+      const options = { ...training, classes: 37, dim: 12, sampleRate, maxGradientNorm: 0.05, seed: 4 }
+      await compare(group, options, `clipped, rate ${sampleRate}`)
+    }
+  },
+
   async weighted(group) {
     for (const [classes, dim] of [
       [group.size, 12],
@@ -354,6 +361,16 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
     sameBits(head.weights(), before, 'weights after a refused step')
     assert.strictEqual(head.iteration, 0)
     await head.step(input, labels) // the head goes on
+    throw new Error('as expected')
+  },
+  async longWeights(group) {
+    // The last rank's last class, by its number among all.
+    const weights = new Float32Array(training.classes * training.dim).fill(0.1).fill(3e38, -training.dim)
+    const head = await MarginHead.create({ ...training, weights, group })
+    const { input, labels } = batchOf(1, group.rank, training.classes, training.dim)
+    const named = new RegExp(`weights of class ${training.classes - 1} but received a larger one`)
+    await assert.rejects(head.step(input, labels), named)
+    await assert.rejects(head.topK(input, 1), named)
     throw new Error('as expected')
   },
   async memoryOfHead(group, odd) {

@@ -33,6 +33,7 @@ if (mpi.missing) {
       ['equal', 'steps equal those of a whole head: every margin and optimizer'],
       ['sizes', 'steps equal those of a whole head: uneven shares, a class for each rank'],
       ['sampled', 'steps on a sample of the classes equal those of a whole head'],
+      ['clipped', 'the gradient of all ranks is clipped as that of a whole head'],
       ['weighted', 'weights of classes and of rows are those of a whole head'],
       ['stored', 'weights stored in bfloat16 are rounded as those of a whole head'],
       ['again', 'the same bits from run to run and for any number of threads'],
@@ -111,6 +112,12 @@ if (mpi.missing) {
     [
       'notFinite',
       'embeddings that are not finite',
+      /as expected|ended its process with code 1/,
+      /as expected|ended its process/,
+    ],
+    [
+      'longWeights',
+      'weights of a norm that is too large',
       /as expected|ended its process with code 1/,
       /as expected|ended its process/,
     ],

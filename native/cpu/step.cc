@@ -35,7 +35,7 @@ Status Step::run() {
   if (plan_.rowSlots > 1)
     forEach(plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, tileWeights(tile, thread).weight); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
-  if (large_.found()) return Status::tooLarge(problem_.rowOf(large_.place()));
+  if (large_.found()) return Status::tooLarge(problem_.firstClass + problem_.rowOf(large_.place()));
   if (problem_.exchange)
     if (Status status = exchangeTotals(); !status) return status;
   forEach(roundUp(plan_.rows, lanes_) / 8, [&](int64_t block, int thread) {
@@ -365,7 +365,7 @@ Status Step::collect() {
   for (int64_t i = 0; i < plan_.rows; i++) {
     const RowState& state = states_[i];
     if (state.label == ignoredLabel) continue;
-    if (problem_.update && !std::isfinite(state.loss))
+    if (problem_.trains() && !std::isfinite(state.loss))
       return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
     lossSum_ += (problem_.reduction == Reduction::none ? state.gradient : state.weight.loss) * state.loss;
     total.accuracy += state.cosine > state.largestOther;

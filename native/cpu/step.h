@@ -116,7 +116,7 @@ class Step {
   const int32_t* firstTarget(int64_t label) const;
   float* tileElement(float* tile, int64_t row, int64_t classInTile) const;
   int64_t panelsOf(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }
-  bool wantsWeight() const { return problem_.gradWeight || problem_.gradBias || problem_.update; }
+  bool wantsWeight() const { return problem_.wantsWeightGradient(); }
   bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
   bool smooths() const { return problem_.labelSmoothing != 0; }
   const float* shares(int64_t tile) const;  // v_j of the tile's classes

@@ -41,7 +41,7 @@ class TopK {
     const int threads = problem_.execution.threads;
     pool.forEach(threads, paddedRows_ / 16, [&](int64_t item, int) { prepareRows(item); });
     pool.forEach(threads, plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, thread); });
-    if (large_.found()) return Status::tooLarge(large_.place());
+    if (large_.found()) return Status::tooLarge(problem_.firstClass + large_.place());
     pool.forEach(threads, classSlots_ * plan_.rowChunks, [&](int64_t slot, int thread) { search(slot, thread); });
     pool.forEach(threads, plan_.rows, [&](int64_t row, int) { merge(row); });
     return problem_.execution.isCancelled() ? Status::abandoned() : Status{};

@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
             weight[r][e] = updated<use>(step, weight[r][e], state[0][r][e], state[1][r][e], g);
         }
         if constexpr (use == WeightUse::gradient) {
-          Part::store(step.gradWeight + at, limit, gradient);
+          if (step.gradWeight) Part::store(step.gradWeight + at, limit, gradient);
         } else {
           Part::store(step.weight + at, limit, weight[r]);
 #pragma unroll

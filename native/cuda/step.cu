@@ -49,7 +49,7 @@ class Step {
   }
 
  private:
-  bool wantsWeight() const { return problem_.gradWeight || problem_.gradBias || problem_.update; }
+  bool wantsWeight() const { return problem_.wantsWeightGradient(); }
   bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
   bool cancelled() const { return problem_.execution.isCancelled(); }
 
@@ -140,7 +140,7 @@ class Step {
     data.losses = layout.take<float>(rows);
     data.gradInput = problem_.rowsResident || !problem_.gradInput ? problem_.gradInput : layout.take<float>(rows * dim);
     // A gradient of the bias alone still passes through the kernel that writes both.
-    data.gradWeight = data.weightUse == WeightUse::gradient ? layout.take<float>(classes * dim) : nullptr;
+    data.gradWeight = problem_.gradWeight || problem_.gradBias ? layout.take<float>(classes * dim) : nullptr;
     data.gradBias = problem_.gradBias ? layout.take<float>(classes) : nullptr;
   }
 
@@ -343,7 +343,7 @@ class Step {
     if (problem_.gradBias) device_.download(problem_.gradBias, data_.gradBias, classes * 4);
     if (Status status = device_.finish("compute the step"); !status) return status;
     if (cancelled()) return Status::abandoned();
-    if (problem_.update && totals.notFinite >= 0)
+    if (problem_.trains() && totals.notFinite >= 0)
       return {Failure::notFinite, "the loss is not finite", totals.notFinite};
     if (problem_.statistics)
       *problem_.statistics = {totals.accuracy, totals.targetCosine, totals.largestOther, totals.gradientSquares,

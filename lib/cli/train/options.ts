@@ -15,6 +15,7 @@ export interface SettingOptions extends LossOptions, Omit<Schedule, 'learningRat
   loss: string
   labelSmoothing: number
   negligible: number
+  maxGradientNorm: number
   sampleRate: number
   sampleCorrection: boolean
   precision: string
@@ -200,6 +201,12 @@ export const settingOptions: SettingOption[] = [
     'head.negligible',
     { parse: numberFrom(0, 1e-3), default: 1e-7 }
   ),
+  setting(
+    '--max-gradient-norm <number>',
+    "to which the weights' gradient is clipped, all of it together; 0: not at all",
+    'head.maxGradientNorm',
+    { parse: numberFrom(0), default: 0, aliases: ['--max-grad-norm', '--clip-grad-norm', '--gradient-clip'] }
+  ),
 ]
 
 function ascendingIntegers(text: string): number[] {
@@ -266,6 +273,7 @@ export function settingsOf(from: SettingOptions, dim: number, classes: number): 
       sampleCorrection: from.sampleCorrection ?? false,
       interclassFilter: from.interclassFilter ?? 1,
       negligible: from.negligible,
+      maxGradientNorm: from.maxGradientNorm,
       weightStorage: from.weightStorage as 'float32',
       precision: from.precision as 'float32',
       marginWarmupSteps: from.marginWarmupSteps,
