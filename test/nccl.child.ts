@@ -92,7 +92,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     await head.step(input, labels)
     const sent = group.bytesSent - before
     console.log(`sent ${sent}`)
-    const words = 256 * 7 + 5 * 8 + 2 * 8
+    const words = 256 * 7 + 6 * 8 + 2 * 8
     assert.strictEqual(sent, (group.size - 1) * (words + 64 * 4))
   },
 

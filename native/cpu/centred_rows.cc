@@ -52,7 +52,7 @@ Status CentredRows::prepare(const float* rows, int64_t count, int64_t dim, const
   needed_ = true;
   // Rows that are all alike have a span, too: single precision divides by it.
   constexpr double narrowest = 1.0 / (int64_t{1} << 60);
-  span_ = most <= narrowest ? narrowest : std::exp2(std::ceil(std::log2(most)));
+  for (span_ = narrowest; span_ < most;) span_ *= 2;  // a power of 2, without exp2: it needs glibc 2.29
   return {};
 }
 
