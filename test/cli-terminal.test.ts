@@ -100,7 +100,7 @@ else {
         assert.match(shown, 'Reading ')
         isGivenBack(shown)
         const result = shown.slice(shown.lastIndexOf(`${control}[2K`) + `${control}[2K`.length)
-        assert.match(result, /^2,000 rows × 16: [\d,]+ pairs of one class/)
+        assert.match(result, /^(Read [^\r\n]*\r?\n)?2,000 rows × 16: [\d,]+ pairs of one class/m)
         assert.is(result.includes(control), emphasis !== '', result)
         assert.match(result, `${emphasis}ROC AUC`)
       }

@@ -175,6 +175,7 @@ const others: Record<string, Partial<SettingOptions>> = {
   seed: { seed: 11 },
   precision: { precision: 'bfloat16' },
   weightStorage: { weightStorage: 'bfloat16' },
+  maxGradientNorm: { maxGradientNorm: 5 },
   negligible: { negligible: 0 },
 }
 
