@@ -215,7 +215,7 @@ Status withoutClasses(Problem& problem) {
     const RowWeight& weight = weights.of(i);
     RowState state = rowWithoutTarget(problem.margin, labelElsewhere, squares, weight, weights.rowGradient);
     closeRow(state, totals[i], problem.othersWeight);
-    if (problem.update && !std::isfinite(state.loss)) return {Failure::notFinite, "the loss is not finite", i};
+    if (problem.trains() && !std::isfinite(state.loss)) return {Failure::notFinite, "the loss is not finite", i};
     problem.losses[i] = static_cast<float>(weight.loss * state.loss);
     sum += weight.loss * state.loss;
     problem.statistics->accuracy += state.cosine > state.largestOther;

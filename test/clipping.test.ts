@@ -73,6 +73,14 @@ test('a step that fails leaves weights and state as they were', async () => {
   assert.is(head.iteration, 0)
 })
 
+if (onCpu)
+  test('more rows than one pass takes are refused before anything is computed', async () => {
+    const head = await headOf({ dim: 512, maxGradientNorm: 1 })
+    const many = new Float32Array(3585 * 512).fill(1)
+    await rejectsLike(head.step(many, new Int32Array(3585)), RangeError, /at most 3584 rows/)
+    assert.is(head.iteration, 0)
+  })
+
 test('it may change between steps, and is refused below 0', async () => {
   const head = await headOf({})
   const { input, labels } = makeBatch(1, { rows, dim, classes })

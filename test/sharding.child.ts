@@ -347,20 +347,28 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
     throw new Error('as expected')
   },
   async notFinite(group, odd) {
-    const head = await MarginHead.create({ ...training, group })
     const { input, labels } = batchOf(1, group.rank, training.classes, training.dim)
-    const before = head.weights()
-    for (const row of [0, 8]) {
-      const bad = odd ? input.map((x, i) => (Math.floor(i / training.dim) === row ? Number.NaN : x)) : input
-      await assert.rejects(head.step(bad, labels), (error: Error & { code: string }) => {
-        assert.strictEqual(error.code, 'ERR_NOT_FINITE')
-        assert.match(error.message, new RegExp(`in row ${row} of rank 1$`))
-        return true
-      })
+    // Of one class alone, all ranks but one have no class in the sample.
+    const one = new Int32Array(labels.length).fill(3)
+    for (const [options, labelsOf] of [
+      [{}, labels],
+      [{ maxGradientNorm: 0.1 }, labels],
+      [{ maxGradientNorm: 0.1, sampleRate: 0.01 }, one],
+    ] as [Partial<Options>, Int32Array][]) {
+      const head = await MarginHead.create({ ...training, ...options, group })
+      const before = head.weights()
+      for (const row of [0, 8]) {
+        const bad = odd ? input.map((x, i) => (Math.floor(i / training.dim) === row ? Number.NaN : x)) : input
+        await assert.rejects(head.step(bad, labelsOf), (error: Error & { code: string }) => {
+          assert.strictEqual(error.code, 'ERR_NOT_FINITE')
+          assert.match(error.message, new RegExp(`in row ${row} of rank 1$`))
+          return true
+        })
+      }
+      sameBits(head.weights(), before, 'weights after a refused step')
+      assert.strictEqual(head.iteration, 0)
+      await head.step(input, labelsOf) // the head goes on
     }
-    sameBits(head.weights(), before, 'weights after a refused step')
-    assert.strictEqual(head.iteration, 0)
-    await head.step(input, labels) // the head goes on
     throw new Error('as expected')
   },
   async longWeights(group) {

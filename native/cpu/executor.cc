@@ -17,7 +17,7 @@ static Status inPasses(Problem& problem) {
   const BatchWeights weights = weighBatch(problem);
   const int64_t most = Plan::rowsAtOnce(problem.dim);
   // Several passes would need the sum of their gradients, a [C,D] array, before the update.
-  if (problem.update && problem.rows > most)
+  if (problem.trains() && problem.rows > most)
     return {Failure::tooManyRows, "Expected at most " + std::to_string(most) + " rows of dim " +
                                       std::to_string(problem.dim) + " for one step but received " +
                                       std::to_string(problem.rows)};
