@@ -103,14 +103,16 @@ export function size(value: unknown, name: string): number {
   return value
 }
 
+/** Whether a row or a class may count so much in a loss. */
+export const isLossWeight = (weight: number) => weight >= 0 && weight < Infinity
+
 /** Weights in a loss, one for each of `count` rows or classes, if there are any. */
 export function lossWeights(given: unknown, name: string, count: number): Float32Array | undefined {
   if (given === undefined) return undefined
   const weights = floats(given, name, count)
   for (let i = 0; i < count; i++) {
     const weight = weights[i] as number
-    if (!(weight >= 0 && weight < Infinity))
-      throw wrongValue('a finite number of at least 0', `${name}[${i}]`, weight)
+    if (!isLossWeight(weight)) throw wrongValue('a finite number of at least 0', `${name}[${i}]`, weight)
   }
   return weights
 }

@@ -11,6 +11,7 @@ import {
   size,
 } from './check'
 import { notFinite } from './errors'
+import { defaultSeed } from './head-settings'
 import { seededRandom } from './random'
 
 /** Which classes, and what stands for none. */
@@ -43,7 +44,7 @@ export function classMeans(
   given: ClassMeansOptions
 ): Float32Array {
   const known = options(given ?? null, 'options', ['classes', 'dim', 'ignoreIndex', 'seed'])
-  const { ignoreIndex = -1, seed = 0 } = known
+  const { ignoreIndex = -1, seed = defaultSeed } = known
   const [classes, dim] = [size(known.classes, 'classes'), size(known.dim, 'dim')]
   const random = seededRandom(integerFrom(seed, 'seed', 0))
   const ignored = integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)

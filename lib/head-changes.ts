@@ -3,30 +3,21 @@ import { agree } from './agreement'
 import { countOf, floats, integerFrom, isLabels, lossWeights, newArray, options, size } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
-import { checkClassNames, digestOfNames } from './head-names'
+import { checkClassNames, digestOfNames, indexOfAgain } from './head-names'
 import {
   type AddedClasses,
   checkSettings,
   expectedShapes,
   type HeadChanges,
   type Settings,
+  settingNames,
 } from './head-settings'
 
 /** Of the settings, what a head was made with for good. */
 const fixedNames = ['classes', 'dim', 'bias'] as const
-const settingChanges = [
-  'margin',
-  'optimizer',
-  'marginWarmupSteps',
-  'labelSmoothing',
-  'ignoreIndex',
-  'sampleRate',
-  'sampleCorrection',
-  'interclassFilter',
-  'negligible',
-  'maxGradientNorm',
-  'seed',
-] as const
+const settingChanges = settingNames.filter(
+  (name) => name !== 'weightStorage' && !(fixedNames as readonly string[]).includes(name)
+) as Exclude<keyof Settings, (typeof fixedNames)[number] | 'weightStorage'>[]
 export const changeNames = [...fixedNames, ...settingChanges, 'classNames']
 
 /** What a change concerns: of a head in memory, or of one in a file. */
@@ -102,10 +93,11 @@ function joinedNames(before: readonly string[] | undefined, given: unknown, adde
   if (given === undefined && !before) return undefined
   if (!before) throw wrongType('none, as the other classes have no names,', 'classNames', given)
   const names = checkClassNames(given, 'classNames', added)
-  const known = new Set(before)
-  for (const [i, name] of names.entries())
-    if (known.has(name)) throw wrongValue('a name that no other class has', `classNames[${i}]`, name)
-  return Object.freeze([...before, ...names])
+  const joined = [...before, ...names]
+  const again = indexOfAgain(joined)
+  if (again >= 0)
+    throw wrongValue('a name that no other class has', `classNames[${again - before.length}]`, joined[again])
+  return Object.freeze(joined)
 }
 
 /** Either all classes have weights in the loss or none has. */

@@ -2,7 +2,7 @@
 import { unlink } from 'node:fs/promises'
 import path from 'node:path'
 import { gatherTexts, together } from './agreement'
-import { integerFrom, newArray, options } from './check'
+import { integerFrom, isLossWeight, newArray, options } from './check'
 import type { ProcessGroup } from './distributed'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
 import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
@@ -315,7 +315,7 @@ export function readClassWeights(
         if (shape?.join() !== `${count}`) throw new Error(`it has no ${weightsTensor} of shape [${count}]`)
         const transfer = (offset: number, part: Float32Array) => weights.set(part, first + offset)
         await readTensors(shard, { [weightsTensor]: { shape: [count], transfer } }, checksums)
-        const wrong = weights.subarray(first, first + count).findIndex((w) => !(w >= 0 && w < Infinity))
+        const wrong = weights.subarray(first, first + count).findIndex((weight) => !isLossWeight(weight))
         if (wrong >= 0) throw new Error(`class ${first + wrong} has the weight ${weights[first + wrong]}`)
       } catch (cause) {
         throw unreadable(shard.file, cause)

@@ -170,26 +170,7 @@ export interface StepResult<Choice extends GradientChoice = GradientChoice> exte
  * `classes`, `dim` and `bias` may only be what they are. Steps of `marginWarmupSteps` count from the head's first.
  */
 export interface HeadChanges
-  extends Partial<
-    Pick<
-      MarginHeadOptions,
-      | 'classes'
-      | 'dim'
-      | 'bias'
-      | 'margin'
-      | 'optimizer'
-      | 'marginWarmupSteps'
-      | 'labelSmoothing'
-      | 'ignoreIndex'
-      | 'sampleRate'
-      | 'sampleCorrection'
-      | 'interclassFilter'
-      | 'negligible'
-      | 'maxGradientNorm'
-      | 'seed'
-      | 'classNames'
-    >
-  > {}
+  extends Partial<Pick<MarginHeadOptions, Exclude<keyof Settings, 'weightStorage'> | 'classNames'>> {}
 
 /** What classes that are added to a head begin with. */
 export interface AddedClasses {

@@ -19,11 +19,11 @@ export function loadAddon(): unknown {
       'ERR_NATIVE_MISSING',
       `Expected the path of a native binary for MARGIN_SOFTMAX_BINARY but received ${JSON.stringify(given)}`
     )
-  const { folder } = place()
-  return load(given ? path.resolve(given) : undefined, Boolean(given), ({ reason, remedy }) =>
+  const where = place()
+  return load(where, given ? path.resolve(given) : undefined, Boolean(given), ({ reason, remedy }) =>
     [
       `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, ${runtime()}.`,
-      `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${folder}`}: ${reason}`,
+      `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${where.folder}`}: ${reason}`,
       remedy,
     ].join('\n')
   )
@@ -32,12 +32,12 @@ export function loadAddon(): unknown {
 /** The addon of the process group, compiled by scripts/build-distributed.cjs; `MARGIN_SOFTMAX_MPI_BINARY` names another. */
 export function loadGroupAddon(): unknown {
   const given = process.env.MARGIN_SOFTMAX_MPI_BINARY
-  const { folder, packaged } = place()
-  const file = path.resolve(given || path.join(folder, 'build/mpi/Release/margin_softmax_mpi.node'))
-  return load(file, Boolean(given), ({ reason }) =>
+  const where = place()
+  const file = path.resolve(given || path.join(where.folder, 'build/mpi/Release/margin_softmax_mpi.node'))
+  return load(where, file, Boolean(given), ({ reason }) =>
     [
       `The addon of margin-softmax/distributed does not load: ${reason}`,
-      ...(packaged
+      ...(where.packaged
         ? [
             'It needs Open MPI or MPICH (Debian, Ubuntu: apt-get install openmpi-bin libopenmpi-dev, or mpich libmpich-dev) and is built by:',
             'npx margin-softmax build --distributed',
@@ -94,9 +94,13 @@ function nameOf(folder: string): unknown {
 }
 
 /** @param wording the message for what is wrong */
-function load(named: string | undefined, given: boolean, wording: (why: Explained) => string): unknown {
+function load(
+  { folder, prebuilds, packaged }: Place,
+  named: string | undefined,
+  given: boolean,
+  wording: (why: Explained) => string
+): unknown {
   const { platform, arch } = process
-  const { folder, prebuilds, packaged } = place()
   const failed: FailedLoad = { platform, arch, packaged, given, folder, prebuilt: [] }
   try {
     const file = named ?? locate.resolve(folder)

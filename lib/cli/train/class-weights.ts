@@ -1,5 +1,5 @@
 /** How much each class counts in the loss: `--class-weights`. */
-import type { FloatArray } from '../../check'
+import { type FloatArray, isLossWeight } from '../../check'
 import { parseSource, readArray } from '../data/files'
 import { rowsPerClass } from '../data/labels'
 import type { Numbers } from '../data/numbers'
@@ -28,7 +28,7 @@ export async function readWeights(file: string, classes: number): Promise<FloatA
     throw new Failure(
       `Expected a weight for each of ${classes} classes in ${from} but received an array of shape [${shape}]`
     )
-  const wrong = numbers.findIndex((weight) => !Number.isFinite(weight) || weight < 0)
+  const wrong = numbers.findIndex((weight) => !isLossWeight(weight))
   if (wrong >= 0)
     throw new Failure(`Expected weights from 0 but received ${numbers[wrong]} in ${place(wrong)}`)
   return numbers instanceof Int32Array ? Float64Array.from(numbers) : numbers

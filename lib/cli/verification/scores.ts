@@ -1,10 +1,9 @@
 /** Scores that exist already: a column of them beside answers, or alone. */
 import { shown } from '../../file-error'
-import { isText, parseSource, readArray } from '../data/files'
 import { counted, Failure } from '../terminal'
 import { answersOf, type Column, chooseAnswers, isHeading } from './answers'
 import { readLines } from './lines'
-import { type ListOptions, readAnswers } from './trials'
+import { checkCount, type ListOptions, readAnswers, readNumbers } from './trials'
 
 export interface Scores {
   scores: Float64Array
@@ -31,8 +30,7 @@ export async function readScores(file: string, { same, answer, encoding }: ListO
     throw new Failure(
       `Expected ${answers ? 'one column of scores' : 'a score and an answer a row, or --same,'} in ${from} but received ${counted(columns, 'column')}`
     )
-  if (answers && answers.count !== count)
-    throw new Failure(`Expected ${counted(count, 'answer')} for ${from} but received ${answers.count}`)
+  checkCount(count, answers, from)
   const column = (at: number): Column => ({ count, valueAt: (p) => valueAt(p, at), place })
   const judged = answers
     ? { side: 'last', same: answersOf(answers) }
@@ -54,9 +52,7 @@ export async function readScores(file: string, { same, answer, encoding }: ListO
 }
 
 async function readTable(file: string, encoding: string | undefined): Promise<Table> {
-  const source = parseSource(file)
-  const reading = readArray(source, 'scores', 'numbers', { encoding })
-  const array = await (isText(source.path) ? reading.catch(() => undefined) : reading)
+  const array = await readNumbers(file, 'scores', encoding)
   if (array) {
     const { from, shape, values, place } = array
     const [count = 0, columns = 1] = shape

@@ -36,7 +36,7 @@ export async function readTrials({ pairs, same, names, answer, ...text }: ListOp
     return { ...list, summary: `${counted(count, 'answer')} from ${same}` }
   }
   const rowNames = names === undefined ? undefined : await readNames(names, text)
-  const numbers = rowNames ? undefined : await readNumbers(pairs, text)
+  const numbers = rowNames ? undefined : await readNumbers(pairs, 'pairs', text.encoding)
   if (numbers) return fromNumbers(numbers, answers, answer)
   const lines = await readLines(pairs, 'pairs', text.encoding)
   if (isLfw(lines)) return fromLfw(lines, rowNames)
@@ -44,9 +44,13 @@ export async function readTrials({ pairs, same, names, answer, ...text }: ListOp
 }
 
 /** A list of numbers alone; undefined for a text with other fields. */
-async function readNumbers(file: string, { encoding }: TextOptions): Promise<FileArray | undefined> {
+export async function readNumbers(
+  file: string,
+  what: string,
+  encoding: string | undefined
+): Promise<FileArray | undefined> {
   const source = parseSource(file)
-  const reading = readArray(source, 'pairs', 'numbers', { encoding })
+  const reading = readArray(source, what, 'numbers', { encoding })
   return isText(source.path) ? reading.catch(() => undefined) : reading
 }
 
@@ -64,7 +68,7 @@ export async function readAnswers(file: string, { encoding }: TextOptions): Prom
   return { count: values.length, valueAt: (p) => values[p] as string | number, place }
 }
 
-function checkCount(count: number, answers: Column | undefined, from: string): void {
+export function checkCount(count: number, answers: Column | undefined, from: string): void {
   if (answers && answers.count !== count)
     throw new Failure(`Expected ${counted(count, 'answer')} for ${from} but received ${answers.count}`)
 }
