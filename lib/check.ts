@@ -202,7 +202,8 @@ export function countOf(values: ArrayBufferView | readonly unknown[]): number {
     : lengthOf(values as ArrayBufferView)
 }
 
-const labelTypes = ['Int32Array', 'Uint32Array', 'Uint16Array', 'Uint8Array']
+const labelArrays = [Int32Array, Uint32Array, Uint16Array, Uint8Array]
+const labelTypes = labelArrays.map(({ name }) => name)
 
 /** Whether it is an array that may hold labels. */
 export function isLabels(value: unknown): value is LabelArray {
@@ -214,11 +215,9 @@ export function isLabels(value: unknown): value is LabelArray {
 export function copyOf<T>(value: T, name: string): T {
   const type = typeOf(value)
   if (type === undefined) return (isList(value) ? Array.from(value) : value) as T
-  const Type = copiedTypes.find((known) => known.name === type)
+  const Type = isFloatArray(value) ? Float32Array : labelArrays.find((known) => known.name === type)
   return Type ? (newArray<unknown>(Type, value as ArrayBufferView, name) as T) : value
 }
-
-const copiedTypes = [Float32Array, Float64Array, Int32Array, Uint32Array, Uint16Array, Uint8Array]
 
 /**
  * Labels as 32-bit integers, with −1 for the ignored rows. The elements of a list may be getters, which may detach any

@@ -5,6 +5,7 @@ import {
   floats,
   ignoreIndexRange,
   integerFrom,
+  isFloatArray,
   options as knownOptions,
   labels,
   lossWeights,
@@ -246,10 +247,9 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   const known = knownOptions(options, 'options', crossEntropyOptions)
   const input = floats(logits, 'logits')
   const elements = lengthOf(input)
-  const type = typeOf(target)
-  if (type === undefined && !isList(target))
+  if (typeOf(target) === undefined && !isList(target))
     throw wrongType('labels or a Float32Array of probabilities', 'target', target)
-  const probabilities = type === 'Float32Array' || type === 'Float64Array'
+  const probabilities = isFloatArray(target)
   const perLabel = elements === 0 || probabilities ? undefined : () => elements / countOf(target)
   const { classes, rows } = classesIn(
     input,

@@ -41,7 +41,7 @@ export interface WasmGradientsOptions {
    * Replaces two of the backend's own, too; false by default. Its `MaxPoolGrad` loses the gradient of each window without a
    * value above 0, and its `Conv2DBackpropInput` is several times slower than a convolution.
    */
-  replace?: boolean
+  replace?: boolean | undefined
 }
 
 type Convolution = Pick<

@@ -8,7 +8,10 @@ const path = require('node:path')
 const wave = (length) => Float32Array.from({ length }, (_, i) => Math.sin(i + 1))
 
 /** @param api the package, however it was imported */
-exports.use = async ({ MarginHead, marginLoss, marginLossSync, sgd, topK, verification }, folder) => {
+exports.use = async (
+  { crossEntropyLoss, MarginHead, marginLoss, marginLossSync, sgd, topK, verification },
+  folder
+) => {
   const optimizer = sgd({ learningRate: 0.1, momentum: 0.9 })
   const head = await MarginHead.create({ classes: 5, dim: 4, optimizer })
   const step = (of) => of.step(wave(8), [0, 1])
@@ -35,6 +38,14 @@ exports.use = async ({ MarginHead, marginLoss, marginLossSync, sgd, topK, verifi
     const input = Float16Array.from(batch.input) // rounded by JavaScript, then taken as it is
     const expected = marginLossSync({ ...batch, input: Float32Array.from(input) })
     assert.deepStrictEqual(marginLossSync({ ...batch, input }).gradWeight, expected.gradWeight)
+    const crossEntropyOf = (target) => crossEntropyLoss(wave(8), target, { classes: 4 }).losses
+    assert.deepStrictEqual(crossEntropyOf(input), crossEntropyOf(Float32Array.from(input)))
+    // A step that waits for a save has the numbers that it was called with.
+    const { loss } = same.evaluateSync(Float32Array.from(input), [0, 1])
+    const [saving, waiting] = [same.save(file), same.step(input, [0, 1])]
+    input.fill(0)
+    await saving
+    assert.strictEqual((await waiting).loss, loss)
   }
   const { scores } = await topK({ input: batch.input, weight: batch.weight, dim: 4 }, { k: 2 })
   const { areaUnderCurve } = await verification(wave(64), [0, 0, 1, 1, 2, 2, 3, 3])
