@@ -1,39 +1,25 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { abortable, checkSignal, throwIfAborted, until } from './abort'
-import {
-  boolean,
-  copyOf,
-  type FloatArray,
-  floats,
-  type LabelArray,
-  lossWeights,
-  newArray,
-  options,
-} from './check'
+import { copyOf, type FloatArray, type LabelArray, newArray, options } from './check'
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { MarginSoftmaxError, wrongType } from './errors'
-import { execution, executionOptions } from './execution'
 import { changed, changeHead, changeNames, unavailable, withClasses, withoutClasses } from './head-changes'
-import { openHeadTogether, readClassNames, readClassWeights } from './head-file'
-import { groupOf, type HeadMemory, loadedHead, newHead, saveMemory } from './head-memory'
-import { checkClassNames } from './head-names'
+import { type HeadMemory, saveMemory } from './head-memory'
 import { WorkOrder } from './head-order'
 import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './head-requests'
-import {
-  type AddedClasses,
-  checkSettings,
-  checkWeightStorage,
-  type EvaluateResult,
-  type HeadChanges,
-  headOptions,
-  type LoadOptions,
-  type MarginHeadOptions,
-  type SignalOptions,
-  type StepOptions,
-  type StepResult,
-  type WeightStorage,
+import type {
+  AddedClasses,
+  EvaluateResult,
+  HeadChanges,
+  LoadOptions,
+  MarginHeadOptions,
+  SignalOptions,
+  StepOptions,
+  StepResult,
+  WeightStorage,
 } from './head-settings'
 import type { ClassRun } from './head-shards'
+import { headFromFile, headFromOptions } from './head-start'
 import { isObject } from './intrinsics'
 import type { Margin } from './margins'
 import { type Exchange, type NativeResult, native, succeeded, watched } from './native'
@@ -113,25 +99,7 @@ export class MarginHead {
    *   are NaN or infinite once stored, `ERR_DETACHED` for weights that were transferred meanwhile
    */
   static async create(given: MarginHeadOptions): Promise<MarginHead> {
-    const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
-    const settings = checkSettings(known)
-    const { classes, dim } = settings
-    const classNames =
-      known.classNames === undefined ? undefined : checkClassNames(known.classNames, 'classNames', classes)
-    const weighted = lossWeights(known.classWeights, 'classWeights', classes)
-    const classWeights = weighted && newArray(Float32Array, weighted, 'classWeights')
-    const first = known.weights === undefined ? undefined : floats(known.weights, 'weights', classes * dim)
-    const [run, group] = [execution(known), groupOf(known)]
-    const plan = {
-      settings,
-      execution: run,
-      group,
-      iteration: 0,
-      optimizerStart: 0,
-      classNames,
-      classWeights,
-    }
-    return new MarginHead(await newHead(plan, first))
+    return new MarginHead(await headFromOptions(given))
   }
 
   /**
@@ -306,30 +274,7 @@ export class MarginHead {
    *   `ERR_OUT_OF_MEMORY`
    */
   static async load(path: string, given?: LoadOptions): Promise<MarginHead> {
-    if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const known = options(given, 'options', [
-      ...changeNames,
-      ...['group', 'weightStorage', 'checksums'],
-      ...executionOptions,
-    ])
-    const run = execution(known)
-    const asked =
-      known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
-    const { checksums = true } = known
-    const group = groupOf(known)
-    boolean(checksums, 'checksums')
-    const file = await openHeadTogether(path, group)
-    try {
-      const { iteration } = file
-      const classNames = await readClassNames(file, checksums, group)
-      const next = changed({ ...file, classNames }, known, iteration)
-      const settings = { ...next.settings, ...asked }
-      const classWeights = await readClassWeights(file, checksums, group)
-      const plan = { ...next, settings, execution: run, group, iteration, classWeights }
-      return new MarginHead(await loadedHead(plan, file, checksums))
-    } finally {
-      await file.close()
-    }
+    return new MarginHead(await headFromFile(path, given))
   }
 
   /**
