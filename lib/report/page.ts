@@ -77,6 +77,7 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .4re
 dt { color: var(--soft); }
 dd { margin: 0; }
 code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.flag { white-space: nowrap; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .8rem 1rem; overflow-x: auto; }
 @media (max-width: 860px) { .three { grid-template-columns: repeat(2, minmax(0, 1fr)); } .two, .beside { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 560px) {

@@ -75,7 +75,7 @@ export async function renderTrainingReport(report: TrainingReport): Promise<stri
       .map(([name, file]) => `<dt>${escaped(name)}</dt><dd><code>${escaped(file)}</code></dd>`)
       .join('')}
     <dt>Epochs</dt><dd>${epochs.length}${early}</dd>
-    <dt>Settings</dt><dd><code>${escaped(report.settings.map((each) => each.join(' ').trim()).join(' '))}</code></dd>
+    <dt>Settings</dt><dd>${report.settings.map((each) => `<code class="flag">${escaped(each.join(' ').trim())}</code>`).join(' ')}</dd>
     <dt>Software</dt><dd>margin-softmax ${manifest().version} on ${escaped(report.device)}, ${duration(report.seconds)}, ${new Date().toISOString().slice(0, 10)}</dd>
   </dl>
 </section>`
