@@ -1,7 +1,5 @@
 // A head that changes after it was made: how it trains, and which classes it has.
 import fs from 'node:fs'
-import os from 'node:os'
-import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { HeadChanges, MarginHeadOptions } from '../lib/index'
@@ -17,18 +15,12 @@ import {
   sphereface,
 } from '../lib/index'
 import { readSafetensors } from './golden'
-import { complaint, makeBatch, norm, onCpu, rejectsLike, sameBits, within } from './support'
+import { complaint, filesOf, makeBatch, norm, onCpu, rejectsLike, sameBits, within } from './support'
 
 const test = suite('head, changes')
-let folder = ''
-test.before(() => {
-  folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-test-'))
-})
-test.after(() => {
-  fs.rmSync(folder, { recursive: true, force: true })
-})
+const at = filesOf(test)
 let files = 0
-const newFile = () => path.join(folder, `head-${files++}`)
+const newFile = () => at(`head-${files++}`)
 
 const [rows, dim, classes] = [13, 24, 37]
 const batchOf = (seed: number, of = classes) => makeBatch(seed, { rows, dim, classes: of })

@@ -1,26 +1,18 @@
 // A head in a file: training goes on with the same bits, the file is a plain safetensors file, it appears whole or not at
 // all, and a damaged one is refused with what is wrong.
 import fs from 'node:fs'
-import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { adamW, MarginHead, MarginSoftmaxError, sgd, softmaxMargin, sphereface } from '../lib/index'
 import { readSafetensors } from './golden'
 import { table } from './margins'
-import { makeBatch, normals, random, rejectsLike, relativeError, sameBits, within } from './support'
+import { filesOf, makeBatch, normals, random, rejectsLike, relativeError, sameBits, within } from './support'
 
 const test = suite('head, files')
 
 const [rows, dim, classes] = [13, 24, 37]
-let folder = ''
-
-test.before(() => {
-  folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-test-'))
-})
-test.after(() => {
-  fs.rmSync(folder, { recursive: true, force: true })
-})
+const at = filesOf(test)
 
 const optimizers = [
   sgd({ learningRate: 0.1 }),
@@ -54,7 +46,7 @@ const trained = async (steps = 3, settings: Partial<Parameters<typeof MarginHead
 for (const [number, optimizer] of optimizers.entries()) {
   for (const row of table) {
     test(`training goes on with the same bits: ${JSON.stringify(optimizer)}, ${row.name}`, async () => {
-      const file = path.join(folder, `resume-${number}-${row.name}.safetensors`)
+      const file = at(`resume-${number}-${row.name}.safetensors`)
       const settings = {
         classes,
         dim,
@@ -97,7 +89,7 @@ for (const [number, optimizer] of optimizers.entries()) {
 }
 
 test('saving again gives the same file', async () => {
-  const [first, second] = [path.join(folder, 'first.safetensors'), path.join(folder, 'second.safetensors')]
+  const [first, second] = [at('first.safetensors'), at('second.safetensors')]
   const head = await trained()
   await head.save(first)
   await (await MarginHead.load(first)).save(second)
@@ -105,7 +97,7 @@ test('saving again gives the same file', async () => {
 })
 
 test('the file is a safetensors file: weights, state and settings', async () => {
-  const file = path.join(folder, 'plain.safetensors')
+  const file = at('plain.safetensors')
   const margin = softmaxMargin()
   for (const [optimizer, states] of [
     [sgd({ learningRate: 0.1 }), 0],
@@ -126,7 +118,7 @@ test('the file is a safetensors file: weights, state and settings', async () => 
 })
 
 test("AdamW's moments of one step are (1 − β) of the gradient and its square, to float32's last places", async () => {
-  const file = path.join(folder, 'moments.safetensors')
+  const file = at('moments.safetensors')
   await (await trained(1, { optimizer: adamW() })).save(file)
   const { tensors } = readSafetensors(file)
   const [first, second] = ['optimizer.firstMoment', 'optimizer.secondMoment'].map(
@@ -137,7 +129,7 @@ test("AdamW's moments of one step are (1 − β) of the gradient and its square,
 })
 
 test('saving over an existing file replaces it and leaves nothing beside it', async () => {
-  const inner = fs.mkdtempSync(path.join(folder, 'replace-'))
+  const inner = fs.mkdtempSync(at('replace-'))
   const file = path.join(inner, 'head.safetensors')
   const head = await trained()
   await head.save(file)
@@ -150,7 +142,7 @@ test('saving over an existing file replaces it and leaves nothing beside it', as
 })
 
 test('saves at once to one name leave a whole file', async () => {
-  const inner = fs.mkdtempSync(path.join(folder, 'together-'))
+  const inner = fs.mkdtempSync(at('together-'))
   const file = path.join(inner, 'head.safetensors')
   const head = await trained()
   await Promise.all([head.save(file), head.save(file), head.save(file)])
@@ -159,7 +151,7 @@ test('saves at once to one name leave a whole file', async () => {
 })
 
 test('a save holds the state of the steps called before it, whatever is called meanwhile', async () => {
-  const file = path.join(folder, 'meanwhile.safetensors')
+  const file = at('meanwhile.safetensors')
   const [head, other] = [await trained(0), await trained(0)]
   const batches = Array.from({ length: 6 }, (_, seed) => makeBatch(seed, { rows, dim, classes }))
   const running: Promise<unknown>[] = []
@@ -186,10 +178,10 @@ const fileError = async (promise: Promise<unknown>, pattern: RegExp) => {
 
 test('a folder that does not exist, a folder in place of a file', async () => {
   const head = await trained()
-  const missing = path.join(folder, 'missing', 'head.safetensors')
+  const missing = at('missing/head.safetensors')
   await fileError(head.save(missing), /missing/)
-  assert.not(fs.existsSync(path.join(folder, 'missing')))
-  const occupied = fs.mkdtempSync(path.join(folder, 'occupied-'))
+  assert.not(fs.existsSync(at('missing')))
+  const occupied = fs.mkdtempSync(at('occupied-'))
   fs.mkdirSync(path.join(occupied, 'head'))
   fs.writeFileSync(path.join(occupied, 'head', 'keep'), '')
   await fileError(head.save(path.join(occupied, 'head')), /head/)
@@ -202,7 +194,7 @@ test('a folder that does not exist, a folder in place of a file', async () => {
 })
 
 test('a save that fails leaves the old file as it was', async () => {
-  const inner = fs.mkdtempSync(path.join(folder, 'failing-'))
+  const inner = fs.mkdtempSync(at('failing-'))
   const file = path.join(inner, 'head.safetensors')
   const head = await trained()
   await head.save(file)
@@ -231,7 +223,7 @@ let files = 0
 
 /** A saved head with its header rewritten. */
 async function damaged(change: (header: Record<string, never>, metadata: Record<string, string>) => void) {
-  const file = path.join(folder, `damaged-${files++}.safetensors`)
+  const file = at(`damaged-${files++}.safetensors`)
   await (await trained(2, { optimizer: adamW() })).save(file)
   const bytes = fs.readFileSync(file)
   const length = Number(bytes.readBigUInt64LE(0))
@@ -323,10 +315,10 @@ for (const [what, change, pattern] of damages) {
 }
 
 test('a file cut short anywhere is refused', async () => {
-  const file = path.join(folder, 'whole.safetensors')
+  const file = at('whole.safetensors')
   await (await trained(2)).save(file)
   const bytes = fs.readFileSync(file)
-  const short = path.join(folder, 'short.safetensors')
+  const short = at('short.safetensors')
   const next = random(1)
   const ends = [0, 1, 7, 8, 9, 20, 200, bytes.length - 4, bytes.length - 1]
   for (let i = 0; i < 20; i++) ends.push(Math.floor(next() * bytes.length))
@@ -337,7 +329,7 @@ test('a file cut short anywhere is refused', async () => {
 })
 
 test('a header length beyond all bounds, and bytes at random', async () => {
-  const file = path.join(folder, 'random.safetensors')
+  const file = at('random.safetensors')
   const huge = Buffer.alloc(64)
   for (const length of [2n ** 64n - 1n, 2n ** 63n, 2n ** 53n, 2n ** 31n, 100n, 0n]) {
     huge.writeBigUInt64LE(length)
@@ -353,7 +345,7 @@ test('a header length beyond all bounds, and bytes at random', async () => {
 })
 
 test('a flipped bit in the header is refused or harmless, never a crash', async () => {
-  const file = path.join(folder, 'flipped.safetensors')
+  const file = at('flipped.safetensors')
   await (await trained(1, { margin: sphereface() })).save(file)
   const bytes = fs.readFileSync(file)
   const headerEnd = 8 + Number(bytes.readBigUInt64LE(0))
@@ -373,7 +365,7 @@ test('a flipped bit in the header is refused or harmless, never a crash', async 
 })
 
 test('loading takes execution options and refuses others', async () => {
-  const file = path.join(folder, 'options.safetensors')
+  const file = at('options.safetensors')
   const head = await trained()
   await head.save(file)
   const loaded = await MarginHead.load(file, { threads: 1 })

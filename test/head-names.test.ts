@@ -1,23 +1,14 @@
 // The names of a head's classes: checked, kept in its file, read back from it, and refused where the file contradicts itself.
 import fs from 'node:fs'
-import os from 'node:os'
-import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { openHead, readClassNames } from '../lib/head-file'
 import { MarginHead } from '../lib/index'
 import { classes, dim, namesFor, refused, runOf, saveHead } from './saved-heads'
-import { complaint, rejectsLike } from './support'
+import { complaint, filesOf, rejectsLike } from './support'
 
 const test = suite('head, class names')
-let folder = ''
-test.before(() => {
-  folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-test-'))
-})
-test.after(() => {
-  fs.rmSync(folder, { recursive: true, force: true })
-})
-const at = (name: string) => path.join(folder, name)
+const at = filesOf(test)
 
 const lists: [string, string[]][] = [
   ['plain', ['zero', 'one', 'two']],

@@ -1,20 +1,13 @@
 // AbortSignals of save and topK: before, while they wait for their turn, and while they run.
 import fs from 'node:fs'
-import os from 'node:os'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { MarginHead } from '../lib/index'
-import { complaint, makeBatch, rejectsLike, sameBits } from './support'
+import { complaint, filesOf, makeBatch, rejectsLike, sameBits } from './support'
 
 const test = suite('head, signals')
-let folder = ''
-test.before(() => {
-  folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-test-'))
-})
-test.after(() => {
-  fs.rmSync(folder, { recursive: true, force: true })
-})
+const at = filesOf(test)
 
 const [rows, dim, classes] = [8, 16, 50]
 const { input, labels } = makeBatch(1, { rows, dim, classes })
@@ -29,7 +22,7 @@ async function gaveUp(promise: Promise<unknown>, expected: unknown = reason): Pr
 }
 
 const calls: [string, (head: MarginHead, signal: AbortSignal) => Promise<unknown>][] = [
-  ['save', (head, signal) => head.save(path.join(folder, 'never'), { signal })],
+  ['save', (head, signal) => head.save(at('never'), { signal })],
   ['topK', (head, signal) => head.topK(input, 3, { signal })],
 ]
 
@@ -41,13 +34,13 @@ for (const [name, call] of calls) {
     await rejectsLike(usual, Error, /abort/)
     await usual.catch((error) => assert.is(error.name, 'AbortError'))
     head.stepSync(input, labels) // nothing is under way
-    assert.not(fs.existsSync(path.join(folder, 'never')))
+    assert.not(fs.existsSync(at('never')))
   })
 
   test(`${name}: aborted while it waits it rejects at once and is not begun; what waits behind it keeps its order`, async () => {
     const head = await MarginHead.create({ classes, dim })
     const other = await MarginHead.create({ classes, dim })
-    const [first, second] = [path.join(folder, 'first'), path.join(folder, 'second')]
+    const [first, second] = [at('first'), at('second')]
     const ends: string[] = []
     const note = (what: string) => () => ends.push(what)
     const controller = new AbortController()
@@ -57,7 +50,7 @@ for (const [name, call] of calls) {
     controller.abort(reason)
     await Promise.all([given, ...running])
     assert.equal(ends, ['given up', 'save'])
-    assert.not(fs.existsSync(path.join(folder, 'never')))
+    assert.not(fs.existsSync(at('never')))
     assert.is(head.iteration, 2)
     for (const file of [first, second]) {
       await other.step(input, labels)
@@ -86,7 +79,7 @@ for (const [name, call] of calls) {
     assert.is(listeners.size, 0)
     controller.abort(reason)
     await call(head, new AbortController().signal)
-    fs.rmSync(path.join(folder, 'never'), { force: true })
+    fs.rmSync(at('never'), { force: true })
   })
 
   test(`${name} refuses what is no signal`, async () => {
@@ -100,7 +93,7 @@ for (const [name, call] of calls) {
 }
 
 test('a save that is aborted while it writes leaves the old file and nothing beside it', async () => {
-  const inner = fs.mkdtempSync(path.join(folder, 'writing-'))
+  const inner = fs.mkdtempSync(at('writing-'))
   const file = path.join(inner, 'head')
   const head = await MarginHead.create({ classes: 40_000, dim: 256 }) // three parts
   await head.save(file)

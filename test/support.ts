@@ -1,4 +1,7 @@
 // Seeded data and the comparisons that the suites share.
+import fs from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
 import type { Test } from 'uvu'
 import * as assert from 'uvu/assert'
 
@@ -161,3 +164,15 @@ export function lacking(test: Test, what: string): void {
 export const onCpu = process.env.MARGIN_SOFTMAX_DEVICE !== 'cuda'
 /** Numbers of threads that give the same bits. */
 export const threadCounts = onCpu ? [1, 2, 3, 8] : [1]
+
+/** Makes a folder for a suite's files, which goes with it. Returns what gives the path of a name in it. */
+export function filesOf(test: Test): (name: string) => string {
+  let folder = ''
+  test.before(() => {
+    folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-test-'))
+  })
+  test.after(() => {
+    fs.rmSync(folder, { recursive: true, force: true })
+  })
+  return (name) => path.join(folder, name)
+}
