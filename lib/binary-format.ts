@@ -1,7 +1,7 @@
 // Which machine a native binary is for, by its header. Loaders say it badly: to Linux a binary for another processor is
 // "No such file or directory", and one that was cut short ends the process with a bus error.
 
-/** What the header of a binary says. */
+/** The header of a binary, as far as it is read here. */
 export interface BinaryFormat {
   /** As in `process.platform`; Linux's format is that of the BSDs, too. */
   platform: 'linux' | 'darwin' | 'win32'

@@ -22,7 +22,7 @@ export interface ClassMeansOptions {
   dim: number
   /** The label of rows that take no part. Default −1. */
   ignoreIndex?: number | undefined
-  /** Of the random directions of classes without rows: an integer from 0. Default 0. */
+  /** Seeds the random directions that classes without rows get: an integer from 0. Default 0. */
   seed?: number | undefined
 }
 

@@ -13,7 +13,7 @@ import {
   settingNames,
 } from './head-settings'
 
-/** Of the settings, what a head was made with for good. */
+/** Settings that no change of a head touches. */
 const fixedNames = ['classes', 'dim', 'bias'] as const
 const settingChanges = settingNames.filter(
   (name) => name !== 'weightStorage' && !(fixedNames as readonly string[]).includes(name)

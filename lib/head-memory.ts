@@ -18,7 +18,7 @@ export interface HeadMemory extends Omit<HeadPlan, 'iteration'> {
   native: NativeHead
   /** The classes that this process holds. */
   shard: Readonly<ClassRun>
-  /** Of a sharded head. */
+  /** How the ranks of a sharded head exchange rows. */
   exchange?: Exchange
 }
 
@@ -70,7 +70,7 @@ export interface Resizing {
   kept: Int32Array
   /** How many come after them, with zeros for optimizer state. */
   added: number
-  /** Of those [added,D]; random without. */
+  /** The added classes' weights [added,D]; without them they are random. */
   weights?: Float32Array
   classNames?: readonly string[]
   classWeights?: Float32Array

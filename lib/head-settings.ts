@@ -208,7 +208,7 @@ export interface HeadPlan {
   group?: ProcessGroup
   /** Updates made so far. */
   iteration: number
-  /** Of them, those made when the optimizer's state was zero. */
+  /** The iteration at which the optimizer's state was zero. */
   optimizerStart: number
   /** The name of each class, all of them on every rank. */
   classNames?: readonly string[]
@@ -336,7 +336,7 @@ export function checkBytes(settings: Settings, classes: number, onCpu: boolean, 
     )
 }
 
-/** Of a head's arrays. */
+/** Counts the bytes of a head's arrays. */
 export function bytesOf(settings: Settings, classes: number): bigint {
   return Object.entries(expectedShapes(settings, classes)).reduce(
     (sum, [name, shape]) =>

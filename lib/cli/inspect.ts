@@ -12,7 +12,7 @@ import { targetOf } from '../write-file'
 import { explain } from './options'
 import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
 
-/** Of class names, tensors and characters: more are for --json. */
+/** A person is shown so many class names, tensors and characters; --json has all. */
 const mostNames = 8
 const mostTensors = 100
 const mostCharacters = 400
@@ -24,7 +24,7 @@ interface Tensor {
   bytes: number
 }
 
-/** Of the classes' weights. */
+/** The norms of the classes' weights. */
 interface Norms {
   least: number
   mean: number

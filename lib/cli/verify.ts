@@ -52,7 +52,7 @@ interface Options extends TextOptions {
 /** What was judged, besides the figures. */
 interface Judged {
   result: VerificationResult
-  /** Of embeddings. */
+  /** Rows and columns of the embeddings, where there are any. */
   rows?: number
   dim?: number
   /** What was read, in parts, and in one line for people. */

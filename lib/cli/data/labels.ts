@@ -15,7 +15,7 @@ export interface ClassLabels {
   numbering: 'as given' | 'renumbered' | 'names'
 }
 
-/** What is known of the classes before the file is read. */
+/** The caller may know the classes before the file is read. */
 export interface KnownClasses {
   /** How many there are: integers are then class numbers already. */
   classes?: number

@@ -1,11 +1,11 @@
 /**
- * What the columns of a table are, from its first lines. What is odd is recognised by a rule that docs/data-files.md states, or
+ * Tells from a table's first lines what its columns are. What is odd is recognised by a rule that docs/data-files.md states, or
  * refused by name: an index or an id that became a number of an embedding would spoil every figure and be noticed by nobody.
  */
 import { brief } from '../../file-error'
 import { hasDecimalComma, isNumber, type Line, separatorOf, wholeFieldsOf } from './fields'
 
-/** What is asked of a table. */
+/** A caller asks a table for numbers, for labels, or for both. */
 export interface TableRequest {
   /** What its numbers are: rules about columns that are no numbers of an embedding are for embeddings. */
   what: string

@@ -47,7 +47,7 @@ export function parseNpyHeader(file: Uint8Array): NpyHeader {
   return { kind, shape: sizes, start, bytes, isText, columnsFirst, bigEndian: byteOrder === '>' }
 }
 
-/** What the elements take in a file; no exact number, if any, where no file could hold it. */
+/** Counts the bytes of the elements in a file; the number is inexact where no file could hold so many. */
 export function bytesOfElements({ shape, bytes }: Pick<ArrayLayout, 'shape' | 'bytes'>): number {
   return elementsOf(shape) * bytes
 }

@@ -11,7 +11,7 @@ export interface ArrayLayout {
   /** By a name of `kinds`, or `U` or `S` and a length: texts, in UTF-32 or bytes. */
   kind: string
   shape: number[]
-  /** Of an element. */
+  /** Bytes of an element. */
   bytes: number
   isText: boolean
   bigEndian: boolean
@@ -114,7 +114,7 @@ export async function readNumbers(
   const put = numbers as { [index: number]: number | bigint }
   const part = new Uint8Array(Math.min(partBytes, length * kind.bytes))
   const view = new DataView(part.buffer)
-  // Of an array by columns a part holds whole ones, or a piece of one that is longer.
+  // A part holds whole columns, or a piece of a column that is longer than a part.
   const perPart = partBytes / kind.bytes
   const columnsAtOnce = Math.max(1, Math.floor(perPart / rows))
   for (let column = 0; column < columns; column += columnsAtOnce) {

@@ -14,7 +14,7 @@ export interface Files {
   head: string
   checkpoint: string
   log: string
-  /** Of the classes, where the labels are names. */
+  /** Holds the classes' names, where the labels are names. */
   names: string
 }
 
@@ -31,7 +31,7 @@ export function filesOf(head: string): Files {
 export interface Sums {
   /** The head's at the time. */
   iteration: number
-  /** Of the steps since the epoch began. */
+  /** `loss` and `accuracy` are sums over the steps since the epoch began. */
   loss: number
   accuracy: number
 }
@@ -41,7 +41,7 @@ export interface Epoch {
   iteration: number
   loss: number
   accuracy: number
-  /** Of the epoch's last step; missing in the files of older versions. */
+  /** The rate of the epoch's last step; files of older versions lack it. */
   learningRate?: number
   validation?: { loss: number; accuracy: number }
 }
@@ -60,7 +60,7 @@ export interface Log {
   text?: TextOptions
   /** `balanced`, or their file as in `sources`; the numbers are in the head's file. */
   classWeights?: string
-  /** Of embeddings and labels. */
+  /** SHA-256 of embeddings and labels. */
   data: string
   epochs: Epoch[]
   sums: Sums[]

@@ -13,7 +13,7 @@ export interface Plan {
   validationRows: Uint32Array
   /** Steps of an epoch. What is left of the rows is less than a batch, and another rest in each epoch. */
   epochSteps: number
-  /** Of all epochs. */
+  /** Steps of all epochs. */
   steps: number
   /** @returns the rows of an epoch in the order in which they are trained on, batch after batch */
   orderOf(epoch: number): Uint32Array

@@ -53,7 +53,7 @@ function randomOf(seed: number, epoch: number): () => number {
 
 /** Goes through values in random order, then in another one, … */
 class Rounds {
-  /** Of this round, to be taken from the end. */
+  /** This round's values that are left; they are taken from the end. */
   #left: number[] = []
 
   constructor(

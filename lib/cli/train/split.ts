@@ -16,7 +16,7 @@ export interface Census {
   present: number
   /** Classes that have exactly one. */
   single: number
-  /** Of the classes that have rows. */
+  /** Rows of the smallest and the largest class, among those that have rows. */
   fewest: number
   most: number
 }

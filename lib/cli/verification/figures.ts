@@ -59,7 +59,7 @@ export function accuracyText(result: VerificationResult): string {
   return `${percent(bestAccuracy, 3)} at ${thresholdText(bestThreshold, result)} (${percent(blind, 3)} by ${always})`
 }
 
-/** Of comparisons between a pair of one class and one of different classes: above this share ties are told. */
+/** Ties are told above this share of the comparisons of a pair of one class with one of different classes. */
 const manyTies = 0.01
 
 /** What makes figures mean less than they seem to. */

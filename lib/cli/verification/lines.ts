@@ -7,7 +7,7 @@ import { Failure } from '../terminal'
 
 export interface Lines {
   from: string
-  /** Of each line that is not blank. */
+  /** The fields of each line that is not blank. */
   fields: string[][]
   /** Where a line is, as an editor counts. */
   place: (line: number) => string
