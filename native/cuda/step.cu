@@ -139,8 +139,7 @@ class Step {
     data.rowSquares = layout.take<double>(rows);
     data.losses = layout.take<float>(rows);
     data.gradInput = problem_.rowsResident || !problem_.gradInput ? problem_.gradInput : layout.take<float>(rows * dim);
-    // A gradient of the bias alone still passes through the kernel that writes both.
-    data.gradWeight = problem_.gradWeight || problem_.gradBias ? layout.take<float>(classes * dim) : nullptr;
+    data.gradWeight = problem_.gradWeight ? layout.take<float>(classes * dim) : nullptr;
     data.gradBias = problem_.gradBias ? layout.take<float>(classes) : nullptr;
   }
 

@@ -89,7 +89,7 @@ struct StepRows {
 
   float* losses;          // [rows]
   float* gradInput;       // [rows][dim] or null
-  float* gradWeight;      // [classes][dim] for WeightUse::gradient; null: only its norm is wanted
+  float* gradWeight;      // [classes][dim] or null
   float* gradBias;        // [classes] or null
   float* weightState[2];  // [classes][dim]
   float* biasState[2];    // [classes]
