@@ -13,7 +13,7 @@ import { createBackbone } from '../lib/demo/backbone'
 import * as mnist from '../lib/demo/mnist'
 import { type ProcessGroup, processGroup } from '../lib/distributed'
 import { adamW, cosface, MarginHead } from '../lib/index'
-import { seededRandom, shuffled } from '../lib/random'
+import { seededRandom, shuffled } from '../lib/internal/random'
 
 const dim = 32
 const classes = 10

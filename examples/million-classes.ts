@@ -10,9 +10,9 @@ import fs from 'node:fs'
 import { Command, Option } from 'commander'
 import { Progress } from '../lib/cli/terminal'
 import { processGroup } from '../lib/distributed'
-import { weightStorages } from '../lib/head-settings'
 import { arcface, MarginHead, type Precision, sgd, type WeightStorage } from '../lib/index'
-import { seededRandom } from '../lib/random'
+import { weightStorages } from '../lib/internal/head-settings'
+import { seededRandom } from '../lib/internal/random'
 
 interface Given {
   classes: string

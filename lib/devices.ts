@@ -1,6 +1,6 @@
-import { oneOf } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { instructionSets, type NativeDevice, native, succeeded } from './native'
+import { oneOf } from './internal/check'
+import { instructionSets, type NativeDevice, native, succeeded } from './internal/native'
 
 /** `'auto'` (the best there is), the CPU, the first usable GPU, or the GPU of that index. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`

@@ -7,12 +7,12 @@
  * @module margin-softmax/distributed
  */
 import { isMainThread } from 'node:worker_threads'
-import { integerFrom, oneOf, options } from './check'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { type ProcessGroupOptions, say, Waiting } from './group-wait'
-import { groupTable, type NativeGroup, nativeGroup, succeeded } from './native'
+import { integerFrom, oneOf, options } from './internal/check'
+import { type ProcessGroupOptions, say, Waiting } from './internal/group-wait'
+import { groupTable, type NativeGroup, nativeGroup, succeeded } from './internal/native'
 
-export type { ProcessGroupOptions } from './group-wait'
+export type { ProcessGroupOptions } from './internal/group-wait'
 
 /** What a group moves and adds: every typed array but Uint8ClampedArray. */
 export type NumberArray =
@@ -43,7 +43,7 @@ const arrayTypes = {
 /** How the ranks' elements are combined. Sums of integers wrap; a maximum or minimum with NaN is NaN. */
 export type Combination = 'sum' | 'max' | 'min'
 
-const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the order of native/collectives.h
+const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the order of native/head/collectives.h
 
 /** How the elements are combined and dealt out. */
 export interface ReduceScatterOptions {

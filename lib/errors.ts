@@ -1,4 +1,4 @@
-import { isGone, isProxy, lengthOf, typeOf } from './intrinsics'
+import { isGone, isProxy, lengthOf, typeOf } from './internal/intrinsics'
 
 /**
  * A failure of the machine rather than of the call: no memory, no native binary, a broken file, numbers that are not

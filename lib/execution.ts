@@ -1,8 +1,8 @@
 import os from 'node:os'
-import { integerFrom, oneOf } from './check'
 import { cpu, type DeviceName, deviceIndex, type Precision, precisionIndex } from './devices'
 import { wrongValue } from './errors'
-import { instructionSets, native, succeeded } from './native'
+import { integerFrom, oneOf } from './internal/check'
+import { instructionSets, native, succeeded } from './internal/native'
 
 /** How a computation is to run. */
 export interface ExecutionOptions {

@@ -1,12 +1,20 @@
 /// <reference lib="esnext.disposable" preserve="true" />
-import { abortable, checkSignal, throwIfAborted, until } from './abort'
-import { copyOf, type FloatArray, type LabelArray, newArray, options } from './check'
+
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { MarginSoftmaxError, wrongType } from './errors'
-import { changed, changeHead, changeNames, unavailable, withClasses, withoutClasses } from './head-changes'
-import { type HeadMemory, saveMemory } from './head-memory'
-import { WorkOrder } from './head-order'
-import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './head-requests'
+import { abortable, checkSignal, throwIfAborted, until } from './internal/abort'
+import { copyOf, type FloatArray, type LabelArray, newArray, options } from './internal/check'
+import {
+  changed,
+  changeHead,
+  changeNames,
+  unavailable,
+  withClasses,
+  withoutClasses,
+} from './internal/head-changes'
+import { type HeadMemory, saveMemory } from './internal/head-memory'
+import { WorkOrder } from './internal/head-order'
+import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './internal/head-requests'
 import type {
   AddedClasses,
   EvaluateResult,
@@ -17,12 +25,12 @@ import type {
   StepOptions,
   StepResult,
   WeightStorage,
-} from './head-settings'
-import type { ClassRun } from './head-shards'
-import { headFromFile, headFromOptions } from './head-start'
-import { isObject } from './intrinsics'
+} from './internal/head-settings'
+import type { ClassRun } from './internal/head-shards'
+import { headFromFile, headFromOptions } from './internal/head-start'
+import { isObject } from './internal/intrinsics'
+import { type Exchange, type NativeResult, native, succeeded, watched } from './internal/native'
 import type { Margin } from './margins'
-import { type Exchange, type NativeResult, native, succeeded, watched } from './native'
 import type { Optimizer } from './optimizers'
 import { type GradientChoice, handOver, present, standIns } from './outputs'
 import type { TopKResult } from './topk'

@@ -2,12 +2,13 @@
  * The losses, heads and functions; every public name stands in this file.
  * @module margin-softmax
  */
-export type { FloatArray, LabelArray, ParametersOf } from './check'
-export { type ClassMeansOptions, classMeans } from './class-means'
+
 export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
+export type { FloatArray, LabelArray, ParametersOf } from './internal/check'
+export { type ClassMeansOptions, classMeans } from './internal/class-means'
 export type {
   AddedClasses,
   EvaluateResult,
@@ -19,8 +20,10 @@ export type {
   StepResult,
   StepStatistics,
   WeightStorage,
-} from './head-settings'
-export type { ClassRun } from './head-shards'
+} from './internal/head-settings'
+export type { ClassRun } from './internal/head-shards'
+export { type Exchange, instructionSets, type LeftOut } from './internal/native'
+export type { Answers, PairList, ScoreOptions, VerificationOptions } from './internal/verification-request'
 export {
   type Batch,
   type MarginLossOptions,
@@ -44,7 +47,6 @@ export {
   softmaxMargin,
   sphereface,
 } from './margins'
-export { type Exchange, instructionSets, type LeftOut } from './native'
 export { type AdamWOptimizer, adamW, type Optimizer, type SgdOptimizer, sgd } from './optimizers'
 export type { Gradient, GradientChoice } from './outputs'
 export {
@@ -71,4 +73,3 @@ export {
   verificationFromScoresSync,
   verificationSync,
 } from './verification'
-export type { Answers, PairList, ScoreOptions, VerificationOptions } from './verification-request'

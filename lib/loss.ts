@@ -1,3 +1,5 @@
+import { wrongType } from './errors'
+import { type ExecutionOptions, execution, executionOptions } from './execution'
 import {
   apart,
   type FloatArray,
@@ -13,11 +15,9 @@ import {
   options,
   rowsOf,
   size,
-} from './check'
-import { wrongType } from './errors'
-import { type ExecutionOptions, execution, executionOptions } from './execution'
+} from './internal/check'
+import { type LeftOut, type NativeResult, native, succeeded, watched } from './internal/native'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
-import { type LeftOut, type NativeResult, native, succeeded, watched } from './native'
 import {
   type Gradient,
   type GradientChoice,

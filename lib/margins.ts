@@ -1,3 +1,4 @@
+import { wrongType, wrongValue } from './errors'
 import {
   boolean,
   integerFrom,
@@ -7,10 +8,9 @@ import {
   options,
   type ParametersOf,
   positiveNumber,
-} from './check'
-import { wrongType, wrongValue } from './errors'
-import { isRecord } from './intrinsics'
-import { native, succeeded } from './native'
+} from './internal/check'
+import { isRecord } from './internal/intrinsics'
+import { native, succeeded } from './internal/native'
 
 /**
  * A margin: what a loss does to the target's cosine before the softmax. A plain, serialisable value; make one with the
@@ -181,7 +181,7 @@ export function sphereface(
   }
 }
 
-/** Makes each margin from its parameters: the TypeScript side of the list in native/margin.h, in the same order. */
+/** Makes each margin from its parameters: the TypeScript side of the list in native/formulas/margin.h, in the same order. */
 const factories = {
   softmax: softmaxMargin,
   normface,
@@ -194,7 +194,7 @@ const factories = {
 /** The names of all margins. */
 export const marginNames = Object.keys(factories) as Margin['name'][]
 
-/** A margin checked and in the form that native code takes: its kind and its parameters in the order of native/margin.h. */
+/** A margin checked and in the form that native code takes: its kind and its parameters in the order of native/formulas/margin.h. */
 export function encodeMargin(value: unknown): {
   margin: Margin
   marginKind: number

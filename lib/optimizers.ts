@@ -1,6 +1,6 @@
-import { boolean, numberFrom, oneOf, options, type ParametersOf } from './check'
 import { wrongType } from './errors'
-import { isRecord } from './intrinsics'
+import { boolean, numberFrom, oneOf, options, type ParametersOf } from './internal/check'
+import { isRecord } from './internal/intrinsics'
 
 /** How a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
 export type Optimizer = SgdOptimizer | AdamWOptimizer

@@ -1,7 +1,8 @@
 // The arrays that results go into: the caller's own, new ones, or stand-ins while asynchronous work runs.
-import { floatsToFill, newArrayToFill } from './check'
+
 import { detached, wrongType } from './errors'
-import { copyInto, isFloat32, isShared, lengthOf } from './intrinsics'
+import { floatsToFill, newArrayToFill } from './internal/check'
+import { copyInto, isFloat32, isShared, lengthOf } from './internal/intrinsics'
 
 /** Whether a gradient is computed, or an array to fill with it; undefined leaves that to the default. */
 export type GradientChoice = boolean | Float32Array | undefined

@@ -1,4 +1,6 @@
-import type { FloatArray, LabelArray } from './check'
+import { wrongType, wrongValue } from './errors'
+import { type ExecutionOptions, execution } from './execution'
+import type { FloatArray, LabelArray } from './internal/check'
 import {
   apart,
   countOf,
@@ -12,12 +14,10 @@ import {
   numberFrom,
   oneOf,
   size,
-} from './check'
-import { wrongType, wrongValue } from './errors'
-import { type ExecutionOptions, execution } from './execution'
-import { isList, lengthOf, typeOf } from './intrinsics'
+} from './internal/check'
+import { isList, lengthOf, typeOf } from './internal/intrinsics'
+import { native, succeeded } from './internal/native'
 import { type Reduction, reductions, upstream } from './loss'
-import { native, succeeded } from './native'
 import { type Gradient, type GradientChoice, outputArray, resultArray } from './outputs'
 
 /**
@@ -42,7 +42,7 @@ export interface RowOptions extends ElementwiseOptions {
 
 const elementwiseOptions = ['out', ...rowExecution] as const
 const rowOptions = ['classes', ...elementwiseOptions] as const
-/** In the order of `Measure` in native/probability.h. */
+/** In the order of `Measure` in native/core/probability.h. */
 const measures = [
   'informationContent',
   'entropy',

@@ -6,7 +6,6 @@
  * @module margin-softmax/tfjs
  */
 import type * as core from '@tensorflow/tfjs-core'
-import { options as checkOptions } from './check'
 import { wrongType, wrongValue } from './errors'
 import {
   type Batch,
@@ -17,11 +16,16 @@ import {
   marginLossSync,
   type StepResult,
 } from './index'
+import { options as checkOptions } from './internal/check'
 
-import { isObject } from './intrinsics'
+import { isObject } from './internal/intrinsics'
 import { lossOptions } from './loss'
 
-export { registerWasmGradients, type TensorflowKernels, type WasmGradientsOptions } from './tfjs-gradients'
+export {
+  registerWasmGradients,
+  type TensorflowKernels,
+  type WasmGradientsOptions,
+} from './internal/tfjs-gradients'
 
 /** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
 export type Tensorflow = Pick<

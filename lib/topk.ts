@@ -1,8 +1,8 @@
-import { integerFrom, newArrayToFill, options } from './check'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
+import { integerFrom, newArrayToFill, options } from './internal/check'
+import { type NativeResult, native, succeeded, watched } from './internal/native'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
-import { type NativeResult, native, succeeded, watched } from './native'
 
 /** Rows to be compared with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
 export type TopKBatch = Omit<Batch, 'labels'>

@@ -1,7 +1,7 @@
-import { abortable } from './abort'
-import type { FloatArray, LabelArray } from './check'
 import { notFinite } from './errors'
-import { type NativeVerification, native, succeeded } from './native'
+import { abortable } from './internal/abort'
+import type { FloatArray, LabelArray } from './internal/check'
+import { type NativeVerification, native, succeeded } from './internal/native'
 import {
   type Answers,
   type PairList,
@@ -10,7 +10,7 @@ import {
   type ScoreOptions,
   type VerificationOptions,
   type VerificationRequest,
-} from './verification-request'
+} from './internal/verification-request'
 
 /** What a threshold does: a pair is accepted where its score is at least the threshold. */
 export interface OperatingPoint {

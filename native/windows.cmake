@@ -1,7 +1,7 @@
 # The addon for Windows: by Visual Studio's clang on Windows, or by MinGW's g++, which also cross-compiles (scripts/prebuild.cjs).
 
 # Node-API's functions are those of the program that loads the addon, which a hook finds under any name: cmake-js's own for
-# Visual Studio, native/module.cc has MinGW's. That is why node.exe is loaded late. (cmake-js says so to the linker of SHARED
+# Visual Studio, native/node/module.cc has MinGW's. That is why node.exe is loaded late. (cmake-js says so to the linker of SHARED
 # libraries, and this is a MODULE.)
 function(margin_softmax_windows target kernels)
   if(MSVC)

@@ -20,7 +20,10 @@ const mostBytes = 32e6
 const architecture = '90a-real'
 const golden = process.env.MARGIN_SOFTMAX_GOLDEN ?? path.join(root, '..', 'shared', 'golden')
 // Beside those that the CPU's shim runs: the golden vectors through the public functions.
-const suites = ['loss', ...JSON.parse(fs.readFileSync(path.join(root, 'test', 'cuda-suites.json'), 'utf8'))]
+const suites = [
+  'loss',
+  ...JSON.parse(fs.readFileSync(path.join(root, 'test', 'suites', 'cuda-suites.json'), 'utf8')),
+]
 
 /** Runs a program to its end; what it says is shown only where it fails. */
 function run(command, args) {
@@ -67,7 +70,7 @@ const parts = {
     require('esbuild').buildSync({
       absWorkingDir: root,
       entryPoints: Object.fromEntries([
-        ...suites.map((name) => [`suites/${name}`, `test/${name}.test.ts`]),
+        ...suites.map((name) => [`suites/${name}`, `test/suites/${name}.test.ts`]),
         ['threads', 'bench/threads.ts'],
         ['devices', 'bench/gpu/devices.ts'],
       ]),

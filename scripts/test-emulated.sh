@@ -43,7 +43,7 @@ sets="require('./$work/js/lib/native').instructionSets()"
 failed=0
 for suite in $suites; do
   start=$SECONDS
-  if timeout "$limit" "${emulated[@]}" "$work/js/test/$suite.test.js" > "$work/$suite.log" 2>&1; then word=ok; else
+  if timeout "$limit" "${emulated[@]}" "$work/js/test/suites/$suite.test.js" > "$work/$suite.log" 2>&1; then word=ok; else
     word="FAILED ($?)"
     failed=$((failed + 1))
   fi

@@ -109,7 +109,7 @@ tarball() {
   cmp "$project/whole.safetensors" "$project/Ergebnis é/cut.safetensors" >> "$log" 2>&1
 }
 
-suites=${*:-tarball $(cd test && printf '%s\n' *.test.ts | sed 's/\.test\.ts$//')}
+suites=${*:-tarball $(cd test/suites && printf '%s\n' *.test.ts | sed 's/\.test\.ts$//')}
 failed=0
 figure() { sed -n "s/^ *$1: *\([0-9][0-9]*\).*/\1/p" "$2" | tail -1; }
 for suite in $suites; do
@@ -121,7 +121,7 @@ for suite in $suites; do
     echo "$word tarball ($((SECONDS - start)) s)"
     continue
   fi
-  run "$log" --import tsx "test/$suite.test.ts" || code=$?
+  run "$log" --import tsx "test/suites/$suite.test.ts" || code=$?
   sed -i 's/\r$//' "$log"
   total=$(figure Total "$log") passed=$(figure Passed "$log") skipped=$(figure Skipped "$log")
   # A crash may end with code 0, as Wine then starts its debugger: the closing figures say that the suite came to its end.

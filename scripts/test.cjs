@@ -3,7 +3,7 @@
 // of those that wait more than they compute.
 // Closes with "N passed, N failed, N skipped"; a check that fails, a crash, a file without tests and one that takes too
 // long count as failures. What a suite skips is named below its line. In CI it skips what the processor or the operating
-// system lacks alone: the rest fails (`lacking` of test/support.ts).
+// system lacks alone: the rest fails (`lacking` of test/support/support.ts).
 const { spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
@@ -48,6 +48,7 @@ const checks = [
   ...(process.platform === 'linux' ? [shim] : []),
   ...(hasMpi ? [mpi] : []),
 ]
+const suites = path.join(root, 'test', 'suites')
 const nameOf = (file) => file.replace('.test.ts', '')
 // Ranks of mpirun wait for one another, and for limits of time.
 const waiting = ['sharding', 'nccl', 'distributed', 'group-wait', 'killed-ranks']
@@ -57,9 +58,9 @@ const rank = (file) => {
   const at = longest.indexOf(nameOf(file))
   return at < 0 ? longest.length : at
 }
-const sizeOf = (file) => fs.statSync(path.join(root, 'test', file)).size
+const sizeOf = (file) => fs.statSync(path.join(suites, file)).size
 const tests = fs
-  .readdirSync(path.join(root, 'test'))
+  .readdirSync(suites)
   .filter((file) => file.endsWith('.test.ts') && pattern.test(file))
   .sort((a, b) => rank(a) - rank(b) || sizeOf(b) - sizeOf(a))
 
@@ -107,16 +108,20 @@ async function main() {
       })
   const worker = async (queue) => {
     for (let file = queue.shift(); file; file = queue.shift())
-      await timed(file, ['--import', 'tsx', path.join('test', file)], ({ code, signal, output }) => {
-        const total = figure(output, 'Total')
-        passed += figure(output, 'Passed')
-        skipped += figure(output, 'Skipped')
-        // A process that ended badly with no failing test in its figures is itself one failure.
-        const bad = total - figure(output, 'Passed')
-        const died = code !== 0 || signal || total + figure(output, 'Skipped') === 0
-        failed += bad || (died ? 1 : 0)
-        return !bad && !died
-      })
+      await timed(
+        file,
+        ['--import', 'tsx', path.join('test', 'suites', file)],
+        ({ code, signal, output }) => {
+          const total = figure(output, 'Total')
+          passed += figure(output, 'Passed')
+          skipped += figure(output, 'Skipped')
+          // A process that ended badly with no failing test in its figures is itself one failure.
+          const bad = total - figure(output, 'Passed')
+          const died = code !== 0 || signal || total + figure(output, 'Skipped') === 0
+          failed += bad || (died ? 1 : 0)
+          return !bad && !died
+        }
+      )
   }
   const queue = tests.filter((file) => !waiting.includes(nameOf(file)))
   const waits = tests.filter((file) => waiting.includes(nameOf(file)))

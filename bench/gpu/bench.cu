@@ -14,10 +14,10 @@
 #include <cstring>
 #include <vector>
 
+#include "../../native/core/executor.h"
 #include "../../native/cuda/cross_entropy.cuh"
 #include "../../native/cuda/device.h"
 #include "../../native/cuda/row_launch.h"
-#include "../../native/executor.h"
 
 using namespace margin_softmax;
 

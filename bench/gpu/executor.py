@@ -1,11 +1,11 @@
 """The CUDA executor through the shared library that step.cu makes. Needs nothing but Python."""
 import ctypes
 
-# In the order of the enums of native/problem.h and native/optimizer.h.
+# In the order of the enums of native/core/problem.h and native/core/optimizer.h.
 PRECISIONS = ["float32", "tf32", "bfloat16"]
 REDUCTIONS = ["mean", "sum", "none"]
 OPTIMIZERS = ["sgd", "adamw"]
-# A margin's parameters in the order of native/margin.h, with the factories' defaults.
+# A margin's parameters in the order of native/formulas/margin.h, with the factories' defaults.
 PARAMETERS = {
     "softmax": {},
     "normface": {"scale": 30},

@@ -2,7 +2,7 @@
 // GPU.
 #include <cstdio>
 
-#include "../../native/executor.h"
+#include "../../native/core/executor.h"
 
 using namespace margin_softmax;
 

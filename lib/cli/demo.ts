@@ -3,7 +3,7 @@ import path from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DemoOptions } from '../demo/demo'
 import { losses } from '../demo/losses'
-import { defaultSeed } from '../head-settings'
+import { defaultSeed } from '../internal/head-settings'
 import { explain, integerFrom } from './options'
 import { needPackages } from './terminal'
 

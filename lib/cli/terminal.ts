@@ -3,9 +3,9 @@ import { constants, readFileSync, statSync } from 'node:fs'
 import { access, mkdir } from 'node:fs/promises'
 import path from 'node:path'
 import { Presets, SingleBar } from 'cli-progress'
-import { printable, reasonOf } from '../file-error'
-import { notRegular } from '../read-file'
-import { isStream, targetOf } from '../write-file'
+import { printable, reasonOf } from '../internal/file-error'
+import { notRegular } from '../internal/read-file'
+import { isStream, targetOf } from '../internal/write-file'
 
 /** A command that could not do its work: exit code 1, with this message alone. */
 export class Failure extends Error {}

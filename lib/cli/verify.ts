@@ -1,7 +1,7 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
 import { type Command, Option } from 'commander'
 import { type VerificationResult, verification, verificationFromScores } from '../index'
-import { writeReport } from '../write-file'
+import { writeReport } from '../internal/write-file'
 import {
   asMatrix,
   filesNote,

@@ -9,7 +9,7 @@ import {
   type VerificationResult,
   verification,
 } from '../index'
-import { seededRandom, shuffled } from '../random'
+import { seededRandom, shuffled } from '../internal/random'
 import { adapter } from '../tfjs'
 import { type Backbone, createBackbone } from './backbone'
 import type { LossSetting } from './losses'

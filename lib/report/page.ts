@@ -1,5 +1,5 @@
 /** The design that all reports share: the frame with its style sheet, and small pieces. */
-import { printable } from '../file-error'
+import { printable } from '../internal/file-error'
 
 export function escaped(text: string): string {
   return printable(text).replace(/[&<>"]/g, (character) => `&#${character.charCodeAt(0)};`)

@@ -3,9 +3,9 @@
 #include <cstring>
 #include <new>
 
-#include "../batch.h"
-#include "../block.h"
-#include "step.h"
+#include "../core/batch.h"
+#include "../core/block.h"
+#include "step/step.h"
 
 namespace margin_softmax {
 namespace cpu {

@@ -2,11 +2,11 @@
 #pragma once
 #include <atomic>
 
-#include "../executor.h"
-#include "../row.h"
-#include "kernels.h"
+#include "../core/executor.h"
+#include "../core/pool.h"
+#include "../formulas/row.h"
+#include "kernels/kernels.h"
 #include "plan.h"
-#include "pool.h"
 #include "workspace.h"
 
 namespace margin_softmax::cpu {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../sizes.h"
+#include "../core/sizes.h"
 
 namespace margin_softmax::cpu {
 

@@ -1,16 +1,16 @@
 // Probability functions: rows are shared out among the threads; a long row is cut into chunks. The cut follows from the
 // shape alone, and chunks are added in order, so the thread count changes no bit.
-#include "../probability.h"
+#include "../core/probability.h"
 
 #include <cmath>
 #include <new>
 #include <vector>
 
-#include "../row_sums.h"
-#include "kernels.h"
+#include "../core/pool.h"
+#include "../formulas/row_sums.h"
+#include "kernels/kernels.h"
+#include "kernels/probability_kernels.h"
 #include "plan.h"
-#include "pool.h"
-#include "probability_kernels.h"
 
 namespace margin_softmax::cpu {
 namespace {

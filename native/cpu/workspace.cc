@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "../block.h"
+#include "../core/block.h"
 
 namespace margin_softmax::cpu {
 

@@ -3,8 +3,8 @@
 #pragma once
 #include <cstdint>
 
-#include "../layout.h"
-#include "../status.h"
+#include "../core/layout.h"
+#include "../core/status.h"
 
 namespace margin_softmax::cpu {
 

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
-#include "../executor.h"
-#include "../sizes.h"
+#include "../core/executor.h"
+#include "../core/sizes.h"
 
 namespace margin_softmax::cuda {
 namespace {

@@ -6,8 +6,8 @@
 #include <set>
 #include <vector>
 
-#include "../layout.h"
-#include "../status.h"
+#include "../core/layout.h"
+#include "../core/status.h"
 #include "gpu.cuh"
 
 namespace margin_softmax::cuda {

@@ -1,5 +1,5 @@
 // The CUDA executor: the table of what it does.
-#include "../executor.h"
+#include "../core/executor.h"
 
 #include "device.h"
 #include "nccl.h"

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../problem.h"
-#include "../sizes.h"
+#include "../core/problem.h"
+#include "../core/sizes.h"
 #include "tile.cuh"
 
 namespace margin_softmax::cuda {

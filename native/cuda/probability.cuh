@@ -1,6 +1,6 @@
 // The probability functions, a block per row.
 #pragma once
-#include "../probability.h"
+#include "../core/probability.h"
 #include "row_reduce.cuh"
 
 namespace margin_softmax::cuda {

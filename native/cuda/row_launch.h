@@ -2,7 +2,7 @@
 #pragma once
 #include <algorithm>
 
-#include "../sizes.h"
+#include "../core/sizes.h"
 #include "device.h"
 #include "row_reduce.cuh"
 

@@ -5,7 +5,7 @@
 // loads, the other for stores. A thread has eight loads under way before it uses one: 4 bytes each and 128 a warp, which
 // needs no alignment, as rows of an odd number of classes have none.
 #pragma once
-#include "../row_sums.h"
+#include "../formulas/row_sums.h"
 #include "gpu.cuh"
 
 namespace margin_softmax::cuda {

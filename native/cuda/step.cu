@@ -4,8 +4,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "../batch.h"
-#include "../executor.h"
+#include "../core/batch.h"
+#include "../core/executor.h"
 #include "backward.cuh"
 #include "device.h"
 #include "narrow.cuh"

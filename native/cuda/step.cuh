@@ -19,8 +19,8 @@
 //
 // No sum is formed by atomics and each array has one writer per launch, so the same inputs give the same bits.
 #pragma once
-#include "../optimizer_step.h"
-#include "../row.h"
+#include "../formulas/optimizer_step.h"
+#include "../formulas/row.h"
 #include "tile.cuh"
 
 namespace margin_softmax::cuda {

@@ -1,7 +1,7 @@
 // The k best classes of each row: tiles of scores, chunk by chunk, merged into the rows' lists.
 #include "topk.cuh"
 
-#include "../executor.h"
+#include "../core/executor.h"
 #include "device.h"
 #include "plan.h"
 #include "scores.cuh"

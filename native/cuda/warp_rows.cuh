@@ -1,6 +1,6 @@
 // A warp to a row of a matrix: which row, and its norm.
 #pragma once
-#include "../row.h"
+#include "../formulas/row.h"
 #include "gpu.cuh"
 
 namespace margin_softmax::cuda {

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../binding.h"
+#include "../node/binding.h"
 #include "group.h"
 
 namespace margin_softmax::binding {

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../sizes.h"
+#include "../core/sizes.h"
 #include "combine.h"
 #include "group.h"
 

@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../collectives.h"
+#include "../head/collectives.h"
 
 namespace margin_softmax::distributed {
 

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "../block.h"
-#include "../collectives.h"
-#include "../status.h"
-#include "../task.h"
+#include "../core/block.h"
+#include "../core/status.h"
+#include "../core/task.h"
+#include "../head/collectives.h"
 #include "record.h"
 #include "transport.h"
 

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "../collectives.h"
+#include "../head/collectives.h"
 
 namespace margin_softmax::distributed {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "../status.h"
+#include "../core/status.h"
 
 namespace margin_softmax::distributed {
 

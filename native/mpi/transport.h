@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "../status.h"
+#include "../core/status.h"
 
 namespace margin_softmax::distributed {
 

@@ -6,7 +6,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import * as library from '../../lib/index'
-import { makeBatch, normals, random } from '../support'
+import { makeBatch, normals, random } from '../support/support'
 
 const { MarginHead } = library
 const batch = makeBatch(1, { rows: 40, dim: 130, classes: 700 })

@@ -5,8 +5,8 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { MarginHead, MarginSoftmaxError } from '../../lib/index'
-import { writeReport } from '../../lib/write-file'
-import { loadHead, saveHead } from '../saved-heads'
+import { writeReport } from '../../lib/internal/write-file'
+import { loadHead, saveHead } from '../support/saved-heads'
 
 const folder = process.argv[2] as string // its name is $FAULT_PATH
 const log = process.env.FAULT_LOG as string

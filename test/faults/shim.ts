@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
 import type { Test } from 'uvu'
-import { lacking } from '../support'
+import { lacking } from '../support/support'
 
 const compiler = ['cc', 'gcc', 'clang'].find((name) => !spawnSync(name, ['--version']).error)
 const elsewhere =

@@ -1,7 +1,7 @@
 // Valid arguments: odd sizes, values that are hard, and every form that an array may have.
 import { instructionSets, type MarginLossOptions } from '../../lib/index'
-import { type MarginCase, marginCases } from '../margins'
-import { normals } from '../support'
+import { type MarginCase, marginCases } from '../support/margins'
+import { normals } from '../support/support'
 import type { Dice } from './campaign'
 import { detach, tracking } from './hostile-values'
 

@@ -2,7 +2,7 @@
 //   MARGIN_SOFTMAX_FUZZ=<seed>,<seconds>    as many calls as fit, from another seed
 //   MARGIN_SOFTMAX_FUZZ=<seed>,call:<n>     one call
 import fs from 'node:fs'
-import { integer, pick, random } from '../support'
+import { integer, pick, random } from '../support/support'
 
 /** Random numbers of one call. */
 export interface Dice {

@@ -1,8 +1,8 @@
 // Hostile calls: arguments of the wrong kind, objects that lie or change while they are read, arrays that go away. Each
 // call may succeed or fail with an error of the documented shape; an error of the caller's own traps passes through.
 import { executionOptions } from '../../lib/execution'
-import { headOptions } from '../../lib/head-settings'
 import * as library from '../../lib/index'
+import { headOptions } from '../../lib/internal/head-settings'
 import { lossOptions } from '../../lib/loss'
 import { crossEntropyOptions } from '../../lib/probability'
 import { anyCall, anyShape, anyValues, tamper } from './batches'

@@ -1,9 +1,15 @@
-// Holds results against the oracle of test/reference.ts. The bounds follow from what was rounded: a logit is off by its
+// Holds results against the oracle of test/support/reference.ts. The bounds follow from what was rounded: a logit is off by its
 // size times the unit of the precision, and whatever depends on it by as much.
 import type { MarginLossOptions, MarginLossResult } from '../../lib/index'
-import type { MarginCase } from '../margins'
-import { normalise, type OracleMargin, type OracleOptions, type OracleResult, reference } from '../reference'
-import { distance, norm, within } from '../support'
+import type { MarginCase } from '../support/margins'
+import {
+  normalise,
+  type OracleMargin,
+  type OracleOptions,
+  type OracleResult,
+  reference,
+} from '../support/reference'
+import { distance, norm, within } from '../support/support'
 import type { Problem } from './batches'
 
 /** The rounding of a logit of size 1, and of each term of a product. */

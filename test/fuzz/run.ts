@@ -3,7 +3,7 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import * as assert from 'uvu/assert'
-import { runNode } from '../processes'
+import { runNode } from '../support/processes'
 import { positionIn, requested } from './campaign'
 
 export async function fuzz(suite: string): Promise<void> {

@@ -13,10 +13,10 @@ import {
   verification,
   verificationSync,
 } from '../../lib/index'
-import * as oracle from '../probability-reference'
-import { byRow, distributions } from '../probability-support'
-import { distance, norm, within } from '../support'
-import { allPairs, cosine, exactRows, referenceVerification } from '../verification-reference'
+import * as oracle from '../support/probability-reference'
+import { byRow, distributions } from '../support/probability-support'
+import { distance, norm, within } from '../support/support'
+import { allPairs, cosine, exactRows, referenceVerification } from '../support/verification-reference'
 import { anyLabels, anyValues, inAnyForm } from './batches'
 import type { Dice } from './campaign'
 

@@ -1,7 +1,7 @@
 // Valid calls of marginLoss and topK, beside the oracle.
 import { marginLoss, marginLossSync, topK, topKSync } from '../../lib/index'
-import { reference, referenceTopK } from '../reference'
-import { within } from '../support'
+import { reference, referenceTopK } from '../support/reference'
+import { within } from '../support/support'
 import { anyCall, type Problem, tamper } from './batches'
 import type { Dice } from './campaign'
 import { judge } from './judge'

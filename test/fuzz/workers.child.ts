@@ -2,7 +2,7 @@
 // `workers.child.ts <seed> <terminations, or seconds with an s>`: prints "done" when no value was wrong.
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { cosface, MarginHead, MarginSoftmaxError, marginLoss } from '../../lib/index'
-import { makeBatch } from '../support'
+import { makeBatch } from '../support/support'
 import { type Dice, dice } from './campaign'
 import { life } from './valid-heads'
 import { best, loss, lossSync } from './valid-losses'

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "../../native/executor.h"
-#include "../../native/row.h"
+#include "../../native/core/executor.h"
+#include "../../native/formulas/row.h"
 
 namespace margin_softmax {
 namespace {

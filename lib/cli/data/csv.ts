@@ -1,6 +1,6 @@
 /** Tables as text: one row a line, commas, semicolons, tabs or spaces between the fields, quotes around a field if need be. */
-import { shown } from '../../file-error'
-import { withFile } from '../../read-file'
+import { shown } from '../../internal/file-error'
+import { withFile } from '../../internal/read-file'
 import { counted } from '../terminal'
 import { fieldsOf, hasDecimalComma, hasOpenQuote, type Line, numberOf, openQuote, remedyFor } from './fields'
 import { decisiveLines, type Layout, layoutOf, nameOf, roles, type TableRequest } from './layout'

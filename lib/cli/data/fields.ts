@@ -1,5 +1,5 @@
 /** A line of a table: what parts its fields, the fields, and the numbers in them. */
-import { shown } from '../../file-error'
+import { shown } from '../../internal/file-error'
 
 export interface Line {
   /** From 1, as an editor counts. */

@@ -1,8 +1,8 @@
 /** Arrays from the files that embeddings come in: .npy, .npz, .safetensors, .csv, .tsv, .txt. */
 import { MarginSoftmaxError } from '../../errors'
-import { brief, reasonOf } from '../../file-error'
-import { readAll, withFile } from '../../read-file'
-import { readHeader } from '../../safetensors'
+import { brief, reasonOf } from '../../internal/file-error'
+import { readAll, withFile } from '../../internal/read-file'
+import { readHeader } from '../../internal/safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import type { TableRequest } from './layout'

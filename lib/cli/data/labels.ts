@@ -1,6 +1,6 @@
 /** Labels of any file become class numbers here, by one rule: docs/data-files.md, "Labels". */
-import { newArray } from '../../check'
-import { shown } from '../../file-error'
+import { newArray } from '../../internal/check'
+import { shown } from '../../internal/file-error'
 import { Failure } from '../terminal'
 import type { FileArray } from './files'
 import { type BigIntegers, largestExactInteger } from './numbers'

@@ -2,7 +2,7 @@
  * Tells from a table's first lines what its columns are. What is odd is recognised by a rule that docs/data-files.md states, or
  * refused by name: an index or an id that became a number of an embedding would spoil every figure and be noticed by nobody.
  */
-import { brief } from '../../file-error'
+import { brief } from '../../internal/file-error'
 import { hasDecimalComma, isNumber, type Line, separatorOf, wholeFieldsOf } from './fields'
 
 /** A caller asks a table for numbers, for labels, or for both. */

@@ -1,5 +1,5 @@
 /** NumPy's .npy: a magic number, the length of a Python dictionary, the dictionary, then the elements. */
-import { elementsOf } from '../../safetensors'
+import { elementsOf } from '../../internal/safetensors'
 import { type ArrayLayout, kinds } from './numbers'
 
 export interface NpyHeader extends ArrayLayout {

@@ -1,7 +1,7 @@
 /** Elements as files hold them: how many bytes each takes, and how they become an array of ours. */
 import { isUtf8 } from 'node:buffer'
-import { native } from '../../native'
-import { elementsOf } from '../../safetensors'
+import { native } from '../../internal/native'
+import { elementsOf } from '../../internal/safetensors'
 
 export type Numbers = Float32Array | Float64Array | Int32Array
 export type BigIntegers = BigInt64Array | BigUint64Array

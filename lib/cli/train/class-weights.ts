@@ -1,5 +1,5 @@
 /** How much each class counts in the loss: `--class-weights`. */
-import { type FloatArray, isLossWeight } from '../../check'
+import { type FloatArray, isLossWeight } from '../../internal/check'
 import { parseSource, readArray } from '../data/files'
 import { rowsPerClass } from '../data/labels'
 import type { Numbers } from '../data/numbers'

@@ -1,6 +1,6 @@
 /** What `train` reads, and what it says of it before any memory is taken for a head. */
 import { stat } from 'node:fs/promises'
-import { reasonOf } from '../../file-error'
+import { reasonOf } from '../../internal/file-error'
 import { asMatrix, holdsLabels, parseSource, readArray, readBoth, type TextOptions } from '../data/files'
 import { asLabels, type ClassLabels, type KnownClasses } from '../data/labels'
 import { checkTextOptions, type Reading, readingOf, sentenceOf } from '../data/options'

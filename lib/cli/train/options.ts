@@ -1,8 +1,8 @@
 /** The options that set what decides the bits of a training: one table, and how options and settings become each other. */
 import { InvalidArgumentError, Option } from 'commander'
 import { precisions } from '../../devices'
-import { weightStorages } from '../../head-settings'
 import { adamW, type Optimizer, sgd } from '../../index'
+import { weightStorages } from '../../internal/head-settings'
 import { anyNumber, integerFrom, numberAbove, numberFrom } from '../options'
 import { Failure, Misuse } from '../terminal'
 import { type LossOptions, losses } from './losses'

@@ -1,5 +1,5 @@
 /** The order of the rows of an epoch, a function of seed and epoch alone: a resumed training finds it again. */
-import { seededRandom, shuffled } from '../../random'
+import { seededRandom, shuffled } from '../../internal/random'
 
 /** As many classes in each batch, with as many rows of each. */
 export interface Balance {

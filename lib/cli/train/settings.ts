@@ -1,9 +1,10 @@
 /** What decides the bits of a training. */
-import { numberFrom as atLeast, oneOf, options, integerFrom as wholeNumber } from '../../check'
+
 import { wrongType } from '../../errors'
-import { reasonOf } from '../../file-error'
-import { checkSettings, defaultSeed, settingNames } from '../../head-settings'
 import type { MarginHeadOptions } from '../../index'
+import { numberFrom as atLeast, oneOf, options, integerFrom as wholeNumber } from '../../internal/check'
+import { reasonOf } from '../../internal/file-error'
+import { checkSettings, defaultSeed, settingNames } from '../../internal/head-settings'
 import { Failure } from '../terminal'
 import type { Balance } from './sampler'
 import { type Schedule, scheduleNames } from './schedules'

@@ -1,6 +1,6 @@
 /** Which rows are trained on, and which are kept back to judge by. */
 
-import { seededRandom, shuffled } from '../../random'
+import { seededRandom, shuffled } from '../../internal/random'
 import { rowsPerClass } from '../data/labels'
 
 export interface Split {

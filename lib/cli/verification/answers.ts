@@ -1,5 +1,5 @@
 /** Whether a pair belongs together, in the words that lists of trials use. */
-import { shown } from '../../file-error'
+import { shown } from '../../internal/file-error'
 import { Failure } from '../terminal'
 
 /** What a list answers, and what `--answer` may be. A list uses the words of one pair. */

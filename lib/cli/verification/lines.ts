@@ -1,6 +1,6 @@
 /** Lists as text, of fields that need not be numbers: trials and scores. */
-import { reasonOf } from '../../file-error'
-import { withFile } from '../../read-file'
+import { reasonOf } from '../../internal/file-error'
+import { withFile } from '../../internal/read-file'
 import { wholeFieldsOf } from '../data/fields'
 import { textOf } from '../data/text'
 import { Failure } from '../terminal'

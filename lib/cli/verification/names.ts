@@ -1,5 +1,5 @@
 /** The rows that a list of trials calls by names. */
-import { shown } from '../../file-error'
+import { shown } from '../../internal/file-error'
 import { type FileArray, parseSource, readArray, type TextOptions } from '../data/files'
 import { Failure } from '../terminal'
 

@@ -1,5 +1,5 @@
 /** Scores that exist already: a column of them beside answers, or alone. */
-import { shown } from '../../file-error'
+import { shown } from '../../internal/file-error'
 import { counted, Failure } from '../terminal'
 import { answersOf, type Column, chooseAnswers, isHeading } from './answers'
 import { readLines } from './lines'

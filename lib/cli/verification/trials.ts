@@ -1,6 +1,7 @@
 /** Lists of pairs: rows by number or by name with the answer first or last (VoxCeleb, Kaldi), and LFW's pairs.txt. */
-import { shown } from '../../file-error'
+
 import type { PairList } from '../../index'
+import { shown } from '../../internal/file-error'
 import { asIntegers, type FileArray, isText, parseSource, readArray, type TextOptions } from '../data/files'
 import { counted, Failure } from '../terminal'
 import { type AnswerSide, answersOf, type Column, chooseAnswers, isHeading } from './answers'

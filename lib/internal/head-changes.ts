@@ -1,0 +1,147 @@
+// What of a head may change after it was made: how it trains, by `set` and `load`, and which classes it has.
+
+import { MarginSoftmaxError, wrongType, wrongValue } from '../errors'
+import { agree } from './agreement'
+import { countOf, floats, integerFrom, isLabels, lossWeights, newArray, options, size } from './check'
+import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
+import { checkClassNames, digestOfNames, indexOfAgain } from './head-names'
+import {
+  type AddedClasses,
+  checkSettings,
+  expectedShapes,
+  type HeadChanges,
+  type Settings,
+  settingNames,
+} from './head-settings'
+
+/** Settings that no change of a head touches. */
+const fixedNames = ['classes', 'dim', 'bias'] as const
+const settingChanges = settingNames.filter(
+  (name) => name !== 'weightStorage' && !(fixedNames as readonly string[]).includes(name)
+) as Exclude<keyof Settings, (typeof fixedNames)[number] | 'weightStorage'>[]
+export const changeNames = [...fixedNames, ...settingChanges, 'classNames']
+
+/** What a change concerns: of a head in memory, or of one in a file. */
+export interface Changeable {
+  settings: Settings
+  /** Updates made when the optimizer's state was zero. */
+  optimizerStart: number
+  classNames?: readonly string[]
+}
+
+/** @param iteration where the state of an optimizer of another kind begins */
+export function changed(
+  { settings, optimizerStart, classNames }: Changeable,
+  known: Partial<HeadChanges>,
+  iteration: number
+): Changeable {
+  for (const name of fixedNames)
+    if (known[name] !== undefined && known[name] !== settings[name])
+      throw wrongValue(`the head's own ${settings[name]}`, name, known[name])
+  const asked: Record<string, unknown> = {}
+  for (const name of settingChanges) if (known[name] !== undefined) asked[name] = known[name]
+  const next = checkSettings({ ...settings, ...asked })
+  const names = known.classNames
+  return {
+    settings: next,
+    optimizerStart: next.optimizer.name === settings.optimizer.name ? optimizerStart : iteration,
+    classNames: names === undefined ? classNames : checkClassNames(names, 'classNames', settings.classes),
+  }
+}
+
+/** Changes how a head trains, on every rank of its group or on none. */
+export async function changeHead(head: HeadMemory, next: Changeable): Promise<HeadMemory> {
+  const { settings, group } = head
+  if (group) {
+    const { classNames } = next
+    await agree(group, { ...next.settings, classNames: classNames && digestOfNames(classNames) })
+    // A rank without memory for new state would leave the others with another optimizer.
+    const arrays = (of: Settings) => Object.keys(expectedShapes(of)).join()
+    if (arrays(next.settings) !== arrays(settings))
+      throw unavailable('an optimizer with the same state', 'save it, then load it with the other optimizer')
+  }
+  return changeMemory({ ...head, ...next })
+}
+
+export function unavailable(what: string, instead: string): MarginSoftmaxError {
+  return new MarginSoftmaxError('ERR_UNAVAILABLE', `Expected ${what} for a sharded head: ${instead}`)
+}
+
+const alone = (name: string) =>
+  unavailable(`no ${name}`, `save it, load it without a group, call ${name}, save it, load it with the group`)
+
+/** A head with `count` more classes after those that there are. */
+export function withClasses(
+  head: HeadMemory,
+  count: unknown,
+  given: AddedClasses | undefined
+): Promise<HeadMemory> {
+  if (head.group) throw alone('addClasses')
+  const { dim, classes } = head.settings
+  const known = options(given, 'options', ['weights', 'classNames', 'classWeights'])
+  const added = size(count, 'count')
+  size(classes + added, 'classes with those of count')
+  const weights = known.weights === undefined ? undefined : floats(known.weights, 'weights', added * dim)
+  const classNames = joinedNames(head.classNames, known.classNames, added)
+  const classWeights = joinedWeights(head.classWeights, known.classWeights, added)
+  const kept = newArray(Int32Array, classes, 'the classes')
+  for (let j = 0; j < classes; j++) kept[j] = j
+  return resizedHead(head, { kept, added, weights, classNames, classWeights })
+}
+
+/** Either all classes have names or none has. */
+function joinedNames(before: readonly string[] | undefined, given: unknown, added: number) {
+  if (given === undefined && !before) return undefined
+  if (!before) throw wrongType('none, as the other classes have no names,', 'classNames', given)
+  const names = checkClassNames(given, 'classNames', added)
+  const joined = [...before, ...names]
+  const again = indexOfAgain(joined)
+  if (again >= 0)
+    throw wrongValue('a name that no other class has', `classNames[${again - before.length}]`, joined[again])
+  return Object.freeze(joined)
+}
+
+/** Either all classes have weights in the loss or none has. */
+function joinedWeights(before: Float32Array | undefined, given: unknown, added: number) {
+  if (given === undefined && !before) return undefined
+  if (!before) throw wrongType('none, as the other classes have no weights,', 'classWeights', given)
+  if (given === undefined) throw wrongType('one weight for each class', 'classWeights', given)
+  const joined = newArray(Float32Array, before.length + added, 'classWeights')
+  joined.set(before)
+  joined.set(lossWeights(given, 'classWeights', added) as Float32Array, before.length)
+  return joined
+}
+
+/** A head without some of its classes, and where each of those before is now: −1 where it was removed. */
+export async function withoutClasses(
+  head: HeadMemory,
+  given: unknown
+): Promise<{ memory: HeadMemory; places: Int32Array }> {
+  if (head.group) throw alone('removeClasses')
+  const { classes } = head.settings
+  if (!isLabels(given))
+    throw wrongType('an Int32Array, Uint32Array, Uint16Array, Uint8Array or number[]', 'classes', given)
+  const places = newArray(Int32Array, classes, 'the places')
+  const count = countOf(given)
+  for (let i = 0; i < count; i++) {
+    const removed = integerFrom(given[i], `classes[${i}]`, 0, classes - 1)
+    if (places[removed]) throw wrongValue('a class that is not removed already', `classes[${i}]`, removed)
+    places[removed] = -1
+  }
+  if (count >= classes) throw wrongValue(`fewer than all ${classes} classes`, 'classes', given)
+  const kept = newArray(Int32Array, classes - count, 'the classes')
+  let next = 0
+  for (let j = 0; j < classes; j++) {
+    if (places[j]) continue
+    kept[next] = j
+    places[j] = next++
+  }
+  const classNames = head.classNames?.filter((_, j) => (places[j] as number) >= 0)
+  const memory = await resizedHead(head, {
+    kept,
+    added: 0,
+    classWeights: head.classWeights?.filter((_, j) => (places[j] as number) >= 0),
+    classNames: classNames && Object.freeze(classNames),
+  })
+  return { memory, places }
+}

@@ -1,0 +1,347 @@
+// A head in a file: one safetensors file, or for a sharded head one a rank and an index that names them (head-shards.ts).
+import { unlink } from 'node:fs/promises'
+import path from 'node:path'
+import type { ProcessGroup } from '../distributed'
+import { gatherTexts, together } from './agreement'
+import { integerFrom, isLossWeight, newArray, options } from './check'
+import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
+import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
+import {
+  checkSettings,
+  expectedShapes,
+  type HeadPlan,
+  namesTensor,
+  type Settings,
+  settingNames,
+  stateNames,
+  tensorType,
+  weightsTensor,
+} from './head-settings'
+import {
+  type ClassRun,
+  fileFormat,
+  readIndex,
+  removeShards,
+  type Shard,
+  type ShardIndex,
+  shardName,
+  shardsOf,
+  writeIndex,
+} from './head-shards'
+import { beginSave, endSave, removeLeftovers } from './leftovers'
+import { closeRead, realpath } from './read-file'
+import {
+  type ByteTensor,
+  checkDigest,
+  type OpenedFile,
+  openSafetensors,
+  readBytes,
+  readTensors,
+  type StreamedTensor,
+  unreadable,
+  writeSafetensors,
+} from './safetensors'
+import { targetOf } from './write-file'
+
+interface OpenedShard extends ClassRun, OpenedFile {
+  /** With its folder. */
+  file: string
+}
+
+/** What a file says of its head, once checked. Its files stay open until `close`, for `readHead`. */
+export interface HeadFile extends Pick<HeadPlan, 'settings' | 'iteration' | 'optimizerStart'> {
+  shards: OpenedShard[]
+  close(): Promise<void>
+}
+
+/** Copies between a part and a head's native array of this name, from an offset on. */
+export type Move = (name: string, offset: number, part: Float32Array) => void
+
+/** The arrays of `own` classes under their names in a file that holds the classes `held`: those that a head `into` has. */
+function tensorsOf(
+  settings: Settings,
+  own: ClassRun,
+  held: ClassRun,
+  move: Move,
+  into = settings
+): Record<string, StreamedTensor> {
+  const first = Math.max(own.first, held.first)
+  const count = Math.min(own.first + own.count, held.first + held.count) - first
+  const names = { weight: 'weight', bias: 'bias', ...stateNames[settings.optimizer.name] }
+  const shapes = expectedShapes(settings, count)
+  const wanted = expectedShapes(into, count)
+  const tensors: Record<string, StreamedTensor> = {}
+  for (const [name, fileName] of Object.entries(names)) {
+    const shape = shapes[fileName]
+    if (!shape || !wanted[fileName] || count <= 0) continue
+    const width = shape[1] ?? 1
+    tensors[fileName] = {
+      shape,
+      dtype: tensorType(settings, fileName),
+      from: (first - held.first) * width,
+      transfer: (offset, part) => move(name, (first - own.first) * width + offset, part),
+    }
+  }
+  return tensors
+}
+
+/** The names of this process's classes: each shard has its own. */
+function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Record<string, ByteTensor> {
+  if (!classNames) return {}
+  const bytes = encodeNames(classNames.slice(own.first, own.first + own.count))
+  return { [namesTensor]: { shape: [bytes.length], dtype: 'U8', bytes } }
+}
+
+/** What this process's classes count in the loss: each shard has its own. */
+function weightsOf(classWeights: Float32Array | undefined, own: ClassRun): Record<string, StreamedTensor> {
+  if (!classWeights) return {}
+  const transfer = (offset: number, part: Float32Array) => {
+    const first = own.first + offset
+    part.set(classWeights.subarray(first, first + part.length))
+  }
+  return { [weightsTensor]: { shape: [own.count], transfer } }
+}
+
+/** Writes a head; a sharded one on all ranks together. A file of this name is always a whole checkpoint. */
+export async function writeHead(
+  file: string,
+  { settings, iteration, optimizerStart, classNames, classWeights }: Omit<HeadPlan, 'execution' | 'group'>,
+  own: ClassRun,
+  move: Move,
+  group?: ProcessGroup
+): Promise<void> {
+  const head = JSON.stringify({ ...settings, iteration, ...(optimizerStart > 0 && { optimizerStart }) })
+  const { path: target } = await together(group, 'find the file', () =>
+    targetOf(file).catch((cause) => {
+      throw fileError(`Expected to write ${file}`, cause)
+    })
+  )
+  const tensors = {
+    ...tensorsOf(settings, own, own, move),
+    ...namesOf(classNames, own),
+    ...weightsOf(classWeights, own),
+  }
+  const write = (to: string, metadata: Record<string, string>) =>
+    writeSafetensors(to, tensors, { format: fileFormat, head, ...metadata }, ['head'])
+  const old = await shardsOf(target)
+  if (!group) {
+    await write(target, {})
+    await removeShards(target, old)
+    return
+  }
+  const ownSave = group.rank === 0 ? beginSave() : ''
+  try {
+    const [save = ''] = await gatherTexts(group, ownSave)
+    await writeShards(target, save, own, { group, write, old, head })
+  } finally {
+    endSave(ownSave)
+  }
+}
+
+/** Each rank's shard, then the index. */
+async function writeShards(
+  target: string,
+  save: string,
+  own: ClassRun,
+  work: {
+    group: ProcessGroup
+    write: (to: string, metadata: Record<string, string>) => Promise<void>
+    old: Shard[]
+    head: string
+  }
+): Promise<void> {
+  const { group, write, old, head } = work
+  const name = (rank: number) => shardName(target, save, rank, group.size)
+  const mine = name(group.rank)
+  if (group.rank === 0) await removeShards(target, [])
+  await removeLeftovers(target) // on every rank: each knows the processes of its own machine
+  try {
+    await together(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own), save }))
+  } catch (error) {
+    await unlink(mine).catch(() => {}) // else a later save does
+    throw error
+  }
+  // From here on the index may come to name this rank's shard: whatever fails, only rank 0 knows whether it does.
+  const runs = (await gatherTexts(group, JSON.stringify(own))).map((text) => JSON.parse(text) as ClassRun)
+  const shards = runs.map((run, rank) => ({ file: path.basename(name(rank)), ...run }))
+  await together(group, 'see the index', async () => {
+    if (group.rank === 0) await writeIndex(target, { head: JSON.parse(head), save, shards })
+  })
+  if (group.rank === 0) await removeShards(target, old)
+}
+
+/**
+ * What a file holds, with everything checked but the numbers.
+ * @throws MarginSoftmaxError `ERR_FILE`
+ */
+export async function openHead(file: string): Promise<HeadFile> {
+  const shards: OpenedShard[] = []
+  const close = async () => {
+    for (const { handle } of shards) await closeRead(handle)
+  }
+  const open = async (shardFile: string, run?: ClassRun) => {
+    const opened = await openSafetensors(shardFile, ['F32', 'BF16', 'U8'])
+    const shard = { ...opened, file: shardFile, first: 0, count: 0, ...run }
+    shards.push(shard)
+    return shard
+  }
+  try {
+    const index = await readIndex(file)
+    if (!index) {
+      const whole = await open(file)
+      const said = checkPart(whole)
+      whole.count = said.settings.classes
+      return { ...said, shards, close }
+    }
+    const said = settingsOf(index.head)
+    const { settings } = said
+    const total = index.shards.reduce((sum, { count }) => sum + count, 0)
+    if (total !== settings.classes) throw new Error(`its shards hold ${total} of ${settings.classes} classes`)
+    const folder = path.dirname(await realpath(file)) // beside the index, not beside a link to it
+    for (const { file: name, first, count } of index.shards) {
+      const run = { first, count }
+      const part = checkPart(await open(path.join(folder, name), run), run, index)
+      if (JSON.stringify(part) !== JSON.stringify(said)) throw notTogether()
+    }
+    return { ...said, shards, close }
+  } catch (cause) {
+    await close()
+    throw unreadable(file, cause)
+  }
+}
+
+/** As `openHead`, on every rank of a group or on none. */
+export async function openHeadTogether(file: string, group: ProcessGroup | undefined): Promise<HeadFile> {
+  let opened: HeadFile | undefined
+  try {
+    return await together(group, 'open the file', async () => {
+      opened = await openHead(file)
+      return opened
+    })
+  } catch (error) {
+    await opened?.close() // another rank failed
+    throw error
+  }
+}
+
+const notTogether = () => new Error('it is a shard of another save than its index')
+
+function settingsOf(saved: unknown): Omit<HeadFile, 'shards' | 'close'> {
+  const names = [...settingNames, 'iteration', 'optimizerStart']
+  const known = options(propertiesOf(saved, 'head'), 'head', names)
+  const { iteration: made, optimizerStart = 0, ...given } = known as unknown as Settings & HeadPlan
+  const iteration = integerFrom(made, 'iteration', 0)
+  return {
+    settings: checkSettings(given),
+    iteration,
+    optimizerStart: integerFrom(optimizerStart, 'optimizerStart', 0, iteration),
+  }
+}
+
+/** A whole head's file, or a shard as its index describes it: what it says is held against itself and the index. */
+function checkPart({ file, header }: OpenedShard, run?: ClassRun, index?: ShardIndex) {
+  const { entries, metadata } = header
+  try {
+    if (metadata.format !== fileFormat)
+      throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
+    const said = settingsOf(parseJson(metadata.head, 'head'))
+    const { settings } = said
+    if (metadata.shard !== undefined && !run)
+      throw new Error('it is one shard of a head: load the index that names it')
+    if (run) checkRun(metadata, run)
+    if (index && metadata.save !== index.save) throw notTogether()
+    for (const [name, shape] of Object.entries(expectedShapes(settings, run?.count)))
+      if (entries.get(name)?.shape.join() !== shape.join())
+        throw new Error(`it has no ${name} of shape [${shape}]`)
+    for (const [name, { dtype }] of entries) {
+      const expected = name === namesTensor ? 'U8' : tensorType(settings, name)
+      if (dtype !== expected) throw new Error(`its tensor ${name} is ${dtype}, not ${expected}`)
+    }
+    return said
+  } catch (cause) {
+    throw unreadable(file, cause)
+  }
+}
+
+function checkRun(metadata: Record<string, string>, { first, count }: ClassRun): void {
+  const said = parseJson(metadata.shard, 'shard') as Partial<ClassRun> | null
+  if (said?.first !== first || said.count !== count)
+    throw new Error(
+      `it is the shard ${brief(metadata.shard as string)}, not ${JSON.stringify({ first, count })} as its index says`
+    )
+}
+
+/** The classes' names in an opened file, on every rank of a group or on none; undefined where it has none. */
+export function readClassNames(
+  { shards }: HeadFile,
+  checksums: boolean,
+  group?: ProcessGroup
+): Promise<readonly string[] | undefined> {
+  return together(group, 'read the class names', async () => {
+    const named = shards.filter(({ header }) => header.entries.has(namesTensor))
+    if (!named.length) return undefined
+    const names: string[] = []
+    for (const shard of shards)
+      try {
+        if (!named.includes(shard)) throw new Error('it has no class_names, as other shards have')
+        const bytes = await readBytes(shard, namesTensor, largestNames, checksums)
+        for (const name of decodeNames(bytes, shard.count)) names.push(name)
+      } catch (cause) {
+        throw unreadable(shard.file, cause)
+      }
+    const again = indexOfAgain(names)
+    if (again >= 0)
+      throw unreadable(
+        (shards[0] as OpenedShard).file,
+        new Error(`two of its classes are named ${shown(names[again])}`)
+      )
+    return Object.freeze(names)
+  })
+}
+
+/** What each class counts in the loss, all of them on every rank of a group; undefined where the file has no such weights. */
+export function readClassWeights(
+  { settings, shards }: HeadFile,
+  checksums: boolean,
+  group?: ProcessGroup
+): Promise<Float32Array | undefined> {
+  return together(group, 'read the class weights', async () => {
+    if (!shards.some(({ header }) => header.entries.has(weightsTensor))) return undefined
+    const weights = newArray(Float32Array, settings.classes, weightsTensor)
+    for (const shard of shards)
+      try {
+        const { first, count, header } = shard
+        const shape = header.entries.get(weightsTensor)?.shape
+        if (shape?.join() !== `${count}`) throw new Error(`it has no ${weightsTensor} of shape [${count}]`)
+        const transfer = (offset: number, part: Float32Array) => weights.set(part, first + offset)
+        await readTensors(shard, { [weightsTensor]: { shape: [count], transfer } }, checksums)
+        const wrong = weights.subarray(first, first + count).findIndex((weight) => !isLossWeight(weight))
+        if (wrong >= 0) throw new Error(`class ${first + wrong} has the weight ${weights[first + wrong]}`)
+      } catch (cause) {
+        throw unreadable(shard.file, cause)
+      }
+    return weights
+  })
+}
+
+/**
+ * Streams the numbers of `own` classes out of an opened file, whatever its shards.
+ * @param how whether to hold what is read against the file's checksums; the settings of the head that it goes into
+ */
+export async function readHead(
+  { settings, shards }: HeadFile,
+  own: ClassRun,
+  move: Move,
+  { checksums = true, into = settings }: { checksums?: boolean; into?: Settings } = {}
+): Promise<void> {
+  for (const shard of shards) {
+    const tensors = tensorsOf(settings, own, shard, move, into)
+    if (!Object.keys(tensors).length) continue
+    try {
+      if (checksums) checkDigest(shard.header, 'head', shard.header.metadata.head as string)
+      await readTensors(shard, tensors, checksums)
+    } catch (cause) {
+      throw unreadable(shard.file, cause)
+    }
+  }
+}

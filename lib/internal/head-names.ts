@@ -1,0 +1,68 @@
+// The names of a head's classes: checked as an option, and as bytes of its file.
+import { createHash } from 'node:crypto'
+import { wrongType, wrongValue } from '../errors'
+import { parseJson, shown } from './file-error'
+import { isList } from './intrinsics'
+
+/** Bytes that the names of a file may take: what fits into one string of JavaScript. */
+export const largestNames = 2 ** 29 - 24
+
+/** A frozen copy of the names of so many classes. */
+export function checkClassNames(value: unknown, name: string, classes: number): readonly string[] {
+  if (!isList(value)) throw wrongType('an array of strings', name, value)
+  const { length } = value
+  if (length !== classes) throw wrongValue(`${classes} elements`, name, value)
+  const names: string[] = []
+  for (let i = 0; i < length; i++) {
+    const className = value[i]
+    if (typeof className !== 'string') throw wrongType('a string', `${name}[${i}]`, className)
+    names.push(className)
+  }
+  const again = indexOfAgain(names)
+  if (again >= 0) throw wrongValue('a name that no other class has', `${name}[${again}]`, names[again])
+  return Object.freeze(names)
+}
+
+/** The first name that is there before, or −1. */
+export function indexOfAgain(names: readonly string[]): number {
+  const seen = new Set<string>()
+  for (const [i, name] of names.entries()) {
+    if (seen.has(name)) return i
+    seen.add(name)
+  }
+  return -1
+}
+
+/** As they lie in a file. */
+export function encodeNames(names: readonly string[]): Uint8Array {
+  const bytes = new TextEncoder().encode(JSON.stringify(names))
+  if (bytes.length > largestNames)
+    throw wrongValue(`names of at most ${largestNames} bytes`, 'classNames', bytes.length)
+  return bytes
+}
+
+/** What a file's bytes say of so many classes. Throws a plain Error that says what is wrong. */
+export function decodeNames(bytes: Uint8Array, classes: number): string[] {
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+  } catch (cause) {
+    throw new Error('its class_names are no UTF-8', { cause })
+  }
+  const names = parseJson(text, 'class_names')
+  if (!Array.isArray(names)) throw new Error(`its class_names are ${shown(names)}, not an array`)
+  if (names.length !== classes) throw new Error(`it names ${names.length} of ${classes} classes`)
+  for (const name of names)
+    if (typeof name !== 'string') throw new Error(`it names a class ${shown(name)}, not with a string`)
+  return names
+}
+
+/** Tells whether ranks were given the same bytes. */
+export function digestOf(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+/** Tells whether two heads' classes have the same names. */
+export function digestOfNames(names: readonly string[]): string {
+  return digestOf(encodeNames(names))
+}

@@ -1,0 +1,256 @@
+// What verification is asked, checked and in the form that native code takes.
+
+import { wrongType, wrongValue } from '../errors'
+import { type ExecutionOptions, execution } from '../execution'
+import { checkSignal } from './abort'
+import {
+  countOf,
+  type FloatArray,
+  floats,
+  integerFrom,
+  isFloatArray,
+  type LabelArray,
+  labels,
+  newArray,
+  number,
+  numberFrom,
+  options,
+  positiveNumber,
+  rowsOf,
+  size,
+} from './check'
+import { isGone, isList, isObject, lengthOf, typeOf } from './intrinsics'
+
+/** Pairs of rows, each with the answer whether the two belong together. */
+export interface PairList {
+  /** Rows of the embeddings [P,2], from 0. Default: rows 2p and 2p + 1 are pair p. */
+  pairs?: LabelArray | undefined
+  /** Of each pair [P]: true or 1 where both rows are of one class, false or 0 where they are not. */
+  same: LabelArray | readonly boolean[]
+}
+
+/** Whether a pair belongs together, of each pair [P]: true or 1 where both are of one class, else false or 0. */
+export type Answers = PairList['same']
+
+/** How scores are judged. */
+export interface ScoreOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
+  /** The false accept rates, from 0 to 1, at which true accept rates are wanted. Default 1e-1, 1e-2 … 1e-6. */
+  falseAcceptRates?: ArrayLike<number> | undefined
+  /** For lists of pairs: into how many runs of the list it is cut for `folds` of the result, or 0. Default 10, as for LFW. */
+  folds?: number | undefined
+  /**
+   * P_target of the detection cost: the prior probability that a pair belongs together, above 0 and below 1. Default 0.01,
+   * with costs of 1: an operating point of NIST's SRE 2016, and what VoxCeleb's results are usually given at.
+   */
+  pTarget?: number | undefined
+  /** C_Miss of the detection cost, above 0: what it costs to reject a pair that belongs together. Default 1. */
+  cMiss?: number | undefined
+  /** C_FalseAlarm of the detection cost, above 0: what it costs to accept a pair that does not. Default 1. */
+  cFalseAlarm?: number | undefined
+  /** Ends the work: the promise rejects with the signal's reason once no thread is at it any more. Asynchronous calls only. */
+  signal?: AbortSignal | undefined
+}
+
+/** How pairs of embeddings are judged. */
+export interface VerificationOptions extends ScoreOptions {
+  /** D. Default: with labels, as many numbers as there are for each label; it must be given with a list of `pairs`. */
+  dim?: number | undefined
+}
+
+const scoreOptions = [
+  'falseAcceptRates',
+  'folds',
+  'pTarget',
+  'cMiss',
+  'cFalseAlarm',
+  'threads',
+  'instructionSet',
+]
+const usualRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+const histogramBins = 128
+const usualFolds = 10
+const mostRows = 2 ** 31 - 1
+
+/** @param asynchronous whether there may be a signal, and a promise is wanted */
+export function requestOfPairs(
+  given: FloatArray,
+  pairsOf: LabelArray | PairList,
+  asked: VerificationOptions | undefined,
+  asynchronous: boolean
+) {
+  const known = options(asked, 'options', ['dim', ...scoreOptions, ...(asynchronous ? ['signal'] : [])])
+  const taken = floats(given, 'embeddings')
+  const judged = judgementOf(known)
+  const inputs = isValues(pairsOf) ? allPairs(taken, pairsOf, known) : listedPairs(taken, pairsOf, known)
+  // As they are after labels and answers, which may be lists with getters.
+  const embeddings = floats(taken, 'embeddings', inputs.rows * inputs.dim)
+  return { ...judged, ...inputs, embeddings, asynchronous, __proto__: null }
+}
+
+/** @param asynchronous as for `requestOfPairs` */
+export function requestOfScores(
+  given: FloatArray | readonly number[],
+  answers: Answers,
+  asked: ScoreOptions | undefined,
+  asynchronous: boolean
+) {
+  const known = options(asked, 'options', [...scoreOptions, ...(asynchronous ? ['signal'] : [])])
+  const judged = judgementOf(known)
+  const givenScores = scoresOf(given)
+  const count = lengthOf(givenScores)
+  if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
+  if (countOf(answers) !== count) throw wrongValue(`one answer for each of ${count} scores`, 'same', answers)
+  const same = answersOf(answers, count)
+  if (lengthOf(givenScores) !== count) throw wrongValue(`${count} elements`, 'scores', given)
+  const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(known.folds, count) }
+  return { ...judged, ...inputs, asynchronous, __proto__: null }
+}
+
+export type VerificationRequest = ReturnType<typeof requestOfPairs> | ReturnType<typeof requestOfScores>
+
+/** What all ways of asking have in common. */
+function judgementOf(known: Partial<ScoreOptions>) {
+  const { pTarget = 0.01, cMiss = 1, cFalseAlarm = 1 } = known
+  if (number(pTarget, 'pTarget') <= 0 || pTarget >= 1)
+    throw wrongValue('a number above 0 and below 1', 'pTarget', pTarget)
+  const limits = ratesOf(known.falseAcceptRates)
+  const order = [...limits.keys()].sort((a, b) => (limits[a] as number) - (limits[b] as number))
+  return {
+    signal: checkSignal(known.signal),
+    ...execution({ threads: known.threads, instructionSet: known.instructionSet, device: 'cpu' }),
+    pTarget,
+    cMiss: positiveNumber(cMiss, 'cMiss'),
+    cFalseAlarm: positiveNumber(cFalseAlarm, 'cFalseAlarm'),
+    /** The places in `falseAcceptRates` of the limits, which ascend. */
+    order,
+    limits: Float64Array.from(order, (i) => limits[i] as number),
+    trueAcceptRates: new Float64Array(limits.length),
+    falseAcceptRates: new Float64Array(limits.length),
+    thresholds: new Float64Array(limits.length),
+    sameHistogram: new Float64Array(histogramBins),
+    differentHistogram: new Float64Array(histogramBins),
+  }
+}
+
+interface Inputs {
+  rows: number
+  dim: number
+  labels?: Int32Array
+  pairs?: Int32Array
+  same?: Uint8Array
+  foldAccuracies?: Float64Array
+  foldThresholds?: Float64Array
+  scores?: Float64Array
+  givenScores?: Float64Array
+}
+
+/** Whether these are labels rather than a `PairList`. */
+function isValues(value: unknown): value is LabelArray {
+  if (!isObject(value)) throw wrongType('labels or an object with same and pairs', 'pairsOf', value)
+  return isArray(value)
+}
+
+/** Whether it is a list or a typed array of any type. */
+function isArray(value: unknown): value is readonly unknown[] {
+  return typeOf(value) !== undefined || isList(value)
+}
+
+function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<VerificationOptions>): Inputs {
+  if (known.folds !== undefined && known.folds !== 0)
+    throw wrongType('no folds without a list of pairs', 'folds', known.folds)
+  const dim = size(known.dim === undefined ? lengthOf(embeddings) / countOf(given) : known.dim, 'dim')
+  const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
+  const checked = labels(given, 'labels', rows, mostRows, -1)
+  const ignored = indexOfIgnored(checked, rows)
+  if (ignored >= 0) throw wrongValue('an integer from 0', `labels[${ignored}]`, -1)
+  return { rows, dim, labels: checked }
+}
+
+/** The first −1, or −1. */
+function indexOfIgnored(checked: Int32Array, count: number): number {
+  for (let i = 0; i < count; i++) if (checked[i] === -1) return i
+  return -1
+}
+
+function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<VerificationOptions>): Inputs {
+  const { pairs, same: answers } = options(given, 'pairsOf', ['pairs', 'same'])
+  if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
+  const count = countOf(answers)
+  if (pairs !== undefined && known.dim === undefined)
+    throw wrongType('a positive integer', 'dim with a list of pairs', undefined)
+  const dim = size(known.dim === undefined ? lengthOf(embeddings) / (2 * count) : known.dim, 'dim')
+  const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
+  if (pairs === undefined && rows !== 2 * count)
+    throw wrongValue(`one answer for every two of ${rows} rows`, 'same', answers)
+  const same = answersOf(answers, count)
+  return {
+    rows,
+    dim,
+    pairs: pairs === undefined ? undefined : rowPairs(pairs, count, rows),
+    same,
+    ...foldsOf(known.folds, count),
+    scores: newArray(Float64Array, count, 'scores'),
+  }
+}
+
+/** `answers` is an array, of `count` elements. */
+function answersOf(answers: readonly unknown[], count: number): Uint8Array {
+  const same = newArray(Uint8Array, count, 'same')
+  for (let i = 0; i < count; i++) {
+    const answer: unknown = answers[i]
+    if (answer !== true && answer !== false && answer !== 0 && answer !== 1)
+      throw wrongValue('true or false', `same[${i}]`, answer)
+    same[i] = Number(answer)
+  }
+  return same
+}
+
+/** Room for the folds of a list of so many pairs, where there are to be any. */
+function foldsOf(asked: number | undefined, count: number): Partial<Inputs> {
+  const usual = count < usualFolds ? 0 : usualFolds
+  const folds = asked === undefined ? usual : integerFrom(asked, 'folds', 0, count)
+  if (folds === 1) throw wrongValue('0 or at least 2', 'folds', folds)
+  if (folds === 0) return {}
+  return {
+    foldAccuracies: newArray(Float64Array, folds, 'folds'),
+    foldThresholds: newArray(Float64Array, folds, 'folds'),
+  }
+}
+
+/** In double precision. A list's elements may be getters; a typed array stays the caller's. */
+function scoresOf(given: unknown): Float64Array {
+  if (isFloatArray(given)) {
+    if (isGone(given)) throw wrongValue('an array that has its memory', 'scores', given)
+    return typeOf(given) === 'Float64Array'
+      ? (given as Float64Array)
+      : newArray(Float64Array, given, 'scores')
+  }
+  if (!isList(given))
+    throw wrongType('a Float64Array, Float32Array, Float16Array or number[]', 'scores', given)
+  const count = countOf(given)
+  const scores = newArray(Float64Array, count, 'scores')
+  for (let i = 0; i < count; i++) {
+    const score: unknown = given[i]
+    if (typeof score !== 'number') throw wrongType('a number', `scores[${i}]`, score)
+    scores[i] = score
+  }
+  return scores
+}
+
+function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
+  const pairs = labels(given, 'pairs', 2 * count, rows, -1)
+  const missing = indexOfIgnored(pairs, 2 * count)
+  if (missing >= 0) throw wrongValue(`an integer from 0 to ${rows - 1}`, `pairs[${missing}]`, -1)
+  return pairs
+}
+
+function ratesOf(given: unknown): Float64Array {
+  if (given === undefined) return Float64Array.from(usualRates)
+  if (!isArray(given)) throw wrongType('an array of numbers from 0 to 1', 'falseAcceptRates', given)
+  if (typeOf(given) !== undefined && isGone(given as never))
+    throw wrongValue('an array that has its memory', 'falseAcceptRates', given)
+  const rates: number[] = []
+  const count = countOf(given)
+  for (let i = 0; i < count; i++) rates.push(numberFrom(given[i], `falseAcceptRates[${i}]`, 0, 1))
+  return Float64Array.from(rates)
+}

@@ -1,0 +1,35 @@
+// The products of narrow rows, of few dimensions: logits and gradInput in double precision (why: step.h).
+#pragma once
+#include "float32.h"
+
+namespace margin_softmax::cpu {
+
+class NarrowProducts final : public Float32Products {
+ public:
+  using Float32Products::Float32Products;
+
+  void layOut(Layout& layout, int threads, bool weight, bool input) override;
+  void packRows(const float* rows, int64_t first, int64_t count, const RowState* states) override;
+  void scaleClasses(int64_t tile, const float* weights) override;
+  // Relative to the row's ceiling.
+  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) override;
+  void inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
+                     Upcoming next) override;
+  bool computesRows() const override { return false; }
+
+  // A row's scale, which none of its logits exceeds.
+  double ceiling(int64_t row) const { return ceilings_[row]; }
+  // Keeps the target's share of a row's gradInput: share.weight·weight + share.input·input, or 0 without `weight`.
+  void keepTarget(int64_t row, const TargetShare& share, const float* weight, const float* input) const;
+  // out[D] = the row's gradInput: the class slots' sums in their order, projected, and the target's share.
+  void finishRow(int64_t row, const RowState& state, bool radial, const float* input, float* out) const;
+
+ private:
+  double* packed_ = nullptr;     // [panel][D][L]
+  double* ceilings_ = nullptr;   // [N]
+  double* scale_ = nullptr;      // [C] 1/‖w_j‖
+  double* inputSums_ = nullptr;  // [classSlots][panel][D][L]
+  double* target_ = nullptr;     // [N][D]
+};
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,20 @@
+#include "products.h"
+
+#include "bfloat16.h"
+#include "narrow.h"
+
+namespace margin_softmax::cpu {
+
+int64_t mostTileClasses(const Problem& problem) {
+  return problem.execution.precision == Precision::bfloat16 ? Plan::bfloat16Classes : Plan::floatClasses;
+}
+
+std::unique_ptr<Products> makeProducts(const Problem& problem, const Kernels& kernels, const Plan& plan,
+                                       int64_t paddedRows) {
+  if (problem.execution.precision == Precision::bfloat16)
+    return std::make_unique<Bfloat16Products>(kernels, plan, paddedRows);
+  if (problem.isNarrow()) return std::make_unique<NarrowProducts>(kernels, plan, paddedRows);
+  return std::make_unique<Float32Products>(kernels, plan, paddedRows);
+}
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,188 @@
+// One step of the fused algorithm on one batch: the phases, and the scratch that they share.
+//
+//   prepare    rows: norms, target cosines and margins in double precision; embeddings packed in panels
+//   forward    slots: tiles of logits without the targets → running (maximum, sum) per row
+//   reduce     rows: loss, probabilities' factors, and the target's share of gradInput, all in double precision
+//   backward   slots: tiles again (kept or recomputed) → probabilities → both matrix products; a finished class's
+//              gradient is projected, joined by its targets' share, and written out or spent on the update
+//   finish     rows: partial gradInput added in slot order, projected, joined to the target's share
+//
+// Where most of the backward phase cannot matter (parts.h), it goes twice over what can: for gradInput, which is then
+// held against the bound of what it lacks, and for the weights (active.cc).
+//
+// The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
+// precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
+// Narrow rows, of few dimensions, take their logits and gradInput in double precision. Near directions are many
+// there, and what their gradients have in common cancels in the projection; so the rounding of a logit, which grows with
+// the scale, would be 3e-5 of what is left. Tiles then hold logits relative to the row's ceiling, its scale, which none
+// exceeds: floats resolve best what is closest to it.
+#pragma once
+#include <atomic>
+#include <cfloat>
+
+#include "../../core/batch.h"
+#include "../../formulas/row.h"
+#include "../executor.h"
+#include "../products/narrow.h"
+#include "parts.h"
+
+namespace margin_softmax::cpu {
+
+// A left-out logit: below every other, and finite, so that differences to it stay numbers.
+constexpr float leftOut = -FLT_MAX;
+
+class Step {
+ public:
+  // A pass over rows [firstRow, firstRow + rows) of the problem; gradients of later passes add to those of earlier
+  // ones.
+  Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, const BatchWeights& weights);
+
+  Status run();
+  double lossSum() const { return lossSum_; }
+
+ private:
+  // A tile's classes, one behind the other: in place, or in scratch where a sample of the classes takes part or where
+  // they are stored in bfloat16.
+  struct TileWeights {
+    const float* weight;  // [tileSize][D]
+    const float* bias;    // [tileSize] or null
+  };
+  struct ThreadScratch {
+    float *tile, *classGradient, *row, *weights, *bias;
+    float *query, *maxima, *factors, *costs;  // of active rows: [D][L], [chunkRows] each
+    float* lists;
+  };
+
+  void layOut(Layout& layout);
+  void prepareRows(int64_t block, int thread);
+  TileWeights tileWeights(int64_t tile, int thread) const;
+  void scaleClasses(int64_t tile, const float* weights);
+  void forward(int64_t slot, int thread);
+  RowTotals totalsOf(int64_t row) const;
+  Status exchangeTotals();
+  void reduceRow(int64_t row, int thread);
+  void beginInputGradient(int64_t row, int thread);
+  void backwardPhase();
+  void backward(int64_t slot, int thread, bool input, bool weight);
+  void addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
+                       float* out) const;
+  void finishClasses(int64_t tile, int thread, float* gradients, bool empty = false);
+  void reduceClasses(int64_t tile, int thread);
+  void update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const;
+  void finishRows(int64_t panel, int thread);
+  void finishRow(int64_t row, const float* sum);
+  void finishNarrowRow(int64_t row);
+  Status collect();
+
+  struct Done {
+    bool input = false, weight = false;
+  };
+  Parts::Limits chooseLimits(double& leastWeight);
+  // A process's share of gradInput cannot be held against the sum of all processes'.
+  bool wantsActiveInput(const Parts::Limits& limits) const {
+    return limits.input > 0 && problem_.gradInput && !problem_.exchange;
+  }
+  void weighPanel(int64_t panel, int thread);
+  double leastWeightGradient();
+  static constexpr int64_t listTerms = 64 * 144;  // of the lists at once
+  CombinationLists listsOf(int thread, int64_t stride) const;
+  int64_t orWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const;
+  const float* activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
+                          TileWeights& weights) const;
+  Done activeInput(const Parts::Limits& limits, double leastWeight);
+  void activeInput(int64_t slot, int thread, const Parts::Limits& limits);
+  void finishActiveRows(int64_t panel);
+  void activeWeight(float limit);
+  void activeWeight(int64_t slot, int thread, float limit);
+  void addLeftOut();
+
+  Tile tileAt(int64_t tile, const TileWeights& weights, int64_t chunk, int thread) const {
+    return {thread, tile, plan_.tileSize(tile), chunk, weights.weight};
+  }
+  void computeTile(const Tile& tile, const float* bias, float* out) const;
+  // Where so many classes' weights lie in one piece: these; else none.
+  Upcoming storedWeights(int64_t first, int64_t count) const;
+  // Those of the tile after this one; none after the last.
+  Upcoming upcomingWeights(int64_t tile) const;
+  // A tile's logits where they are kept; else none.
+  Upcoming keptLogits(int64_t tile, int64_t chunk) const;
+  bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
+  bool copiesWeights() const { return problem_.sample || problem_.bfloat16Weight; }
+  float* weightRow(int64_t j, int thread) const;
+  void storeRow(int64_t j, const float* row) const;
+  float* keptTile(int64_t tile, int64_t chunk) const;
+  template <class Body>
+  void forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const;
+  const int32_t* firstTarget(int64_t label) const;
+  float* tileElement(float* tile, int64_t row, int64_t classInTile) const;
+  int64_t panelsOf(int64_t chunk) const { return divideUp(plan_.chunkSize(chunk), lanes_); }
+  bool wantsWeight() const { return problem_.wantsWeightGradient(); }
+  bool wantsGradient() const { return wantsWeight() || problem_.gradInput; }
+  bool smooths() const { return problem_.labelSmoothing != 0; }
+  const float* shares(int64_t tile) const;  // v_j of the tile's classes
+  double shareOf(int64_t j) const { return shares(j / plan_.tileClasses)[j % plan_.tileClasses]; }
+  bool cancelled() const { return problem_.execution.isCancelled(); }
+  // Whole pages: where what is stored is, by the last 12 bits of its address, what is loaded next, the processor waits
+  // for the one before it does the other (probabilities took 27 µs a tile instead of 8).
+  static constexpr int64_t pageFloats = 1024;
+  int64_t tileFloats() const { return roundUp(plan_.tileClasses * plan_.chunkRows, pageFloats); }
+  int64_t classGradientFloats() const { return roundUp(plan_.tileClasses * paddedDim_, 16); }
+  template <class Body>
+  void forEach(int64_t items, const Body& body) {
+    Pool::instance().forEach(problem_.execution.threads, items, [&](int64_t item, int thread) {
+      if (!cancelled()) body(item, thread);
+    });
+  }
+
+  Problem& problem_;
+  const Kernels& kernels_;
+  const Plan plan_;
+  const int lanes_;
+  const int64_t firstRow_, paddedRows_, paddedDim_;
+  const bool normalized_, radial_;
+  const BatchWeights& weights_;
+  double lossSum_ = 0;
+  FirstPlace large_;            // class whose norm is too large
+  float leastInverseNorm_ = 0;  // of a class whose products stay finite
+  Parts parts_;
+  double *leftOfRows_, *leftOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
+  float* inputBlocks_;                 // [rows][D] in column blocks
+  int32_t* labels_;                    // [rows] the batch's classes
+  int64_t* computed_;                  // [slots] of the (i, j), those that were not left out
+  const std::unique_ptr<Products> products_;
+  NarrowProducts* const narrow_;  // the products, where the rows are narrow: these are finished otherwise
+  double allShares_ = 0;          // Σ v of the classes here, of narrow rows with label smoothing
+  const bool leavesOut_;          // whether what is negligible may be
+
+  // Scratch, laid out in the workspace; N = paddedRows_.
+  RowState* states_;                                // [N]
+  RowTotals* totals_;                               // [N], only where classes are sharded
+  int32_t* order_;                                  // [rows] rows by label, then by row
+  float* classScale_;                               // [C] 1/‖w_j‖, or 1
+  float *maxima_, *sums_;                           // [classSlots][N]
+  double* logitSums_;                               // [classSlots][N] Σ v·z, only with label smoothing
+  float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
+  float* rowEven_;                                  // [N] what label smoothing gives another class, times its share
+  float* rowLimit_;                                 // [N] the largest logit that is not filtered
+  float* partialWeight_;                            // [rowSlots][C][paddedDim], only with several row slots
+  float* partialBias_;                              // [rowSlots][C]
+  double* slotSquares_;                             // [classTiles] ‖gradient of the tile's classes‖²
+  double* rowSquares_;                              // [panel]
+  float* scratch_;                                  // ThreadScratch per thread
+  float* kept_;                                     // [keptTiles] tiles
+  int64_t keptTiles_ = 0, scratchStride_ = 0;
+
+  ThreadScratch scratchOf(int thread) const;
+};
+
+// Calls body(row, class) for the rows of [firstRow, firstRow + rows) whose label is in [firstClass, firstClass +
+// classes), in the order of class, then row.
+template <class Body>
+void Step::forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const {
+  const int32_t* labels = problem_.labels + firstRow_;
+  for (const int32_t* at = firstTarget(firstClass); at != order_ + plan_.rows && labels[*at] < firstClass + classes;
+       at++)
+    if (*at >= firstRow && *at < firstRow + rows) body(*at, labels[*at]);
+}
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,38 @@
+// The pairs of a list by their scores, sorted: figures of the whole list and of its folds.
+#pragma once
+#include <cstdint>
+
+#include "../../core/block.h"
+#include "../../core/verification.h"
+
+namespace margin_softmax::cpu {
+
+class ScoreList {
+ public:
+  explicit ScoreList(VerificationProblem& problem) : problem_(problem) {}
+
+  Status prepare();
+  // Of pair p; from any thread, each pair once.
+  void put(int64_t p, double score);
+  // Once every pair has been put: both kinds' totals into the problem, then all its figures.
+  void measure();
+
+ private:
+  struct Pair {
+    double score;
+    uint32_t fold;
+    bool same;
+  };
+  static bool isSame(const Pair& pair) { return pair.same; }
+  Pair* begin() const { return block_.as<Pair>(); }
+  Pair* end() const { return begin() + problem_.pairs; }
+  void sort();
+  template <class Body>
+  void forScores(const Body& body) const;
+  void measureFold(int64_t fold);
+
+  VerificationProblem& problem_;
+  Block block_;
+};
+
+}  // namespace margin_softmax::cpu

@@ -1,0 +1,99 @@
+// What native code may ask of a group of processes: a table of functions, made by the addon of native/mpi and handed
+// to the main addon through JavaScript. The two addons are compiled apart, maybe by different compilers: plain data and
+// C calling conventions only, and failures are values. Everything stands in terms of bytes in host memory; what goes
+// from GPU to GPU does not pass through here (device_exchange.h).
+#pragma once
+#include <cstdint>
+
+#include "../core/task.h"
+
+namespace margin_softmax {
+
+// The element types, in the order that Node-API gives typed arrays (a clamped array has no arithmetic here).
+enum class Element : int32_t {
+  int8,
+  uint8,
+  clamped,
+  int16,
+  uint16,
+  int32,
+  uint32,
+  float32,
+  float64,
+  int64,
+  uint64,
+  count
+};
+
+inline int64_t bytesOf(Element element) {
+  switch (element) {
+    case Element::int16:
+    case Element::uint16:
+      return 2;
+    case Element::int32:
+    case Element::uint32:
+    case Element::float32:
+      return 4;
+    case Element::float64:
+    case Element::int64:
+    case Element::uint64:
+      return 8;
+    default:
+      return 1;
+  }
+}
+
+enum class Combination : int32_t { sum, max, min, count };
+
+struct Share {
+  int64_t from = 0, count = 0;
+};
+
+// The even division of `total` things over `size` ranks: the first (total mod size) ranks hold one more.
+inline Share shareOf(int64_t total, int rank, int size) {
+  const int64_t least = total / size, more = total % size;
+  return {rank * least + (rank < more ? rank : more), least + (rank < more ? 1 : 0)};
+}
+
+struct CollectiveFailure {
+  int32_t failure = 0;  // a Failure of status.h; 0: none
+  char message[1000] = "";
+};
+
+// The type tag of the JavaScript value that holds a table. A new layout or meaning gets a new tag.
+constexpr uint64_t collectivesTag[2] = {0x6d617267696e2d73ull, 0x636f6c6c65637403ull};
+
+struct Collectives {
+  void* context;
+  int32_t rank, size;
+
+  // Has the task run on the group's one thread, after all that was posted before. Whatever every rank posts in the same
+  // order runs in the same order. False where the group has ended.
+  bool (*post)(void* context, Task* task);
+
+  // The collectives, to be called within posted work only. Every rank makes the same call with the same `purpose` (at
+  // most 31 characters, for messages: "head 2"), or all of them fail. After a failure the group is of no more use:
+  // every later call fails likewise, at once. True: all went well. Sums are added in rank order, float32 in double
+  // precision.
+
+  // values [count], in place.
+  bool (*allReduce)(void* context, const char* purpose, void* values, int64_t count, Element element,
+                    Combination combination, CollectiveFailure* failure);
+  // values [counts[rank]], all [Σ counts]; counts [size], the same on every rank.
+  bool (*allGather)(void* context, const char* purpose, const void* values, const int64_t* counts, void* all,
+                    Element element, CollectiveFailure* failure);
+  // values [Σ counts], mine [counts[rank]]; counts [size], the same on every rank.
+  bool (*reduceScatter)(void* context, const char* purpose, const void* values, const int64_t* counts, void* mine,
+                        Element element, Combination combination, CollectiveFailure* failure);
+  // values [count], of `root` to all.
+  bool (*broadcast)(void* context, const char* purpose, void* values, int64_t count, int32_t root, Element element,
+                    CollectiveFailure* failure);
+  // In place of the next collective, whichever it is, where this rank can not go on: every rank's call fails with
+  // `message`. Always false.
+  bool (*refuse)(void* context, const char* purpose, const char* message, CollectiveFailure* failure);
+
+  // Bytes that this rank has sent to others so far.
+  int64_t (*bytesSent)(void* context);
+};
+
+}  // namespace margin_softmax

@@ -1,0 +1,40 @@
+// Memory where a device computes: a head's arrays. On the CPU a block of ordinary memory, used in place.
+#pragma once
+#include <utility>
+
+#include "../core/block.h"
+#include "../core/executor.h"
+
+namespace margin_softmax {
+
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+  ~Memory() { release(); }
+
+  // Zeros.
+  Status take(int device, int64_t bytes);
+  void release();
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  int64_t bytes() const { return bytes_; }
+  Status read(int64_t offset, void* to, int64_t bytes) const;
+  Status write(int64_t offset, const void* from, int64_t bytes);
+  void swap(Memory& other) {
+    std::swap(device_, other.device_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+
+ private:
+  int device_ = cpuDevice;
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace margin_softmax

@@ -1,0 +1,146 @@
+// The addon's entry, what it tells of itself, and what most requests hold: see binding.h.
+#include "binding.h"
+
+#include "../core/executor.h"
+#include "../core/pool.h"
+#include "../cpu/kernels/kernels.h"
+
+namespace margin_softmax::binding {
+namespace {
+
+Napi::Value margins(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  Napi::Array list = Napi::Array::New(env);
+  forEachMargin(MarginList{}, [&](int position, auto margin) {
+    using M = decltype(margin);
+    Napi::Object entry = Napi::Object::New(env);
+    Napi::Array parameters = Napi::Array::New(env);
+    for (int i = 0; i < M::count; i++) parameters.Set(i, M::parameters[i].name);
+    set(entry, "name", M::name);
+    entry.Set("normalized", M::normalized);
+    entry.Set("parameters", parameters);
+    list.Set(position, entry);
+  });
+  return list;
+}
+
+Napi::Value instructionSets(const Napi::CallbackInfo& info) {
+  Napi::Array names = Napi::Array::New(info.Env());
+  const cpu::KernelList list = cpu::availableKernels();
+  for (int i = 0; i < list.count; i++) names.Set(i, list.tables[i]->name);
+  return names;
+}
+
+Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  const int asked = info[0].IsUndefined() ? allDevices : info[0].As<Napi::Number>().Int32Value();
+  const std::vector<DeviceState> states = margin_softmax::cudaDevices(asked);
+  Napi::Array list = Napi::Array::New(env);
+  for (size_t i = 0; i < states.size(); i++) {
+    const DeviceState& state = states[i];
+    Napi::Object entry = Napi::Object::New(env);
+    set(entry, "index", state.index);
+    set(entry, "name", state.name.c_str());
+    entry.Set("usable", state.usable);
+    set(entry, "reason", state.reason.c_str());
+    set(entry, "computeCapability", state.computeCapability);
+    set(entry, "memoryBytes", static_cast<double>(state.memoryBytes));
+    set(entry, "freeBytes", static_cast<double>(state.freeBytes));
+    set(entry, "driverVersion", state.driverVersion);
+    entry.Set("tensorCores", state.has(Precision::bfloat16));
+    list.Set(static_cast<uint32_t>(i), entry);
+  }
+  return list;
+}
+
+Napi::Value nccl(const Napi::CallbackInfo& info) {
+  const NcclState state = ncclState(info[0].As<Napi::String>().Utf8Value());
+  Napi::Object result = Napi::Object::New(info.Env());
+  set(result, "version", state.version ? ncclVersionName(state.version).c_str() : "");
+  set(result, "reason", state.reason.c_str());
+  return result;
+}
+
+// Runs the fused multiply-adds that machinePeak times, and returns how many operations that were.
+Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
+  const int threads = info[0].As<Napi::Number>().Int32Value();
+  const int64_t rounds = static_cast<int64_t>(info[1].As<Napi::Number>().Int64Value());
+  const cpu::Kernels* kernels = cpu::findKernels(nullptr);
+  {
+    const cpu::Turn turn;
+    cpu::Pool::instance().forEach(threads, threads, [&](int64_t, int) { kernels->multiplyAdds(rounds); });
+  }
+  return Napi::Number::New(info.Env(), 2.0 * 12 * (kernels->vectorBytes / 4) * static_cast<double>(rounds) * threads);
+}
+
+// An array that is going to be filled: see block.h.
+Napi::Value preferHugePages(const Napi::CallbackInfo& info) {
+  const Span<float> array = elements<float>(info[0], "array");
+  margin_softmax::preferHugePages(array.data, static_cast<int64_t>(array.length * sizeof(float)));
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+int readDevice(Napi::Object request) {
+  const int device = request.Get("device").As<Napi::Number>().Int32Value();
+  if (device < cpuDevice || !executorOf(device)) throw Napi::RangeError::New(request.Env(), "Expected a device");
+  return device;
+}
+
+Precision readPrecision(Napi::Object request) {
+  const int precision = request.Get("precision").As<Napi::Number>().Int32Value();
+  if (precision < 0 || precision > static_cast<int>(Precision::bfloat16))
+    throw Napi::RangeError::New(request.Env(), "Expected a precision");
+  return static_cast<Precision>(precision);
+}
+
+Margin readMargin(Napi::Object request) {
+  Margin margin;
+  margin.kind = request.Get("marginKind").As<Napi::Number>().Int32Value();
+  const Span<double> parameters = elements<double>(request.Get("marginParameters"), "marginParameters");
+  if (margin.kind < 0 || margin.kind >= MarginList::count || parameters.length > maxMarginParameters)
+    throw Napi::RangeError::New(request.Env(), "Expected the kind and parameters of a margin");
+  for (size_t i = 0; i < parameters.length; i++) margin.parameters[i] = parameters.data[i];
+  return margin;
+}
+
+Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet) {
+  Execution execution;
+  execution.device = job.device = readDevice(request);
+  execution.precision = readPrecision(request);
+  execution.threads = request.Get("threads").As<Napi::Number>().Int32Value();
+  execution.workspaceBytes = request.Get("workspace").As<Napi::Number>().Int64Value();
+  const Napi::Value forced = request.Get("instructionSet");
+  if (forced.IsString()) {
+    instructionSet = forced.As<Napi::String>().Utf8Value();
+    execution.instructionSet = instructionSet.c_str();
+  }
+  if (execution.threads < 1 || execution.threads > cpu::Pool::maxThreads)
+    throw Napi::RangeError::New(request.Env(), "Expected 1 to 1023 threads");
+  execution.cancelled = &job.cancelled;
+  const Napi::Value ticket = request.Get("ticket");
+  if (ticket.IsNumber()) job.ticket = ticket.As<Napi::Number>().DoubleValue();
+  return execution;
+}
+
+static void addAll(Napi::Object exports) {
+  addFunction<look>(exports, "look");
+  addFunction<cancel>(exports, "cancel");
+  addFunction<margins>(exports, "margins");
+  addFunction<instructionSets>(exports, "instructionSets");
+  addFunction<cudaDevices>(exports, "cudaDevices");
+  addFunction<nccl>(exports, "nccl");
+  addFunction<multiplyAdds>(exports, "multiplyAdds");
+  addFunction<preferHugePages>(exports, "preferHugePages");
+  exportLoss(exports);
+  exportHead(exports);
+  exportProbability(exports);
+  exportVerification(exports);
+}
+
+static Napi::Object initialize(Napi::Env env, Napi::Object exports) { return load(env, exports, addAll); }
+
+NODE_API_MODULE(margin_softmax, initialize)
+
+}  // namespace margin_softmax::binding

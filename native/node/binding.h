@@ -1,0 +1,232 @@
+// What the binding_*.cc files share: the only files that know Node-API. lib/ has explained every mistake to the user
+// before a call arrives here; these checks are for memory safety alone, and their messages name a defect of lib/.
+#pragma once
+#include <napi.h>
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "../core/block.h"
+#include "../core/problem.h"
+#include "../core/queue.h"
+#include "../core/status.h"
+
+namespace margin_softmax::binding {
+
+template <class T>
+struct Span {
+  T* data = nullptr;
+  size_t length = 0;
+  explicit operator bool() const { return data != nullptr; }
+};
+
+template <class T>
+constexpr napi_typedarray_type arrayType();
+template <>
+constexpr napi_typedarray_type arrayType<float>() {
+  return napi_float32_array;
+}
+template <>
+constexpr napi_typedarray_type arrayType<double>() {
+  return napi_float64_array;
+}
+template <>
+constexpr napi_typedarray_type arrayType<int32_t>() {
+  return napi_int32_array;
+}
+template <>
+constexpr napi_typedarray_type arrayType<uint8_t>() {
+  return napi_uint8_array;
+}
+
+// The elements of a typed array as Node-API itself sees them, also of a view over a SharedArrayBuffer: no property that
+// JavaScript can redefine is asked. Undefined gives an empty span unless `length` demands elements; another type or
+// another length throws. The address holds until JavaScript runs again, which reading a property may bring about.
+template <class T>
+Span<T> elements(Napi::Value value, const char* name) {
+  if (value.IsUndefined() || value.IsNull()) return {};
+  Napi::Env env = value.Env();
+  if (!value.IsTypedArray()) throw Napi::TypeError::New(env, std::string("Expected a typed array for ") + name);
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok ||
+      type != arrayType<T>())
+    throw Napi::TypeError::New(env, std::string("Expected another element type for ") + name);
+  return {static_cast<T*>(data), length};
+}
+
+template <class T>
+Span<T> elements(Napi::Value value, const char* name, size_t length) {
+  Span<T> span = elements<T>(value, name);
+  if (span.length != length || (length && !span.data))
+    throw Napi::RangeError::New(value.Env(), std::string("Expected ") + std::to_string(length) + " elements for " +
+                                                 name + " but received " + std::to_string(span.length));
+  return span;
+}
+
+class Environment;
+
+// A piece of work between the call that asked for it and the result that JavaScript gets. Run at once on the JavaScript
+// thread, or later on the queue's; what it reads and writes stays alive and in place until it is destroyed.
+//
+// It is born with all that its way takes: its links in the queue and in the environment, and room for its status. So
+// from the moment it is queued until its promise settles nothing is allocated here, and nothing can fail for want of
+// memory but the work itself.
+class Job : public Task {
+ public:
+  virtual ~Job() = default;
+  virtual Status work() = 0;                         // on any thread, without Node-API
+  virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after work that went well
+  // Has asynchronous work run later, on the thread that it belongs to; false if the system gives no thread.
+  virtual bool post() { return enqueue(device, *this); }
+  // Takes it back before it has begun; false where that is too late.
+  virtual bool withdraw() { return margin_softmax::withdraw(device, *this); }
+  // Tells whoever waits for this work in other processes that it was not prepared.
+  virtual Status refuse(const Status& reason) { return reason; }
+
+  // Calls read(), which fills the job in from a request. Where memory runs out on the way, the job is not prepared.
+  template <class Read>
+  void prepare(const Read& read) {
+    try {
+      read();
+    } catch (const std::bad_alloc&) {
+      prepared = Status::outOfMemory("the call", 0);
+    }
+  }
+  // The work, or why there is none. Never throws.
+  Status outcome() noexcept;
+
+  // The elements of an array to be read. Synchronous work reads them in place. Asynchronous work must survive that the
+  // caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer is shared: that can do
+  // neither.
+  template <class T>
+  const T* input(Napi::Value value, const char* name, size_t length) {
+    return static_cast<const T*>(keep(value, elements<T>(value, name, length).data, length * sizeof(T)));
+  }
+  // The elements of an array to be written, always in place: lib/ passes asynchronous work only arrays of its own.
+  template <class T>
+  T* output(Napi::Value value, const char* name, size_t length) {
+    if (value.IsUndefined()) return nullptr;
+    T* data = elements<T>(value, name, length).data;
+    useInPlace(value, data, length * sizeof(T));
+    return data;
+  }
+
+  // Indices are the one input that memory safety depends on: always copied, and checked in the copy, so that not even
+  // another thread that writes to a shared array can change them afterwards. Each is from `least` to below `end`.
+  const int32_t* indices(Napi::Value value, const char* name, int64_t count, int32_t least, int64_t end);
+  const int32_t* labels(Napi::Value value, int64_t rows, int64_t classes) {
+    return indices(value, "labels", rows, ignoredLabel, classes);
+  }
+
+  // Throws where an array that is used in place is not where it was when its address was taken: a property that was
+  // read after it ran JavaScript which detached or resized its buffer.
+  void checkPlaces(Napi::Env env) const;
+
+  Status prepared;  // how reading the request went, apart from mistakes in it
+  bool asynchronous = false;
+  bool grouped = false;    // other processes wait for it: it runs even where it can only say that it was not prepared
+  int device = cpuDevice;  // whose queue it waits in
+  double ticket = 0;       // by which JavaScript cancels asynchronous work; 0: by none
+  std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
+
+ private:
+  friend class Environment;
+  struct Place {
+    napi_value value;
+    const void* data;
+    size_t bytes;
+  };
+  const void* keep(Napi::Value value, const void* data, size_t bytes);
+  const void* copyOf(const void* data, size_t bytes);
+  void useInPlace(Napi::Value value, const void* data, size_t bytes);
+
+  std::vector<Block> copies_;
+  std::vector<Napi::ObjectReference> references_;
+  std::vector<Place> places_;
+
+  Job *before_ = nullptr, *after_ = nullptr;  // among the environment's jobs
+  Job* nextFinished_ = nullptr;
+  Environment* environment_ = nullptr;
+  napi_deferred deferred_ = nullptr;
+  Status status_;
+};
+
+// {failure, message, row}
+Napi::Object failureOf(Napi::Env env, const Status& status);
+
+// Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work returns a promise of
+// it.
+Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
+
+// Makes a job, fills it in by read(job), and performs it.
+template <class J, class Read>
+Napi::Value perform(const Napi::CallbackInfo& info, const Read& read) {
+  auto job = std::make_unique<J>();
+  job->prepare([&] { read(*job); });
+  return perform(info.Env(), std::move(job));
+}
+
+// look(): delivers the results of asynchronous work that has ended, and tells whether to look again at the next turn of
+// the event loop (watch.h). Results arrive without it, too, as soon as their thread has woken up.
+Napi::Value look(const Napi::CallbackInfo& info);
+
+// cancel(ticket): has asynchronous work end early, with ERR_CANCELLED; work that has ended already keeps its result.
+Napi::Value cancel(const Napi::CallbackInfo& info);
+
+// Loads an addon into an environment: what asynchronous jobs need, then `add`, which adds the functions. Throws an Error
+// with code ERR_OUT_OF_MEMORY where there is no memory for it.
+Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports));
+
+// result[name] = value, without memory of ours.
+void set(Napi::Object result, const char* name, double value);
+void set(Napi::Object result, const char* name, const char* value);
+
+// exports[name] = function, which returns a failure where memory runs out in it before there is a job.
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+Napi::Value guarded(const Napi::CallbackInfo& info) {
+  try {
+    return function(info);
+  } catch (const std::bad_alloc&) {
+    return failureOf(info.Env(), Status::outOfMemory("the call", 0));
+  }
+}
+template <Napi::Value (*function)(const Napi::CallbackInfo&)>
+void addFunction(Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<guarded<function>>(exports.Env(), name));
+}
+
+// An opaque value of JavaScript's that owns `value` until it is collected.
+template <class T>
+Napi::Value external(Napi::Env env, std::unique_ptr<T> value, const napi_type_tag& tag) {
+  const auto finalize = [](napi_env, void* data, void*) { delete static_cast<T*>(data); };
+  napi_value result;
+  if (napi_create_external(env, value.get(), finalize, nullptr, &result) != napi_ok) throw Napi::Error::New(env);
+  value.release();
+  if (napi_type_tag_object(env, result, &tag) != napi_ok) throw Napi::Error::New(env);
+  return Napi::Value(env, result);
+}
+
+// Parts of a request object. lib/ hands in objects without a prototype that have every name, so that reading one runs
+// no JavaScript.
+Margin readMargin(Napi::Object request);
+int readDevice(Napi::Object request);
+Precision readPrecision(Napi::Object request);
+Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet);
+
+void readBatch(Napi::Object request, Job& job, Problem& problem);
+void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string& instructionSet);
+void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics);
+
+// Each binding_<room>.cc adds its functions to the addon's exports.
+void exportLoss(Napi::Object exports);
+void exportHead(Napi::Object exports);
+void exportProbability(Napi::Object exports);
+void exportVerification(Napi::Object exports);
+
+}  // namespace margin_softmax::binding

