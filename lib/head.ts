@@ -32,7 +32,7 @@ import { isObject } from './internal/intrinsics'
 import { type Exchange, type NativeResult, native, succeeded, watched } from './internal/native'
 import type { Margin } from './margins'
 import type { Optimizer } from './optimizers'
-import { type GradientChoice, handOver, present, standIns } from './outputs'
+import { copyBack, type GradientChoice, omitUndefined, stagingArrays } from './outputs'
 import type { TopKResult } from './topk'
 
 /**
@@ -318,11 +318,11 @@ export class MarginHead {
         return this.#decline(error, false)
       }
       const { request, outputs, known } = prepared
-      const own = standIns(outputs, known)
-      Object.assign(request, own, { asynchronous: true })
+      const staging = stagingArrays(outputs, known)
+      Object.assign(request, staging, { asynchronous: true })
       const running = native().headStep(this.#memory.native, request)
       const result = succeeded(await watched(running), 'embeddings')
-      return resultOf(result, handOver(own, outputs), this.margin)
+      return resultOf(result, copyBack(staging, outputs), this.margin)
     })
   }
 
@@ -332,7 +332,7 @@ export class MarginHead {
     const [, , , train] = given
     this.#idle(train ? 'stepSync' : 'evaluateSync')
     const result = succeeded(native().headStep(this.#memory.native, request) as NativeResult, 'embeddings')
-    return resultOf(result, present(outputs), this.margin)
+    return resultOf(result, omitUndefined(outputs), this.margin)
   }
 
   /** Fails as this call did. The other ranks of a sharded head would wait for it: theirs fail, too, and say why. */

@@ -19,13 +19,13 @@ import {
 import { type LeftOut, type NativeResult, native, succeeded, watched } from './internal/native'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import {
+  copyBack,
   type Gradient,
   type GradientChoice,
-  handOver,
+  omitUndefined,
   outputArray,
-  present,
   resultArray,
-  standIns,
+  stagingArrays,
 } from './outputs'
 
 /** One batch. B rows of D numbers, C classes. */
@@ -251,10 +251,10 @@ export async function marginLoss<
   options?: MarginLossOptions<Input, Weight, Bias>
 ): Promise<MarginLossResult<Input, Weight, Bias>> {
   const { request, outputs, known } = prepare(batch, options)
-  const own = standIns(outputs, known)
-  const running = native().loss(Object.assign(request, own, { asynchronous: true }))
+  const staging = stagingArrays(outputs, known)
+  const running = native().loss(Object.assign(request, staging, { asynchronous: true }))
   const { loss, leftOut } = succeeded(await watched(running), 'input and weight')
-  return { loss, ...handOver(own, outputs), leftOut } as MarginLossResult<Input, Weight, Bias>
+  return { loss, ...copyBack(staging, outputs), leftOut } as MarginLossResult<Input, Weight, Bias>
 }
 
 /** As `marginLoss`, computed before it returns, and in place on the caller's arrays: no copy of anything. */
@@ -265,5 +265,5 @@ export function marginLossSync<
 >(batch: Batch, options?: MarginLossOptions<Input, Weight, Bias>): MarginLossResult<Input, Weight, Bias> {
   const { request, outputs } = prepare(batch, options)
   const { loss, leftOut } = succeeded(native().loss(request) as NativeResult, 'input and weight')
-  return { loss, ...present(outputs), leftOut } as MarginLossResult<Input, Weight, Bias>
+  return { loss, ...omitUndefined(outputs), leftOut } as MarginLossResult<Input, Weight, Bias>
 }

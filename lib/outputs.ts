@@ -1,4 +1,4 @@
-// The arrays that results go into: the caller's own, new ones, or stand-ins while asynchronous work runs.
+// The arrays that results go into: the caller's own, new ones, or staging arrays while asynchronous work runs.
 
 import { detached, wrongType } from './errors'
 import { floatsToFill, newArrayToFill } from './internal/check'
@@ -14,52 +14,53 @@ export type Gradient<Choice extends GradientChoice = GradientChoice> = Choice ex
 
 /** An array to hold a result: the caller's own, a new one, or none. */
 export function outputArray(
-  given: unknown,
+  choice: unknown,
   name: string,
   length: number,
   wanted: boolean
 ): Float32Array | undefined {
-  if (isFloat32(given)) return floatsToFill(given, name, length)
-  if (given !== undefined && given !== true && given !== false)
-    throw wrongType('true, false or a Float32Array', name, given)
-  return (given ?? wanted) ? newArrayToFill(Float32Array, length, name) : undefined
+  if (isFloat32(choice)) return floatsToFill(choice, name, length)
+  if (choice !== undefined && choice !== true && choice !== false)
+    throw wrongType('true, false or a Float32Array', name, choice)
+  return (choice ?? wanted) ? newArrayToFill(Float32Array, length, name) : undefined
 }
 
 /** An array to hold a result that is always computed: the caller's own, or a new one. */
-export function resultArray(given: Float32Array | undefined, name: string, length: number): Float32Array {
-  return given === undefined ? newArrayToFill(Float32Array, length, name) : floatsToFill(given, name, length)
+export function resultArray(array: Float32Array | undefined, name: string, length: number): Float32Array {
+  return array === undefined ? newArrayToFill(Float32Array, length, name) : floatsToFill(array, name, length)
 }
 
 /**
- * Arrays for asynchronous work to write into. Those that the caller handed in (among `given`) could be transferred away
- * meanwhile, unless they are shared: each gets a stand-in until the work is done.
+ * Arrays for asynchronous work to write into. Those that the caller handed in (in `options`) could be transferred away
+ * meanwhile, unless they are shared: each gets a staging array until the work is done.
  */
-export function standIns<T extends object>(outputs: T, given: object): T {
-  const callers: unknown[] = Object.values(given)
-  const own = { ...outputs }
+export function stagingArrays<T extends object>(outputs: T, options: object): T {
+  const callers: unknown[] = Object.values(options)
+  const staging = { ...outputs }
   for (const name of Object.keys(outputs) as (keyof T)[]) {
     const array: unknown = outputs[name]
     if (isFloat32(array) && callers.includes(array) && !isShared(array))
-      own[name] = newArrayToFill(Float32Array, lengthOf(array), String(name)) as T[typeof name]
+      staging[name] = newArrayToFill(Float32Array, lengthOf(array), String(name)) as T[typeof name]
   }
-  return own
+  return staging
 }
 
-/** Copies the stand-ins' contents into the caller's arrays and returns those. */
-export function handOver<T extends object>(own: T, outputs: T): T {
+/** Copies the staging arrays' contents into the caller's arrays and returns those. */
+export function copyBack<T extends object>(staging: T, outputs: T): T {
   for (const name of Object.keys(outputs) as (keyof T)[]) {
-    const from = own[name] as Float32Array | undefined
+    const from = staging[name] as Float32Array | undefined
     const to = outputs[name] as Float32Array | undefined
     if (!from || !to || from === to) continue
     if (lengthOf(to) !== lengthOf(from)) throw detached(String(name))
     copyInto(to, from)
   }
-  return present(outputs)
+  return omitUndefined(outputs)
 }
 
-/** Without the properties that were not asked for. */
-export function present<T extends object>(outputs: T): T {
-  const asked = { ...outputs }
-  for (const name of Object.keys(asked) as (keyof T)[]) if (asked[name] === undefined) delete asked[name]
-  return asked
+/** The outputs without those that are undefined. */
+export function omitUndefined<T extends object>(outputs: T): T {
+  const defined = { ...outputs }
+  for (const name of Object.keys(defined) as (keyof T)[])
+    if (defined[name] === undefined) delete defined[name]
+  return defined
 }

@@ -10,7 +10,7 @@ import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { Command, CommanderError, Option } from 'commander'
 import { cleanUp, listen } from '../../lib/cli/interrupt'
-import { integerFrom, numberAbove } from '../../lib/cli/options'
+import { parseInteger, parseNumberAbove } from '../../lib/cli/options'
 import { counted, duration, exitCodes, percent, printTable } from '../../lib/cli/terminal'
 import { mean } from '../../lib/demo/metrics'
 import { ProgressBars } from '../../lib/demo/progress'
@@ -52,17 +52,17 @@ const program = new Command('glyphs')
   .option('--quick', '600 characters, fewer typefaces: under a minute', false)
   .addOption(
     new Option('--rates <numbers...>', 'sample rates to compare')
-      .argParser(list(numberAbove(0, 1)))
+      .argParser(list(parseNumberAbove(0, 1)))
       .default([1, 0.3, 0.1], '1 0.3 0.1')
   )
   .option('--correct', 'samples with sampleCorrection', false)
   .addOption(
     new Option('--seeds <numbers...>', 'a training at each rate for every one of them')
-      .argParser(list(integerFrom(0)))
+      .argParser(list(parseInteger(0)))
       .default([1], '1')
   )
-  .option('--classes <number>', `characters to train on (default: ${most}, all)`, integerFrom(2, most))
-  .option('--epochs <number>', 'passes over the training glyphs', integerFrom(1), 3)
+  .option('--classes <number>', `characters to train on (default: ${most}, all)`, parseInteger(2, most))
+  .option('--epochs <number>', 'passes over the training glyphs', parseInteger(1), 3)
   .addOption(new Option('--margin <name>', 'the loss').choices(Object.keys(margins)).default('arcface'))
   .addOption(
     new Option('--optimizer <name>', 'of the head').choices(Object.keys(optimizers)).default('adamw')

@@ -4,7 +4,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DemoOptions } from '../demo/demo'
 import { losses } from '../demo/losses'
 import { defaultSeed } from '../internal/head-settings'
-import { explain, integerFrom } from './options'
+import { explain, parseInteger } from './options'
 import { needPackages } from './terminal'
 
 const names = losses.map(({ name }) => name)
@@ -19,13 +19,13 @@ export function addDemo(all: Command): void {
     .option(
       '--epochs <number>',
       'passes over the training images (default: 4 in 2 dimensions, 3 in 32)',
-      integerFrom(1)
+      parseInteger(1)
     )
     .option('--out <file>', 'where the report goes', path.join('out', 'mnist.html'))
     .option(
       '--seed <number>',
       'of the initial weights, the order of the images and their shifts',
-      integerFrom(0),
+      parseInteger(0),
       defaultSeed
     )
     .addOption(

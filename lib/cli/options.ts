@@ -37,37 +37,37 @@ export function addWithAliases(command: Command, option: Option, aliases: string
   for (const alias of aliases) command.addOption(new Alias(alias + argument, option))
 }
 
-export function integerFrom(least: number, most = 2 ** 31 - 1): (text: string) => number {
+export function parseInteger(min: number, max = 2 ** 31 - 1): (text: string) => number {
   return (text) => {
     const value = Number(text)
-    if (!/^\d+$/.test(text) || value < least || value > most)
+    if (!/^\d+$/.test(text) || value < min || value > max)
       throw new InvalidArgumentError(
-        most === 2 ** 31 - 1
-          ? `Expected an integer of at least ${least}.`
-          : `Expected an integer from ${least} to ${most}.`
+        max === 2 ** 31 - 1
+          ? `Expected an integer of at least ${min}.`
+          : `Expected an integer from ${min} to ${max}.`
       )
     return value
   }
 }
 
-export function numberFrom(least: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
-  const range = most === Number.POSITIVE_INFINITY ? `of at least ${least}` : `from ${least} to ${most}`
-  return numberThat((value) => value >= least && value <= most, range)
+export function parseNumber(min: number, max = Number.POSITIVE_INFINITY): (text: string) => number {
+  const range = max === Number.POSITIVE_INFINITY ? `of at least ${min}` : `from ${min} to ${max}`
+  return parserOf((value) => value >= min && value <= max, range)
 }
 
-export function numberAbove(bound: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
-  const range = most === Number.POSITIVE_INFINITY ? `above ${bound}` : `above ${bound}, at most ${most}`
-  return numberThat((value) => value > bound && value <= most, range)
+export function parseNumberAbove(bound: number, max = Number.POSITIVE_INFINITY): (text: string) => number {
+  const range = max === Number.POSITIVE_INFINITY ? `above ${bound}` : `above ${bound}, at most ${max}`
+  return parserOf((value) => value > bound && value <= max, range)
 }
 
 /** Both bounds excluded. */
-export function numberBetween(low: number, high: number): (text: string) => number {
-  return numberThat((value) => value > low && value < high, `above ${low} and below ${high}`)
+export function parseNumberBetween(min: number, max: number): (text: string) => number {
+  return parserOf((value) => value > min && value < max, `above ${min} and below ${max}`)
 }
 
-export const anyNumber = numberThat(() => true, 'such as -0.5')
+export const parseAnyNumber = parserOf(() => true, 'such as -0.5')
 
-function numberThat(suits: (value: number) => boolean, range: string): (text: string) => number {
+function parserOf(suits: (value: number) => boolean, range: string): (text: string) => number {
   return (text) => {
     const value = Number(text)
     if (text.trim() === '' || !Number.isFinite(value) || !suits(value))

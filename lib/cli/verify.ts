@@ -14,7 +14,7 @@ import {
 import { asLabels, type ClassLabels } from './data/labels'
 import { addTextOptions, checkTextOptions, type Reading, readingOf, sentenceOf } from './data/options'
 import { cleanUp } from './interrupt'
-import { explain, integerFrom, numberAbove, numberBetween } from './options'
+import { explain, parseInteger, parseNumberAbove, parseNumberBetween } from './options'
 import {
   checkTarget,
   complain,
@@ -86,13 +86,18 @@ export function addVerify(all: Command): void {
     .option(
       '--folds <number>',
       'for lists: accuracy over so many runs of the list, 0 for none (default: 10)',
-      integerFrom(0)
+      parseInteger(0)
     )
-    .option('--p-target <number>', 'of minDCF: how likely a pair belongs together', numberBetween(0, 1), 0.01)
-    .option('--c-miss <number>', 'of minDCF: what it costs to reject such a pair', numberAbove(0), 1)
-    .option('--c-false-alarm <number>', 'of minDCF: what it costs to accept another', numberAbove(0), 1)
+    .option(
+      '--p-target <number>',
+      'of minDCF: how likely a pair belongs together',
+      parseNumberBetween(0, 1),
+      0.01
+    )
+    .option('--c-miss <number>', 'of minDCF: what it costs to reject such a pair', parseNumberAbove(0), 1)
+    .option('--c-false-alarm <number>', 'of minDCF: what it costs to accept another', parseNumberAbove(0), 1)
     .option('--report <file>', 'write an HTML report with ROC curve and histograms')
-    .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
+    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
     .option('--json', 'as JSON')
     .action(verify)
   addTextOptions(command)

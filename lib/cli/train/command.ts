@@ -8,7 +8,7 @@ import { appendText, replaceText, writeReport } from '../../internal/write-file'
 import { filesNote, type TextOptions } from '../data/files'
 import { addTextOptions, type Reading } from '../data/options'
 import { cleanUp, finishStepFirst, interrupted } from '../interrupt'
-import { addWithAliases, explain, integerFrom, numberFrom } from '../options'
+import { addWithAliases, explain, parseInteger, parseNumber } from '../options'
 import { checkTarget, complain, Failure, Misuse, needPackages } from '../terminal'
 import { balanced, balancedWeights, readWeights } from './class-weights'
 import { checkData, checkPresent, type ReadData, readData } from './data'
@@ -52,7 +52,7 @@ export function addTrain(all: Command): void {
     .option(
       '--classes <number>',
       'how many: integer labels are class numbers already (default: as many as there are labels)',
-      integerFrom(1)
+      parseInteger(1)
     )
   for (const { option, aliases } of settingOptions) addWithAliases(command, option, aliases)
   command
@@ -60,14 +60,14 @@ export function addTrain(all: Command): void {
       '--class-weights <file>',
       'how much each class counts in the loss: a file, or balanced, by its rows'
     )
-    .addOption(new Option('--validation-classes <share>').argParser(numberFrom(0, 1)).hideHelp())
-    .option('--checkpoint-steps <number>', 'between checkpoints, besides one an epoch', integerFrom(1), 1000)
+    .addOption(new Option('--validation-classes <share>').argParser(parseNumber(0, 1)).hideHelp())
+    .option('--checkpoint-steps <number>', 'between checkpoints, besides one an epoch', parseInteger(1), 1000)
     .option('--resume', 'go on with the training of --out; its files and settings are known')
     .option('--restart', 'begin anew, though an interrupted training is there')
     .option('--log <file>', "append each epoch's figures as a line of JSON")
     .option('--report <file>', 'write an HTML report with curves of loss, accuracy and learning rate')
     .option('--device <name>', 'auto, cpu, cuda or cuda:<index> (default: auto)')
-    .option('--threads <number>', 'of the processor (default: all)', integerFrom(1, 1023))
+    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
     .option('--json', 'the result as JSON')
     .action(train)
   explain(

@@ -3,7 +3,7 @@ import { InvalidArgumentError, Option } from 'commander'
 import { precisions } from '../../devices'
 import { adamW, type Optimizer, sgd } from '../../index'
 import { weightStorages } from '../../internal/head-settings'
-import { anyNumber, integerFrom, numberAbove, numberFrom } from '../options'
+import { parseAnyNumber, parseInteger, parseNumber, parseNumberAbove } from '../options'
 import { Failure, Misuse } from '../terminal'
 import { type LossOptions, losses } from './losses'
 import type { Balance } from './sampler'
@@ -64,35 +64,35 @@ export const settingOptions: SettingOption[] = [
     default: 'arcface',
   }),
   setting('--scale <number>', "of the logits (default: the loss's own)", 'head.margin.scale', {
-    parse: numberAbove(0),
+    parse: parseNumberAbove(0),
   }),
   setting(
     '--margin <number>',
     'its size: of arcface, cosface, sphereface (default: 0.5, 0.35, 4)',
     ['head.margin.margin', 'head.margin.m'],
-    { parse: numberFrom(0) }
+    { parse: parseNumber(0) }
   ),
   setting('--m1 <number>', 'of combined, cos(m1 θ + m2) − m3 (default: 1)', 'head.margin.m1', {
-    parse: numberFrom(0),
+    parse: parseNumber(0),
   }),
-  setting('--m2 <number>', 'of combined (default: 0.3)', 'head.margin.m2', { parse: anyNumber }),
-  setting('--m3 <number>', 'of combined (default: 0.2)', 'head.margin.m3', { parse: anyNumber }),
+  setting('--m2 <number>', 'of combined (default: 0.3)', 'head.margin.m2', { parse: parseAnyNumber }),
+  setting('--m3 <number>', 'of combined (default: 0.2)', 'head.margin.m3', { parse: parseAnyNumber }),
   setting('--bias', 'a bias of each class, for softmax', 'head.bias'),
   setting(
     '--interclass-filter <cosine>',
     'leave out other classes nearer than this: the same identity twice (default: 1, none)',
     'head.interclassFilter',
-    { parse: numberFrom(-1, 1) }
+    { parse: parseNumber(-1, 1) }
   ),
   setting('--label-smoothing <share>', 'of the target that goes to all classes', 'head.labelSmoothing', {
-    parse: numberFrom(0, 1),
+    parse: parseNumber(0, 1),
     default: 0,
   }),
   setting(
     '--sample-rate <share>',
     'of the classes that take part in a step, for very many of them (Partial FC)',
     'head.sampleRate',
-    { parse: numberAbove(0, 1), default: 1 }
+    { parse: parseNumberAbove(0, 1), default: 1 }
   ),
   setting(
     '--sample-correction',
@@ -104,15 +104,15 @@ export const settingOptions: SettingOption[] = [
     default: 'sgd',
   }),
   setting('--learning-rate <number>', 'at first (default: 0.1 for sgd, 0.001 for adamw)', 'learningRate', {
-    parse: numberFrom(0),
+    parse: parseNumber(0),
     aliases: ['--lr'],
   }),
   setting('--momentum <number>', 'of sgd', 'head.optimizer.momentum', {
-    parse: numberFrom(0, 1),
+    parse: parseNumber(0, 1),
     default: 0.9,
   }),
   setting('--weight-decay <number>', 'of either', 'head.optimizer.weightDecay', {
-    parse: numberFrom(0),
+    parse: parseNumber(0),
     default: 5e-4,
     aliases: ['--wd'],
   }),
@@ -127,7 +127,7 @@ export const settingOptions: SettingOption[] = [
     }
   ),
   setting('--power <number>', 'of the polynomial schedule', 'power', {
-    parse: numberAbove(0),
+    parse: parseNumberAbove(0),
     default: trainingDefaults.power,
   }),
   setting('--milestones <epochs>', 'of the step schedule, after which the rate falls: 10,16', 'milestones', {
@@ -135,7 +135,7 @@ export const settingOptions: SettingOption[] = [
     aliases: ['--lr-milestones', '--lr-steps'],
   }),
   setting('--gamma <number>', 'by which the rate is multiplied at each milestone', 'gamma', {
-    parse: numberFrom(0, 1),
+    parse: parseNumber(0, 1),
     default: trainingDefaults.gamma,
     aliases: ['--lr-gamma'],
   }),
@@ -144,7 +144,7 @@ export const settingOptions: SettingOption[] = [
     'over which the learning rate grows to its size',
     'rateWarmupSteps',
     {
-      parse: integerFrom(0),
+      parse: parseInteger(0),
       default: trainingDefaults.rateWarmupSteps,
       aliases: ['--lr-warmup-steps'],
     }
@@ -153,15 +153,15 @@ export const settingOptions: SettingOption[] = [
     '--margin-warmup-steps <number>',
     'over which the margin grows to its size',
     'head.marginWarmupSteps',
-    { parse: integerFrom(0), default: 0, aliases: ['--warmup-steps'] }
+    { parse: parseInteger(0), default: 0, aliases: ['--warmup-steps'] }
   ),
   setting('--epochs <number>', 'passes over the rows', 'epochs', {
-    parse: integerFrom(1),
+    parse: parseInteger(1),
     default: trainingDefaults.epochs,
     aliases: ['--num-epochs', '--max-epochs'],
   }),
   setting('--batch <number>', 'rows of a step', 'batch', {
-    parse: integerFrom(1),
+    parse: parseInteger(1),
     default: trainingDefaults.batch,
     aliases: ['--batch-size', '--bs'],
   }),
@@ -169,22 +169,22 @@ export const settingOptions: SettingOption[] = [
     '--classes-per-batch <number>',
     'classes in each batch, with --rows-per-class rows of each, in place of --batch',
     'classesPerBatch',
-    { parse: integerFrom(1) }
+    { parse: parseInteger(1) }
   ),
   setting('--rows-per-class <number>', 'rows of each class of a batch', 'rowsPerClass', {
-    parse: integerFrom(1),
+    parse: parseInteger(1),
   }),
   setting('--validation <share>', 'of the rows kept back to judge by', 'validation', {
-    parse: numberFrom(0, 0.9),
+    parse: parseNumber(0, 0.9),
     default: trainingDefaults.validation,
     aliases: ['--validation-split', '--val-split'],
   }),
   setting('--patience <epochs>', 'without a better validation before it ends; 0: never', 'patience', {
-    parse: integerFrom(0),
+    parse: parseInteger(0),
     default: trainingDefaults.patience,
   }),
   setting('--seed <number>', 'of the weights, the validation rows and the order', ['seed', 'head.seed'], {
-    parse: integerFrom(0),
+    parse: parseInteger(0),
     default: trainingDefaults.seed,
   }),
   setting('--precision <name>', 'of the matrix products', 'head.precision', {
@@ -199,13 +199,13 @@ export const settingOptions: SettingOption[] = [
     '--negligible <share>',
     "of a gradient's norm that a step may leave out; 0: nothing",
     'head.negligible',
-    { parse: numberFrom(0, 1e-3), default: 1e-7 }
+    { parse: parseNumber(0, 1e-3), default: 1e-7 }
   ),
   setting(
     '--max-gradient-norm <number>',
     "to which the weights' gradient is clipped, all of it together; 0: not at all",
     'head.maxGradientNorm',
-    { parse: numberFrom(0), default: 0, aliases: ['--max-grad-norm', '--clip-grad-norm', '--gradient-clip'] }
+    { parse: parseNumber(0), default: 0, aliases: ['--max-grad-norm', '--clip-grad-norm', '--gradient-clip'] }
   ),
 ]
 
