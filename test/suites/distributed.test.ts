@@ -15,7 +15,7 @@ const fails = (scenario: string, others: RegExp, odd: RegExp) =>
   mpi.fails('distributed.child.ts', scenario, others, odd)
 
 test('without the addon the error says what to install and what to run', () => {
-  const code = `require('../lib/distributed').processGroup().catch((error) => console.log(error.name, error.code, error.message))`
+  const code = `require('./lib/distributed').processGroup().catch((error) => console.log(error.name, error.code, error.message))`
   const { stdout, status } = spawnSync(process.execPath, ['--require', 'tsx/cjs', '-e', code], {
     cwd: root,
     encoding: 'utf8',

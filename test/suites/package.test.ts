@@ -80,7 +80,7 @@ test('types resolve under node16 and bundler resolution', () =>
 test('the published types say which gradients are there, and take undefined for an option that is absent', () =>
   withConsumer((folder, compile) => {
     const use = fs.readFileSync(path.join(root, 'test/support/types.ts'), 'utf8')
-    fs.writeFileSync(path.join(folder, 'use.mts'), use.replace("'../lib/index'", "'margin-softmax'"))
+    fs.writeFileSync(path.join(folder, 'use.mts'), use.replace("'../../lib/index'", "'margin-softmax'"))
     compile('--module', 'node16', '--exactOptionalPropertyTypes', 'use.mts')
   }))
 

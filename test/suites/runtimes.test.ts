@@ -35,7 +35,7 @@ fs.copyFileSync(path.join(tools, 'use.cjs'), path.join(folder, 'use.cjs'))
 write(
   'use.mjs',
   `import * as api from 'margin-softmax'
-import { use } from '../use.cjs'
+import { use } from './use.cjs'
 use(api, '.').then((figures) => console.log(figures), (error) => { console.log(String(error)); process.exitCode = 1 })`
 )
 const inNode = (file: string, more: NodeJS.ProcessEnv = {}) => node(folder, [file], { ...env, ...more })
@@ -189,7 +189,7 @@ const same = (name: string) => `expect(await use(${name}, '.') + '\\n').toBe(${J
 for (const file of ['one', 'two']) {
   write(
     `jest/${file}.jest.cjs`,
-    `const { use } = require('../../use.cjs')
+    `const { use } = require('../use.cjs')
 for (const round of [1, 2]) test('round ' + round, async () => {
   jest.resetModules()
   ${same("require('margin-softmax')")}
@@ -198,7 +198,7 @@ for (const round of [1, 2]) test('round ' + round, async () => {
   write(
     `vitest/${file}.test.mjs`,
     `import { expect, test, vi } from 'vitest'
-import { use } from '../../use.cjs'
+import { use } from '../use.cjs'
 for (const round of [1, 2]) test('round ' + round, async () => {
   vi.resetModules()
   ${same("await import('margin-softmax')")}
