@@ -115,7 +115,10 @@ test('without a binary the error says what was looked for, where, and what to do
   }
   try {
     fs.cpSync(path.join(root, 'dist'), dist, { recursive: true })
-    refuses(/^Looked in build.*dist.internal: none is there; .*bundled/, /^Leave margin-softmax out of the bundle/)
+    refuses(
+      /^Looked in build.*dist.internal: none is there; .*bundled/,
+      /^Leave margin-softmax out of the bundle/
+    )
     fs.writeFileSync(path.join(folder, 'package.json'), '{ "name": "margin-softmax" }')
     refuses(/: the folder prebuilds is not there$/, /^Copy it .* npx margin-softmax build$/)
     put('prebuilds/plan9-mips/node.napi.node')
