@@ -122,7 +122,7 @@ bool step(int64_t rows, int64_t dim, int64_t classes, Precision precision, const
   Problem problem;
   problem.rows = rows;
   problem.dim = dim;
-  problem.classes = classes;
+  problem.classes = problem.totalClasses = classes;
   problem.resident = true;
   problem.weight = static_cast<float*>(weight.memory);
   problem.margin = {kindOf(ArcFace::name), {64, 0.5}};

@@ -37,7 +37,7 @@ Problem problemOf(const Arguments& given) {
   Problem problem;
   problem.rows = given.rows;
   problem.dim = given.dim;
-  problem.classes = given.classes;
+  problem.classes = problem.totalClasses = given.classes;
   problem.input = given.input;
   problem.weight = given.weight;
   problem.bias = given.bias;

@@ -7,7 +7,7 @@ namespace margin_softmax {
 
 BatchWeights weighBatch(const Problem& problem) {
   BatchWeights weights;
-  const double classes = problem.classesInAll(), even = problem.labelSmoothing / classes;
+  const double classes = static_cast<double>(problem.totalClasses), even = problem.labelSmoothing / classes;
   const bool weighsClasses = problem.classWeights && problem.labelSmoothing != 0;
   const double sum = weighsClasses ? problem.classWeightSum : classes;  // Σ_j w_j
   const double unit = sum / classes;                                    // w_j = unit·v_j, so that v_j is near 1

@@ -36,7 +36,7 @@ inline void closeBatch(Problem& problem, const BatchWeights& weights, double los
   const double rows = static_cast<double>(weights.counted);
   statistics.accuracy /= rows;
   statistics.targetCosine /= rows;
-  statistics.largestOtherCosine /= rows;
+  statistics.largestNegativeCosine /= rows;
 }
 
 // Each row's class weight; 0 for those that are ignored. May throw std::bad_alloc.

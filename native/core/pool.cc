@@ -127,15 +127,15 @@ void Pool::run(int threads, int64_t items, Call call, const void* body) {
 
 namespace {
 
-struct TurnState {
+struct LockState {
   std::mutex mutex;
   std::condition_variable free;
   bool held = false;
 };
 
 // Never destroyed: a thread may still wait for it while the process ends.
-TurnState& turnState() {
-  static TurnState* const state = new TurnState;
+LockState& lockState() {
+  static LockState* const state = new LockState;
   return *state;
 }
 
@@ -143,8 +143,8 @@ constexpr std::chrono::milliseconds betweenLooks(20);  // at whether who waits w
 
 }  // namespace
 
-Turn::Turn(const std::atomic<bool>* cancelled) {
-  TurnState& state = turnState();
+PoolLock::PoolLock(const std::atomic<bool>* cancelled) {
+  LockState& state = lockState();
   std::unique_lock<std::mutex> lock(state.mutex);
   while (state.held && !(cancelled && *cancelled)) {
     // By the system's clock: waits by the steady one need glibc 2.30.
@@ -154,9 +154,9 @@ Turn::Turn(const std::atomic<bool>* cancelled) {
   if (!state.held) state.held = held_ = true;
 }
 
-Turn::~Turn() {
+PoolLock::~PoolLock() {
   if (!held_) return;
-  TurnState& state = turnState();
+  LockState& state = lockState();
   {
     const std::lock_guard<std::mutex> lock(state.mutex);
     state.held = false;

@@ -16,7 +16,7 @@ class Pool {
   // The pool is never destroyed: its threads sleep on it until the process ends.
   static Pool& instance();
 
-  // Calls body(item, thread) once for every item in [0, items), thread < threads. One caller at a time: see `Turn`.
+  // Calls body(item, thread) once for every item in [0, items), thread < threads. One caller at a time: see `PoolLock`.
   template <class Body>
   void forEach(int threads, int64_t items, const Body& body) {
     run(
@@ -34,15 +34,15 @@ class Pool {
   Pool();
 };
 
-// Holding a Turn gives the pool and the cached workspace to one job; jobs of other JavaScript threads wait for theirs.
-class Turn {
+// Holding a PoolLock gives the pool and the cached workspace to one job; jobs of other JavaScript threads wait for theirs.
+class PoolLock {
  public:
   // Waits; where `cancelled` is given, no longer than until it is set.
-  explicit Turn(const std::atomic<bool>* cancelled = nullptr);
-  ~Turn();
+  explicit PoolLock(const std::atomic<bool>* cancelled = nullptr);
+  ~PoolLock();
   explicit operator bool() const { return held_; }
-  Turn(const Turn&) = delete;
-  Turn& operator=(const Turn&) = delete;
+  PoolLock(const PoolLock&) = delete;
+  PoolLock& operator=(const PoolLock&) = delete;
 
  private:
   bool held_ = false;

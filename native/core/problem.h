@@ -12,15 +12,15 @@ namespace margin_softmax {
 enum class Reduction { mean, sum, none };
 
 struct Statistics {
-  double accuracy = 0;              // share of the rows whose target scores above every other class, without margin
-  double targetCosine = 0;          // mean over rows
-  double largestOtherCosine = 0;    // mean over rows of the largest cosine to another class
-  double gradientSquares = 0;       // ‖gradWeight‖² (+ ‖gradBias‖²)
-  double inputGradientSquares = 0;  // ‖gradInput‖²
+  double accuracy = 0;               // share of the rows whose target scores above every other class, without margin
+  double targetCosine = 0;           // mean over rows
+  double largestNegativeCosine = 0;  // mean over rows of the largest cosine to another class
+  double gradientSquares = 0;        // ‖gradWeight‖² (+ ‖gradBias‖²)
+  double inputGradientSquares = 0;   // ‖gradInput‖²
 };
 
-// What the backward pass left out because it cannot matter (cpu/step/parts.h).
-struct LeftOut {
+// What the backward pass left out because it cannot matter (cpu/step/negligible.h).
+struct Omitted {
   double share = 0;                      // of the parts of the products
   double gradInput = 0, gradWeight = 0;  // bounds of the norm of what is missing, as multiples of the gradient's norm
 };
@@ -53,7 +53,7 @@ struct TotalsExchange {
   virtual ~TotalsExchange() = default;
   // rows[count], in place: this process's on the way in, those of all processes together on the way out. In the
   // device's memory where the problem is rowsResident.
-  virtual Status combine(RowTotals* rows, int64_t count) = 0;
+  virtual Status reduceTotals(RowTotals* rows, int64_t count) = 0;
 };
 
 struct Problem {
@@ -76,8 +76,8 @@ struct Problem {
   const int32_t* sample = nullptr;     // [classes]
   int64_t firstClass = 0;              // of this process's among those of all, for messages
   TotalsExchange* exchange = nullptr;  // where the classes are one process's share
-  int64_t allClasses = 0;              // of all processes; 0: `classes`
-  double othersWeight = 1;             // how many other classes each that takes part stands for in a row's sum
+  int64_t totalClasses = 0;            // of all processes; those that take part, with a sample. Always set
+  double negativeWeight = 1;           // how many other classes each that takes part stands for in a row's sum
   double interclassFilter = 1;         // a row leaves out other classes whose cosine to it exceeds this; 1: none
   double negligible = 0;               // what of a gradient's norm may be left out; the CPU alone does so
   double gradScale = 1;                // upstream gradient of a mean or a sum
@@ -90,7 +90,7 @@ struct Problem {
   float* gradInput = nullptr;   // [B,D] or null: not wanted
   float* gradWeight = nullptr;  // [C,D] or null
   float* gradBias = nullptr;    // [C] or null
-  LeftOut leftOut;              // out
+  Omitted omitted;              // out
   Statistics* statistics = nullptr;
   Update* update =
       nullptr;  // takes the place of gradWeight and gradBias; not finite losses then fail before any change
@@ -99,7 +99,6 @@ struct Problem {
   Execution execution;
 
   int64_t rowOf(int64_t j) const { return sample ? sample[j] : j; }
-  double classesInAll() const { return static_cast<double>(allClasses ? allClasses : classes); }
   bool wantsWeightGradient() const { return gradWeight || gradBias || update || measuresGradient; }
   // A loss that is not finite fails, before any change.
   bool trains() const { return update || measuresGradient; }

@@ -61,7 +61,7 @@ Status compute(const Trial& trial, int device, Precision precision, Outcome& out
   Problem problem;
   problem.rows = trial.rows;
   problem.dim = trial.dim;
-  problem.classes = trial.classes;
+  problem.classes = problem.totalClasses = trial.classes;
   problem.input = input.data();
   problem.weight = weight.data();
   problem.labels = labels.data();

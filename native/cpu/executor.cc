@@ -21,8 +21,8 @@ static Status inPasses(Problem& problem) {
     return {Failure::tooManyRows, "Expected at most " + std::to_string(most) + " rows of dim " +
                                       std::to_string(problem.dim) + " for one step but received " +
                                       std::to_string(problem.rows)};
-  const Turn turn(problem.execution.cancelled);
-  if (!turn) return Status::abandoned();
+  const PoolLock lock(problem.execution.cancelled);
+  if (!lock) return Status::abandoned();
   double sum = 0;
   for (int64_t first = 0; first < problem.rows; first += most) {
     Step step(problem, *kernels, first, std::min(most, problem.rows - first), weights);

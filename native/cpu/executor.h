@@ -55,7 +55,7 @@ void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t c
 
 // Writes `count` rows (at most 16, from a multiple of 16 on) into the [panel][D][L] layout, times factors[i]; rows
 // beyond those given, up to 16, become zeros. A factor of 0 writes zeros whatever the row holds.
-void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
-               float* query);
+void packInput(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
+               float* packedInput);
 
 }  // namespace margin_softmax::cpu

@@ -119,7 +119,7 @@ Status run(const MeasureProblem& problem) {
   const int64_t classes = problem.classes;
   const float *p = problem.p, *q = problem.q;
   float* out = problem.out;
-  const Turn turn;
+  const PoolLock lock;
   const Pieces pieces(problem.rows, classes, problem.execution.threads);
   const bool stream = streams(p, out, problem.rows * classes);
 
@@ -274,7 +274,7 @@ Status crossEntropyLoss(CrossEntropyProblem& problem) {
   return guarded([&]() -> Status {
     const ProbabilityKernels* kernels = kernelsFor(problem.execution);
     if (!kernels) return unavailable();
-    const Turn turn;
+    const PoolLock lock;
     CrossEntropy(problem, *kernels).run();
     return {};
   });

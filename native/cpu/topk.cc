@@ -49,8 +49,8 @@ class TopK {
 
  private:
   void layOut(Layout& layout) {
-    query_ = layout.take<float>(paddedRows_ * plan_.dim);
-    classScale_ = layout.take<float>(plan_.classes);
+    packedInput_ = layout.take<float>(paddedRows_ * plan_.dim);
+    inverseClassNorm_ = layout.take<float>(plan_.classes);
     lists_ = layout.take<Candidate>(classSlots_ * paddedRows_ * problem_.k);
     tileFloats_ = plan_.tileClasses * plan_.chunkRows;
     tiles_ = layout.take<float>(roundUp(tileFloats_, 16) * problem_.execution.threads);
@@ -65,7 +65,7 @@ class TopK {
       const float* x = rows + i * plan_.dim;
       factors[i] = problem_.normalized ? margin_softmax::inverseNorm(kernels_.dotDouble(x, x, plan_.dim)) : 1;
     }
-    packQuery(rows, plan_.dim, first, count, factors, lanes_, query_);
+    packInput(rows, plan_.dim, first, count, factors, lanes_, packedInput_);
   }
 
   int64_t weightFloats() const { return roundUp(plan_.tileClasses * plan_.dim, 16); }
@@ -82,8 +82,9 @@ class TopK {
   void scaleClasses(int64_t tile, int thread) {
     const int64_t first = tile * plan_.tileClasses;
     scaleRows(kernels_, tileWeights(tile, thread), plan_.dim, plan_.tileSize(tile), problem_.normalized,
-              classScale_ + first);
-    if (problem_.normalized) reportLarge(classScale_ + first, first, plan_.tileSize(tile), leastInverseNorm(1), large_);
+              inverseClassNorm_ + first);
+    if (problem_.normalized)
+      reportLarge(inverseClassNorm_ + first, first, plan_.tileSize(tile), leastInverseNorm(1), large_);
   }
 
   void search(int64_t slot, int thread) {
@@ -97,8 +98,8 @@ class TopK {
          t++) {
       if (problem_.execution.isCancelled()) return;
       const int64_t firstClass = t * plan_.tileClasses, classes = plan_.tileSize(t);
-      kernels_.logits(tileWeights(t, thread), plan_.dim, classes, query_ + first * plan_.dim, panels,
-                      classScale_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile,
+      kernels_.logits(tileWeights(t, thread), plan_.dim, classes, packedInput_ + first * plan_.dim, panels,
+                      inverseClassNorm_ + firstClass, problem_.bias ? problem_.bias + firstClass : nullptr, tile,
                       plan_.tileClasses);
       kernels_.tileMaximum(tile, plan_.tileClasses, classes, panels, best);
       for (int64_t i = 0; i < rows; i++) {
@@ -141,7 +142,7 @@ class TopK {
   const int64_t firstRow_, paddedRows_, classSlots_;
   int64_t tileFloats_ = 0;
   FirstPlace large_;  // class whose norm is too large
-  float *query_, *classScale_, *tiles_, *weights_ = nullptr;
+  float *packedInput_, *inverseClassNorm_, *tiles_, *weights_ = nullptr;
   Candidate* lists_;  // [classSlots][N][k]
 };
 
@@ -153,8 +154,8 @@ Status topK(TopKProblem& problem) {
   // A pass's rows are fewer for long lists, so that the lists stay within the workspace.
   const int64_t byLists = std::max<int64_t>(64, fixedBytes / 4 / (problem.k * 8) / 64 * 64);
   const int64_t most = std::min(Plan::rowsAtOnce(problem.dim), byLists);
-  const Turn turn(problem.execution.cancelled);
-  if (!turn) return Status::abandoned();
+  const PoolLock lock(problem.execution.cancelled);
+  if (!lock) return Status::abandoned();
   for (int64_t first = 0; first < problem.rows; first += most)
     if (Status status = TopK(problem, *kernels, first, std::min(most, problem.rows - first)).run(); !status)
       return status;

@@ -1,5 +1,5 @@
 // The one cached block of scratch memory of the process. A fresh 100 MB costs 60 ms of page faults, a reused one none,
-// so it is kept between calls; it belongs to whoever holds the `Turn` (pool.h).
+// so it is kept between calls; it belongs to whoever holds the `PoolLock` (pool.h).
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // What ranks exchange from GPU to GPU (../device_exchange.h): NCCL moves the bytes, kernels add in rank order what
-// arrives, with the roundings of the path through host memory (../mpi/combine.h).
+// arrives, with the roundings of the path through host memory (../mpi/reduce.h).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -105,7 +105,7 @@ class NcclExchange : public DeviceExchange {
     return turn.status() ? share(input_, rows_, dim_ * 4) : turn.status();
   }
 
-  Status combine(RowTotals* totals) override {
+  Status reduceTotals(RowTotals* totals) override {
     // Each rank adds up its share of the rows and hands it on: what a rank sends does not grow with their number.
     const int64_t bytes = sizeof(RowTotals);
     const std::vector<int64_t> shares = evenShares();
@@ -118,13 +118,13 @@ class NcclExchange : public DeviceExchange {
     return status ? share(totals, shares, bytes) : status;
   }
 
-  Status combineFromHost(RowTotals* totals) override {
+  Status reduceTotalsFromHost(RowTotals* totals) override {
     const Turn turn(device_.index());
     if (!turn.status()) return turn.status();
     const int64_t bytes = allRows_ * static_cast<int64_t>(sizeof(RowTotals));
     device_.upload(totals_, totals, bytes);
     Status status = device_.finish("receive the rows' sums");
-    if (status) status = combine(totals_);
+    if (status) status = reduceTotals(totals_);
     if (!status) return status;
     device_.download(totals, totals_, bytes);
     return device_.finish("send the rows' sums");
@@ -231,7 +231,7 @@ Status NcclExchange::tryOut() {
   const double ranks = size(), last = ranks - 1;
   for (int64_t i = 0; i < all; i++)
     totals.push_back({static_cast<double>(rank()), std::exp(last - rank()), 1, static_cast<double>(rank() + i), 2});
-  if (status = combineFromHost(totals.data()); !status) return status;
+  if (status = reduceTotalsFromHost(totals.data()); !status) return status;
   for (int64_t i = 0; i < all; i++) {
     const RowTotals& total = totals[static_cast<size_t>(i)];
     right = right && total.maximum == last && std::abs(total.sum - ranks) < 1e-9 * ranks && total.logits == ranks &&

@@ -221,9 +221,9 @@ static __global__ void __launch_bounds__(collectThreads) collectLosses(StepRows 
   Totals totals{};
   totals.loss = sum(
       [&](const RowState& state) { return (step.perRowGradient ? state.gradient : state.weight.loss) * state.loss; });
-  totals.accuracy = sum([&](const RowState& state) { return state.cosine > state.largestOther ? 1.0 : 0.0; });
+  totals.accuracy = sum([&](const RowState& state) { return state.cosine > state.largestNegative ? 1.0 : 0.0; });
   totals.targetCosine = sum([](const RowState& state) { return state.cosine; });
-  totals.largestOther = sum([](const RowState& state) { return state.largestOther; });
+  totals.largestOther = sum([](const RowState& state) { return state.largestNegative; });
   int bad = step.rows;
   for (int i = threadIdx.x; i < step.rows; i += collectThreads) {
     const RowState& state = step.states[i];

@@ -69,7 +69,7 @@ class Step {
     data.radial = scalesWithNorm(problem_.margin);
     data.perRowGradient = problem_.reduction == Reduction::none;
     data.rowGradient = weights_.rowGradient;
-    data.othersWeight = problem_.othersWeight;
+    data.othersWeight = problem_.negativeWeight;
     data.smooths = problem_.labelSmoothing != 0;
     data.unweighted = weights_.unweighted;
     data.logitUnit = Core::logitUnit;
@@ -317,13 +317,13 @@ class Step {
   Status exchange() {
     if (problem_.rowsResident) {
       const Status status = device_.finish("add up the rows");
-      return status ? problem_.exchange->combine(data_.totalsOfRows, problem_.rows) : status;
+      return status ? problem_.exchange->reduceTotals(data_.totalsOfRows, problem_.rows) : status;
     }
     std::vector<RowTotals> rows(problem_.rows);
     const int64_t bytes = problem_.rows * static_cast<int64_t>(sizeof(RowTotals));
     device_.download(rows.data(), data_.totalsOfRows, bytes);
     if (Status status = device_.finish("add up the rows"); !status) return status;
-    if (Status status = problem_.exchange->combine(rows.data(), problem_.rows); !status) return status;
+    if (Status status = problem_.exchange->reduceTotals(rows.data(), problem_.rows); !status) return status;
     device_.upload(data_.totalsOfRows, rows.data(), bytes);
     // A large copy is not staged, and the rows end with this function.
     return device_.finish("receive the rows' sums");

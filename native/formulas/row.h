@@ -34,7 +34,7 @@ struct RowState {
   double gradient;                    // g_i: the upstream gradient times weight.loss
   double error;                       // P_y − t_y
   double loss;                        // before it is multiplied with weight.loss
-  double largestOther;                // cosine, or raw score; −1 without other classes
+  double largestNegative;             // cosine, or raw score; −1 without other classes
   int64_t label;  // as wide as the rest: no padding, which a copy would read before anyone has written it
 };
 
@@ -84,19 +84,19 @@ HOST_DEVICE inline double sumAt(const RowTotals& totals, double maximum) {
   return totals.sum == 0 ? 0 : totals.sum * std::exp(totals.maximum - maximum);
 }
 
-// Takes in the other classes, each of which stands for `othersWeight` of them. Returns the factor that makes
+// Takes in the other classes, each of which stands for `negativeWeight` of them. Returns the factor that makes
 // e^(z − maximum) a probability.
-HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double othersWeight) {
+HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double negativeWeight) {
   const bool alone = totals.sum == 0;
   state.target = totals.target;
   state.cosine = totals.cosine;
   const RowSoftmax softmax =
-      rowSoftmax(state.target, alone ? -HUGE_VAL : totals.maximum + std::log(othersWeight * totals.sum), totals.logits,
-                 state.weight.smoothing);
+      rowSoftmax(state.target, alone ? -HUGE_VAL : totals.maximum + std::log(negativeWeight * totals.sum),
+                 totals.logits, state.weight.smoothing);
   state.loss = softmax.loss;
   state.error = softmax.targetError;
-  state.largestOther = alone ? -1 : totals.maximum / (state.scale == 0 ? 1 : state.scale);
-  return alone ? 0 : static_cast<float>(softmax.others / totals.sum);
+  state.largestNegative = alone ? -1 : totals.maximum / (state.scale == 0 ? 1 : state.scale);
+  return alone ? 0 : static_cast<float>(softmax.negatives / totals.sum);
 }
 
 // What an embedding is multiplied with to give logits with directions of classes; 0 for a row that takes no part.

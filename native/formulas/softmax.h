@@ -13,29 +13,29 @@ constexpr double log2e = 1.44269504088896340736;
 
 struct RowSoftmax {
   double loss;         // log Σ_j exp z_j − Σ_j t_j·z_j
-  double others;       // Σ_{j≠y} P_j = R/(1 + R)
+  double negatives;    // Σ_{j≠y} P_j = R/(1 + R)
   double targetError;  // P_y − t_y: the target's share of the gradient
 };
 
 // Label smoothing leaves the target class t_y = 1 − Σ_{j≠y} t_j, and gives another one t_j = even·v_j: v_j is 1, or what
 // the class weights make of it.
 struct Smoothing {
-  double even = 0;    // 0: none, t_y = 1
-  double others = 0;  // Σ_{j≠y} t_j
+  double even = 0;       // 0: none, t_y = 1
+  double negatives = 0;  // Σ_{j≠y} t_j
 };
 
-// others: log Σ_{j≠y} exp z_j (−∞ without other classes). sumOthers: Σ_{j≠y} v_j·z_j, read only with smoothing.
-HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double others, double sumOthers, Smoothing smoothing) {
+// others: log Σ_{j≠y} exp z_j (−∞ without other classes). sumNegatives: Σ_{j≠y} v_j·z_j, read only with smoothing.
+HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double negatives, double sumNegatives, Smoothing smoothing) {
   RowSoftmax row;
-  const double difference = others - target;  // log R
+  const double difference = negatives - target;  // log R
   const double excess =
       difference > 0 ? difference + std::log1p(std::exp(-difference)) : std::log1p(std::exp(difference));
   row.loss = excess;
-  row.others = difference > 0 ? 1 / (1 + std::exp(-difference)) : std::exp(difference) / (1 + std::exp(difference));
-  row.targetError = -row.others;
+  row.negatives = difference > 0 ? 1 / (1 + std::exp(-difference)) : std::exp(difference) / (1 + std::exp(difference));
+  row.targetError = -row.negatives;
   if (smoothing.even != 0) {
-    row.loss += smoothing.others * target - smoothing.even * sumOthers;
-    row.targetError += smoothing.others;
+    row.loss += smoothing.negatives * target - smoothing.even * sumNegatives;
+    row.targetError += smoothing.negatives;
   }
   return row;
 }

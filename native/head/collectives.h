@@ -43,7 +43,7 @@ inline int64_t bytesOf(Element element) {
   }
 }
 
-enum class Combination : int32_t { sum, max, min, count };
+enum class ReduceOp : int32_t { sum, max, min, count };
 
 struct Share {
   int64_t from = 0, count = 0;
@@ -77,14 +77,14 @@ struct Collectives {
   // precision.
 
   // values [count], in place.
-  bool (*allReduce)(void* context, const char* purpose, void* values, int64_t count, Element element,
-                    Combination combination, CollectiveFailure* failure);
+  bool (*allReduce)(void* context, const char* purpose, void* values, int64_t count, Element element, ReduceOp reduceOp,
+                    CollectiveFailure* failure);
   // values [counts[rank]], all [Σ counts]; counts [size], the same on every rank.
   bool (*allGather)(void* context, const char* purpose, const void* values, const int64_t* counts, void* all,
                     Element element, CollectiveFailure* failure);
   // values [Σ counts], mine [counts[rank]]; counts [size], the same on every rank.
   bool (*reduceScatter)(void* context, const char* purpose, const void* values, const int64_t* counts, void* mine,
-                        Element element, Combination combination, CollectiveFailure* failure);
+                        Element element, ReduceOp reduceOp, CollectiveFailure* failure);
   // values [count], of `root` to all.
   bool (*broadcast)(void* context, const char* purpose, void* values, int64_t count, int32_t root, Element element,
                     CollectiveFailure* failure);

@@ -27,10 +27,10 @@ class DeviceExchange {
 
   // Every rank's rows into input().
   virtual Status gather() = 0;
-  // totals [N] in device memory, in place, as TotalsExchange::combine. Within a step, which holds the device.
-  virtual Status combine(RowTotals* totals) = 0;
+  // totals [N] in device memory, in place, as TotalsExchange::reduceTotals. Within a step, which holds the device.
+  virtual Status reduceTotals(RowTotals* totals) = 0;
   // The same for totals on the host, of a rank that computes no step.
-  virtual Status combineFromHost(RowTotals* totals) = 0;
+  virtual Status reduceTotalsFromHost(RowTotals* totals) = 0;
   // Σ over ranks of this rank's rows of gradInput() → mine [rows[rank],dim] on the host.
   virtual Status reduceScatter(float* mine) = 0;
 };

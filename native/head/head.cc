@@ -56,7 +56,7 @@ Status Head::initialize(int threads, int64_t firstRow) {
   const int64_t start = firstRow * settings_.dim;
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
   const int64_t before = settings_.firstClass * settings_.dim;  // elements of other processes
-  const cpu::Turn turn;
+  const cpu::PoolLock lock;
   // put(i, x) for elements [first, last)
   const auto fill = [&](int64_t first, int64_t last, const auto& put) {
     cpu::Pool::instance().forEach(threads, (last - first + chunk - 1) / chunk, [&](int64_t item, int) {
@@ -182,7 +182,7 @@ Execution Head::here(Execution execution) const {
 Status Head::run(Problem& problem, bool train, double learningRate) {
   const Use use(*this);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
-  problem.classes = settings_.classes;
+  problem.classes = problem.totalClasses = settings_.classes;
   problem.dim = settings_.dim;
   problem.firstClass = settings_.firstClass;
   problem.execution = here(problem.execution);
@@ -279,9 +279,9 @@ Status Head::sample(Problem& problem) {
                                 problem.execution.threads, sample_);
   problem.sample = sample_.classes.data();
   problem.classes = static_cast<int64_t>(sample_.classes.size());
-  problem.allClasses = sample_.total;
+  problem.totalClasses = sample_.total;
   if (settings_.sampleCorrection && sample_.total > 1)
-    problem.othersWeight = static_cast<double>(range.total - 1) / static_cast<double>(sample_.total - 1);
+    problem.negativeWeight = static_cast<double>(range.total - 1) / static_cast<double>(sample_.total - 1);
   problem.labels = sample_.labels.data();
   if (!problem.classWeights) return status;
   problem.classWeightSum = 0;  // of this process's classes

@@ -36,8 +36,8 @@ class Head {
  public:
   explicit Head(const HeadSettings& settings) : settings_(settings) {}
   // Before any work: the classes are this process's share of a group's.
-  void shard(const Collectives& group, int64_t allClasses, std::string name) {
-    sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, allClasses},
+  void shard(const Collectives& group, int64_t totalClasses, std::string name) {
+    sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, totalClasses},
                                            std::move(name));
   }
   // Before any work: what each class counts in the loss, [C] of all processes' classes.
@@ -45,7 +45,7 @@ class Head {
   // Decides, with all ranks, how a sharded head's rows go between them: on the group's thread.
   Status connect(const std::string& library) { return sharding_->connect(settings_.device, library); }
   const Sharding* sharding() const { return sharding_.get(); }
-  int64_t allClasses() const { return sharding_ ? sharding_->range().total : settings_.classes; }
+  int64_t totalClasses() const { return sharding_ ? sharding_->range().total : settings_.classes; }
 
   // Takes the memory: zeros everywhere.
   Status allocate();

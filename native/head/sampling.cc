@@ -53,7 +53,7 @@ void draw(const ClassRange& range, double rate, uint64_t seed, int64_t step, con
   classes.resize(candidates);
   {
     constexpr int64_t block = 4096;
-    const cpu::Turn turn;
+    const cpu::PoolLock lock;
     cpu::Pool::instance().forEach(threads, divideUp(candidates, block), [&](int64_t item, int) {
       for (int64_t i = item * block; i < std::min(candidates, (item + 1) * block); i++) {
         const int64_t j = along ? order.at(i) : range.first + i;

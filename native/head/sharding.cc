@@ -38,7 +38,7 @@ Status Sharding::refuse(const Status& reason) const {
 }
 
 // A word that every rank goes on, or the failure of one that can not.
-Status Sharding::goOn() const {
+Status Sharding::barrier() const {
   char nothing = 0;
   return ask([&](CollectiveFailure* failure) {
     return group_.broadcast(group_.context, name_.c_str(), &nothing, 0, 0, Element::uint8, failure);
@@ -46,7 +46,7 @@ Status Sharding::goOn() const {
 }
 
 // The end of work on devices that may have failed on this rank alone.
-Status Sharding::heard(Status status) const { return status ? status : refuse(status); }
+Status Sharding::shareFailure(Status status) const { return status ? status : refuse(status); }
 
 Status Sharding::connect(int device, const std::string& library) {
   return chooseExchange(group_, name_.c_str(), device, library, exchange_);
@@ -117,8 +117,8 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
   Status status = gatherRows(problem.rows, {train, problem.gradInput != nullptr, rate, iteration, weighted}, stepNames);
   DeviceExchange* const devices = exchange_.exchange.get();
   if (status)
-    status =
-        devices ? heard(devices->begin(rows_, problem.dim, problem.input)) : gatherInputs(problem.input, problem.dim);
+    status = devices ? shareFailure(devices->begin(rows_, problem.dim, problem.input))
+                     : gatherInputs(problem.input, problem.dim);
   if (!status) return status;
   labels_.resize(allRows_);
   status = ask([&](CollectiveFailure* failure) {
@@ -133,7 +133,7 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
     });
     problem.sampleWeights = sampleWeights_.data();
   }
-  if (status && devices) status = heard(devices->gather());
+  if (status && devices) status = shareFailure(devices->gather());
   problem.rows = allRows_;
   problem.rowsResident = devices != nullptr;
   problem.input = devices ? devices->input() : input_.as<float>();
@@ -143,7 +143,7 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
 
 Status Sharding::addUp(double& value) const {
   return ask([&](CollectiveFailure* failure) {
-    return group_.allReduce(group_.context, name_.c_str(), &value, 1, Element::float64, Combination::sum, failure);
+    return group_.allReduce(group_.context, name_.c_str(), &value, 1, Element::float64, ReduceOp::sum, failure);
   });
 }
 
@@ -152,30 +152,30 @@ void Sharding::keepOwnLabels(Problem& problem) {
     if (label != ignoredLabel)
       label = range_.holds(label) ? static_cast<int32_t>(label - range_.first) : labelElsewhere;
   problem.labels = labels_.data();
-  problem.allClasses = range_.total;
+  problem.totalClasses = range_.total;
 }
 
 struct Sharding::Exchange : TotalsExchange {
   explicit Exchange(const Sharding& owner) : sharding(owner) {}
 
-  Status combine(RowTotals* rows, int64_t count) override {
+  Status reduceTotals(RowTotals* rows, int64_t count) override {
     std::vector<double> maxima(count), sums(count * 4);
     for (int64_t i = 0; i < count; i++) maxima[i] = rows[i].maximum;
-    if (Status status = allReduce(maxima, Combination::max); !status) return status;
+    if (Status status = allReduce(maxima, ReduceOp::max); !status) return status;
     for (int64_t i = 0; i < count; i++) {
       const double mine[] = {sumAt(rows[i], maxima[i]), rows[i].logits, rows[i].target, rows[i].cosine};
       std::copy(mine, mine + 4, sums.begin() + i * 4);
     }
-    if (Status status = allReduce(sums, Combination::sum); !status) return status;
+    if (Status status = allReduce(sums, ReduceOp::sum); !status) return status;
     for (int64_t i = 0; i < count; i++)
       rows[i] = {maxima[i], sums[i * 4], sums[i * 4 + 1], sums[i * 4 + 2], sums[i * 4 + 3]};
     return {};
   }
 
-  Status allReduce(std::vector<double>& values, Combination combination) const {
+  Status allReduce(std::vector<double>& values, ReduceOp reduceOp) const {
     return sharding.ask([&](CollectiveFailure* failure) {
       return sharding.group_.allReduce(sharding.group_.context, sharding.name_.c_str(), values.data(),
-                                       static_cast<int64_t>(values.size()), Element::float64, combination, failure);
+                                       static_cast<int64_t>(values.size()), Element::float64, reduceOp, failure);
     });
   }
 
@@ -186,10 +186,10 @@ struct Sharding::Exchange : TotalsExchange {
 struct Sharding::OnDevices : TotalsExchange {
   OnDevices(const Sharding& owner, bool fromHost) : sharding(owner), fromHost(fromHost) {}
 
-  Status combine(RowTotals* rows, int64_t) override {
-    if (Status status = sharding.goOn(); !status) return status;
+  Status reduceTotals(RowTotals* rows, int64_t) override {
+    if (Status status = sharding.barrier(); !status) return status;
     DeviceExchange& devices = *sharding.exchange_.exchange;
-    return sharding.heard(fromHost ? devices.combineFromHost(rows) : devices.combine(rows));
+    return sharding.shareFailure(fromHost ? devices.reduceTotalsFromHost(rows) : devices.reduceTotals(rows));
   }
 
   const Sharding& sharding;
@@ -202,7 +202,7 @@ namespace {
 Status withoutClasses(Problem& problem) {
   const BatchWeights weights = weighBatch(problem);
   std::vector<RowTotals> totals(problem.rows, RowTotals{-HUGE_VAL, 0, 0, 0, 0});
-  if (Status status = problem.exchange->combine(totals.data(), problem.rows); !status) return status;
+  if (Status status = problem.exchange->reduceTotals(totals.data(), problem.rows); !status) return status;
   double sum = 0;
   for (int64_t i = 0; i < problem.rows; i++) {
     problem.losses[i] = 0;
@@ -214,13 +214,13 @@ Status withoutClasses(Problem& problem) {
     }
     const RowWeight& weight = weights.of(i);
     RowState state = rowWithoutTarget(problem.margin, labelElsewhere, squares, weight, weights.rowGradient);
-    closeRow(state, totals[i], problem.othersWeight);
+    closeRow(state, totals[i], problem.negativeWeight);
     if (problem.trains() && !std::isfinite(state.loss)) return {Failure::notFinite, "the loss is not finite", i};
     problem.losses[i] = static_cast<float>(weight.loss * state.loss);
     sum += weight.loss * state.loss;
-    problem.statistics->accuracy += state.cosine > state.largestOther;
+    problem.statistics->accuracy += state.cosine > state.largestNegative;
     problem.statistics->targetCosine += state.cosine;
-    problem.statistics->largestOtherCosine += state.largestOther;
+    problem.statistics->largestNegativeCosine += state.largestNegative;
   }
   if (problem.gradInput) std::memset(problem.gradInput, 0, problem.rows * problem.dim * sizeof(float));
   closeBatch(problem, weights, sum);
@@ -292,15 +292,15 @@ Status Sharding::shareOut(Problem& problem, Problem& mine) {
     if (!problem.rowsResident)
       status = ask([&](CollectiveFailure* failure) {
         return group_.reduceScatter(group_.context, name_.c_str(), problem.gradInput, times(rows_, dim).data(),
-                                    mine.gradInput, Element::float32, Combination::sum, failure);
+                                    mine.gradInput, Element::float32, ReduceOp::sum, failure);
       });
-    else if (status = goOn(); status) status = heard(exchange_.exchange->reduceScatter(mine.gradInput));
+    else if (status = barrier(); status) status = shareFailure(exchange_.exchange->reduceScatter(mine.gradInput));
     if (!status) return status;
     for (int64_t i = 0; i < mine.rows * dim; i++)
       squares[1] += static_cast<double>(mine.gradInput[i]) * mine.gradInput[i];
   }
   const Status status = ask([&](CollectiveFailure* failure) {
-    return group_.allReduce(group_.context, name_.c_str(), squares, 2, Element::float64, Combination::sum, failure);
+    return group_.allReduce(group_.context, name_.c_str(), squares, 2, Element::float64, ReduceOp::sum, failure);
   });
   problem.statistics->gradientSquares = squares[0];
   problem.statistics->inputGradientSquares = squares[1];

@@ -66,8 +66,8 @@ class Sharding {
   Status gatherInputs(const float* input, int64_t dim);
   Status runWithoutClasses(Problem& problem) const;
   Status shareOut(Problem& problem, Problem& mine);
-  Status goOn() const;
-  Status heard(Status status) const;
+  Status barrier() const;
+  Status shareFailure(Status status) const;
 
   Collectives group_;
   ClassRange range_;

@@ -39,7 +39,7 @@ struct OpenJob : GroupJob {
 struct CollectiveJob : GroupJob {
   std::string operation;
   Element element = Element::uint8;
-  Combination combination = Combination::sum;
+  ReduceOp reduceOp = ReduceOp::sum;
   int root = 0;
   int64_t count = 0;
   std::vector<int64_t> counts;
@@ -52,7 +52,7 @@ struct CollectiveJob : GroupJob {
   Status work() override {
     Group& group = Group::instance();
     if (operation == "barrier") return group.barrier();
-    if (operation == "allReduce") return inPlace(group.allReduce("", values, count, element, combination));
+    if (operation == "allReduce") return inPlace(group.allReduce("", values, count, element, reduceOp));
     if (operation == "broadcast") return inPlace(group.broadcast("", values, count, root, element));
     if (operation == "allGather")
       return group.allGather("", values, count, element, [this](const std::vector<int64_t>& each) {
@@ -64,7 +64,7 @@ struct CollectiveJob : GroupJob {
       for (int rank = 0; rank < group.size(); rank++) counts.push_back(shareOf(count, rank, group.size()).count);
     if (!take(counts[static_cast<size_t>(group.rank())]))
       return group.refuse("", Status::outOfMemory("a collective operation", length * bytesOf(element)));
-    return group.reduceScatter("", values, counts, result->as<void>(), element, combination);
+    return group.reduceScatter("", values, counts, result->as<void>(), element, reduceOp);
   }
 
   void* take(int64_t elements) {
@@ -123,9 +123,8 @@ Napi::Value collective(const Napi::CallbackInfo& info) {
     job.operation = request.Get("operation").As<Napi::String>().Utf8Value();
     if (job.operation == "barrier") return;
     job.root = request.Get("root").As<Napi::Number>().Int32Value();
-    job.combination = static_cast<Combination>(request.Get("combination").As<Napi::Number>().Int32Value());
-    if (job.root < 0 || job.root >= group.size() || job.combination < Combination::sum ||
-        job.combination >= Combination::count)
+    job.reduceOp = static_cast<ReduceOp>(request.Get("combination").As<Napi::Number>().Int32Value());
+    if (job.root < 0 || job.root >= group.size() || job.reduceOp < ReduceOp::sum || job.reduceOp >= ReduceOp::count)
       throw Napi::RangeError::New(env, "Expected a root and a combination");
     const Napi::Value array = request.Get("array"), given = request.Get("counts");
     readArray(job, array, job.operation != "broadcast" || job.root == group.rank());

@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "../core/sizes.h"
-#include "combine.h"
 #include "group.h"
+#include "reduce.h"
 
 namespace margin_softmax::distributed {
 namespace {
@@ -65,8 +65,8 @@ int64_t Group::scratchBytes(const std::vector<int64_t>& counts, Element element)
 }
 
 // Sends every other rank its share of `values`, stretch by stretch, and combines what comes of the own one.
-Status Group::combineShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
-                            Combination combination, const Block& scratch) {
+Status Group::reduceShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
+                           ReduceOp reduceOp, const Block& scratch) {
   const int64_t bytes = bytesOf(element), step = stretch(counts, element);
   const std::vector<int64_t> offsets = offsetsOf(counts);
   const int64_t longest = *std::max_element(counts.begin(), counts.end());
@@ -82,7 +82,7 @@ Status Group::combineShares(const char* values, const std::vector<int64_t>& coun
       sources[at(other)] = other == rank() ? start : kept;
     }
     if (Status status = exchangePieces(send, receive); !status) return status;
-    combine(sources, static_cast<char*>(mine) + from * bytes, length(rank()), element, combination);
+    reduce(sources, static_cast<char*>(mine) + from * bytes, length(rank()), element, reduceOp);
   }
   return {};
 }
@@ -102,9 +102,9 @@ Status Group::gatherShares(const void* mine, char* all, const std::vector<int64_
   return exchangePieces(send, receive);
 }
 
-Status Group::allReduce(const char* purpose, void* values, int64_t count, Element element, Combination combination) {
+Status Group::allReduce(const char* purpose, void* values, int64_t count, Element element, ReduceOp reduceOp) {
   Record record = recordOf(Record::allReduce, purpose, count, element);
-  record.combination = static_cast<int32_t>(combination);
+  record.reduceOp = static_cast<int32_t>(reduceOp);
   const int64_t bytes = count * bytesOf(element);
   const bool small = bytes <= smallBytes;
   const std::vector<int64_t> counts = evenCounts(count);
@@ -113,7 +113,7 @@ Status Group::allReduce(const char* purpose, void* values, int64_t count, Elemen
   if (Status status = taking(record, needed, scratch); !status || size() == 1) return status;
   if (!small) {
     char* const own = static_cast<char*>(values) + offsetsOf(counts)[at(rank())] * bytesOf(element);
-    Status status = combineShares(static_cast<char*>(values), counts, own, element, combination, scratch);
+    Status status = reduceShares(static_cast<char*>(values), counts, own, element, reduceOp, scratch);
     return status ? gatherShares(own, static_cast<char*>(values), counts, element, -1) : status;
   }
   std::vector<Piece> send(at(size()), {values, bytes}), receive(at(size()));
@@ -123,7 +123,7 @@ Status Group::allReduce(const char* purpose, void* values, int64_t count, Elemen
     sources[at(other)] = other == rank() ? values : receive[at(other)].data;
   }
   if (Status status = exchangePieces(send, receive); !status) return status;
-  combine(sources, values, count, element, combination);
+  reduce(sources, values, count, element, reduceOp);
   return {};
 }
 
@@ -140,14 +140,14 @@ Status Group::allGather(const char* purpose, const void* values, int64_t count, 
 }
 
 Status Group::reduceScatter(const char* purpose, const void* values, const std::vector<int64_t>& counts, void* mine,
-                            Element element, Combination combination) {
+                            Element element, ReduceOp reduceOp) {
   Record record = recordOf(Record::reduceScatter, purpose, offsetsOf(counts).back(), element);
-  record.combination = static_cast<int32_t>(combination);
+  record.reduceOp = static_cast<int32_t>(reduceOp);
   record.counts = hash(counts);
   Block scratch;
   Status status = taking(record, scratchBytes(counts, element), scratch);
   if (!status) return status;
-  return combineShares(static_cast<const char*>(values), counts, mine, element, combination, scratch);
+  return reduceShares(static_cast<const char*>(values), counts, mine, element, reduceOp, scratch);
 }
 
 Status Group::broadcast(const char* purpose, void* values, int64_t count, int root, Element element) {

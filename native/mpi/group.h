@@ -27,12 +27,12 @@ class Group {
   // The rest but leave(), endOfProcess() and the plain getters: on the group's thread.
   Status open(int launched);
   Status barrier();
-  Status allReduce(const char* purpose, void* values, int64_t count, Element element, Combination combination);
+  Status allReduce(const char* purpose, void* values, int64_t count, Element element, ReduceOp reduceOp);
   // `output` is called with the number of elements of each rank, and returns where all of them go, or null.
   using Output = std::function<void*(const std::vector<int64_t>& counts)>;
   Status allGather(const char* purpose, const void* values, int64_t count, Element element, const Output& output);
   Status reduceScatter(const char* purpose, const void* values, const std::vector<int64_t>& counts, void* mine,
-                       Element element, Combination combination);
+                       Element element, ReduceOp reduceOp);
   Status broadcast(const char* purpose, void* values, int64_t count, int root, Element element);
   // Takes part in the next call, whichever it is, but only to say that this rank can not go on.
   Status refuse(const char* purpose, const Status& reason);
@@ -73,8 +73,8 @@ class Group {
   void endOfProcess();
 
   Status exchangePieces(const std::vector<Piece>& send, const std::vector<Piece>& receive);
-  Status combineShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
-                       Combination combination, const Block& scratch);
+  Status reduceShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
+                      ReduceOp reduceOp, const Block& scratch);
   Status gatherShares(const void* mine, char* all, const std::vector<int64_t>& counts, Element element, int skipped);
   int64_t stretch(const std::vector<int64_t>& counts, Element element) const;
   int64_t scratchBytes(const std::vector<int64_t>& counts, Element element) const;

@@ -22,7 +22,7 @@ std::string callOf(const Record& record) {
     if (record.operation != Record::allGather) call += "(" + std::to_string(record.count) + ")";
     if (record.operation == Record::broadcast) call += ", root " + std::to_string(record.root);
     if (record.operation == Record::allReduce || record.operation == Record::reduceScatter)
-      call += std::string(", '") + combinations[record.combination] + "'";
+      call += std::string(", '") + combinations[record.reduceOp] + "'";
     call += ")";
   } else {
     call += "()";
@@ -39,7 +39,7 @@ std::string deed(const Record& record) {
 
 // Processes that end, end together, with whatever code.
 bool same(const Record& a, const Record& b) {
-  return a.operation == b.operation && a.element == b.element && a.combination == b.combination && a.root == b.root &&
+  return a.operation == b.operation && a.element == b.element && a.reduceOp == b.reduceOp && a.root == b.root &&
          (a.count == b.count || a.operation == Record::allGather) && a.counts == b.counts &&
          std::strncmp(a.purpose, b.purpose, sizeof a.purpose) == 0;
 }

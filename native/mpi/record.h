@@ -16,7 +16,7 @@ struct Record {
   enum Operation : int32_t { barrier, allReduce, allGather, reduceScatter, broadcast, leave, refusal };
   int32_t operation = barrier;
   int32_t element = 0;
-  int32_t combination = 0;
+  int32_t reduceOp = 0;
   int32_t root = 0;
   int64_t count = 0;    // elements
   uint64_t counts = 0;  // a hash of the counts of each rank, where the call has them

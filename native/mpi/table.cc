@@ -14,9 +14,9 @@ bool report(const Status& status, CollectiveFailure* failure) {
 
 bool post(void* context, Task* task) { return of(context).post(*task); }
 
-bool allReduce(void* context, const char* purpose, void* values, int64_t count, Element element,
-               Combination combination, CollectiveFailure* failure) {
-  return report(of(context).allReduce(purpose, values, count, element, combination), failure);
+bool allReduce(void* context, const char* purpose, void* values, int64_t count, Element element, ReduceOp reduceOp,
+               CollectiveFailure* failure) {
+  return report(of(context).allReduce(purpose, values, count, element, reduceOp), failure);
 }
 
 bool allGather(void* context, const char* purpose, const void* values, const int64_t* counts, void* all,
@@ -29,10 +29,10 @@ bool allGather(void* context, const char* purpose, const void* values, const int
 }
 
 bool reduceScatter(void* context, const char* purpose, const void* values, const int64_t* counts, void* mine,
-                   Element element, Combination combination, CollectiveFailure* failure) {
+                   Element element, ReduceOp reduceOp, CollectiveFailure* failure) {
   Group& group = of(context);
   const std::vector<int64_t> shares(counts, counts + group.size());
-  return report(group.reduceScatter(purpose, values, shares, mine, element, combination), failure);
+  return report(group.reduceScatter(purpose, values, shares, mine, element, reduceOp), failure);
 }
 
 bool broadcast(void* context, const char* purpose, void* values, int64_t count, int32_t root, Element element,

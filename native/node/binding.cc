@@ -67,7 +67,7 @@ Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   const int64_t rounds = static_cast<int64_t>(info[1].As<Napi::Number>().Int64Value());
   const cpu::Kernels* kernels = cpu::findKernels(nullptr);
   {
-    const cpu::Turn turn;
+    const cpu::PoolLock lock;
     cpu::Pool::instance().forEach(threads, threads, [&](int64_t, int) { kernels->multiplyAdds(rounds); });
   }
   return Napi::Number::New(info.Env(), 2.0 * 12 * (kernels->vectorBytes / 4) * static_cast<double>(rounds) * threads);

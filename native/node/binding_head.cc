@@ -254,7 +254,7 @@ Napi::Value step(const Napi::CallbackInfo& info) {
     Problem& problem = job.problem;
     problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
     problem.dim = job.head->settings().dim;
-    problem.classes = job.head->allClasses();
+    problem.classes = job.head->totalClasses();
     readBatch(request, job, problem);
     problem.statistics = &job.statistics;
     problem.execution = readExecution(request, job, job.instructionSet);
@@ -277,7 +277,7 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
     job.belongTo(info[0]);
     readTopK(request, job, job.problem, job.instructionSet);
     const HeadSettings& settings = job.head->settings();
-    if (job.problem.dim != settings.dim || job.problem.classes != job.head->allClasses())
+    if (job.problem.dim != settings.dim || job.problem.classes != job.head->totalClasses())
       throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
   });
 }

@@ -20,14 +20,14 @@ int64_t size(Napi::Object request, const char* name) {
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics) {
   set(result, "loss", problem.loss);
   Napi::Object leftOut = Napi::Object::New(result.Env());
-  set(leftOut, "share", problem.leftOut.share);
-  set(leftOut, "gradInput", problem.leftOut.gradInput);
-  set(leftOut, "gradWeight", problem.leftOut.gradWeight);
+  set(leftOut, "share", problem.omitted.share);
+  set(leftOut, "gradInput", problem.omitted.gradInput);
+  set(leftOut, "gradWeight", problem.omitted.gradWeight);
   result.Set("leftOut", leftOut);
   if (!problem.statistics) return;
   set(result, "accuracy", statistics.accuracy);
   set(result, "targetCosine", statistics.targetCosine);
-  set(result, "largestOtherCosine", statistics.largestOtherCosine);
+  set(result, "largestOtherCosine", statistics.largestNegativeCosine);
   set(result, "gradientNorm", std::sqrt(statistics.gradientSquares));
   set(result, "gradInputNorm", std::sqrt(statistics.inputGradientSquares));
 }
@@ -72,7 +72,7 @@ Napi::Value loss(const Napi::CallbackInfo& info) {
     Problem& problem = job.problem;
     problem.rows = size(request, "rows");
     problem.dim = size(request, "dim");
-    problem.classes = size(request, "classes");
+    problem.classes = problem.totalClasses = size(request, "classes");
     const size_t classes = static_cast<size_t>(problem.classes), weights = classes * static_cast<size_t>(problem.dim);
     // Only an update writes weights or bias, and there is none here.
     problem.weight = const_cast<float*>(job.input<float>(request.Get("weight"), "weight", weights));

@@ -143,7 +143,7 @@ Problem problemOf(const Case& step, Batch& batch, std::vector<float>& losses) {
   Problem problem;
   problem.rows = batch.rows;
   problem.dim = batch.dim;
-  problem.classes = batch.classes;
+  problem.classes = problem.totalClasses = batch.classes;
   problem.input = batch.input.data();
   problem.weight = batch.weight.data();
   problem.bias = batch.bias.empty() ? nullptr : batch.bias.data();

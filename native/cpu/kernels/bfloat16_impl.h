@@ -1,9 +1,9 @@
 // The inner loops of bfloat16_kernels.h, written once. Where the compiler is told of vdpbf16ps they use it; elsewhere
 // the same bits come from fused multiply-adds of floats.
 #pragma once
-#include "active_impl.h"
 #include "bfloat16_kernels.h"
 #include "simd.h"
+#include "sparse_impl.h"
 
 namespace {
 
@@ -107,17 +107,17 @@ class FlushDenormals {
 // Where a product's operands lie, in words of 16 bits: as Operands of kernels_impl.h, a step being a pair.
 struct PairOperands {
   const uint16_t* rows;
-  int64_t rowStride, stepStride, rowOuterStride, rowPart;
+  int64_t rowStride, stepStride, rowOuterStride, rowPlane;
   const uint16_t* vectors;
-  int64_t vectorOuterStride, vectorPart;
+  int64_t vectorOuterStride, vectorPlane;
   int64_t outerSteps, steps;
   int terms;
 };
 
 // Fetches what is upcoming, a line at a time, so that it lasts for about so many steps.
-class Fetcher {
+class Prefetcher {
  public:
-  INLINE_MEMBER Fetcher(Upcoming next, int64_t steps)
+  INLINE_MEMBER Prefetcher(Prefetch next, int64_t steps)
       : interval(next.lines ? steps / next.lines + 1 : steps + 1), at_((const char*)next.from), left_(next.lines) {}
   INLINE_MEMBER void fetch() {
     if (left_ <= 0) return;
@@ -135,7 +135,7 @@ class Fetcher {
 
 template <int Rows, bool Accumulate, bool Scaled>
 static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float* out, int64_t outStride,
-                                                    const float* rowScale, const float* bias, Fetcher& fetcher) {
+                                                    const float* rowScale, const float* bias, Prefetcher& prefetcher) {
   Vector sum[Rows][pairVectors];
   UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < pairVectors; v++) sum[r][v] = (Vector){};
   UNROLL for (int r = 0; r < Rows; r++) {
@@ -143,14 +143,14 @@ static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float
   }
   const int64_t rowStride = o.rowStride, stepStride = o.stepStride, steps = o.steps;
   for (int term = 0; term < o.terms; term++) {
-    const uint16_t* termRows = o.rows + (term == 2 ? o.rowPart : 0);
-    const uint16_t* termVectors = o.vectors + (term == 1 ? o.vectorPart : 0);
+    const uint16_t* termRows = o.rows + (term == 2 ? o.rowPlane : 0);
+    const uint16_t* termVectors = o.vectors + (term == 1 ? o.vectorPlane : 0);
     for (int64_t outer = 0; outer < o.outerSteps; outer++) {
       const uint16_t* rows = termRows + outer * o.rowOuterStride;
       const uint16_t* vectors = termVectors + outer * o.vectorOuterStride;
       for (int64_t k = 0; k < steps;) {
-        fetcher.fetch();
-        for (const int64_t end = k + fetcher.interval < steps ? k + fetcher.interval : steps; k < end; k++) {
+        prefetcher.fetch();
+        for (const int64_t end = k + prefetcher.interval < steps ? k + prefetcher.interval : steps; k < end; k++) {
           Pairs b[pairVectors];
           UNROLL for (int v = 0; v < pairVectors; v++) b[v] = pairs(loadBits(vectors + v * lanes * 2));
           UNROLL for (int r = 0; r < Rows; r++) {
@@ -176,94 +176,102 @@ static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float
 
 template <int Rows, bool Accumulate, bool Scaled>
 static void multiplyPairsRest(int64_t rest, const PairOperands& o, float* out, int64_t outStride, const float* rowScale,
-                              const float* bias, Fetcher& fetcher) {
+                              const float* bias, Prefetcher& prefetcher) {
   if constexpr (Rows > 0) {
-    if (rest == Rows) multiplyPairs<Rows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, fetcher);
-    else multiplyPairsRest<Rows - 1, Accumulate, Scaled>(rest, o, out, outStride, rowScale, bias, fetcher);
+    if (rest == Rows) multiplyPairs<Rows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, prefetcher);
+    else multiplyPairsRest<Rows - 1, Accumulate, Scaled>(rest, o, out, outStride, rowScale, bias, prefetcher);
   }
 }
 
 // All rows of a product.
 template <bool Accumulate, bool Scaled>
 INLINE void multiplyAllPairs(int64_t rows, PairOperands o, float* out, int64_t outStride, const float* rowScale,
-                             const float* bias, Fetcher& fetcher) {
+                             const float* bias, Prefetcher& prefetcher) {
   int64_t r = 0;
   for (; r + pairRows <= rows; r += pairRows) {
-    multiplyPairs<pairRows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, fetcher);
+    multiplyPairs<pairRows, Accumulate, Scaled>(o, out, outStride, rowScale, bias, prefetcher);
     o.rows += pairRows * o.rowStride;
     out += pairRows * outStride;
     if (Scaled) rowScale += pairRows;
     if (Scaled && bias) bias += pairRows;
   }
   if (r < rows)
-    multiplyPairsRest<pairRows - 1, Accumulate, Scaled>(rows - r, o, out, outStride, rowScale, bias, fetcher);
+    multiplyPairsRest<pairRows - 1, Accumulate, Scaled>(rows - r, o, out, outStride, rowScale, bias, prefetcher);
 }
 
-constexpr int terms(const PackedTile& packed) { return packed.parts == 2 ? 3 : 1; }
+constexpr int terms(const PackedTile& packed) { return packed.planes == 2 ? 3 : 1; }
 
-static void pairLogits(const PackedTile& packed, int64_t dim, int64_t classes, const uint16_t* query, int64_t panels,
-                       const float* scale, const float* bias, float* tile, Upcoming next) {
+static void pairLogits(const PackedTile& packed, int64_t dim, int64_t classes, const uint16_t* packedInput,
+                       int64_t panels, const float* scale, const float* bias, float* tile, Prefetch next) {
   const FlushDenormals flush;
-  Fetcher fetcher(next, panels * (panelLanes / pairLanes) * (classes / pairRows) * ((dim + 1) / 2));
-  const int64_t dimPairs = (dim + 1) / 2, queryPart = dimPairs * pairLanes * 2;
+  Prefetcher prefetcher(next, panels * (panelLanes / pairLanes) * (classes / pairRows) * ((dim + 1) / 2));
+  const int64_t dimPairs = (dim + 1) / 2, inputPlane = dimPairs * pairLanes * 2;
   for (int64_t p = 0; p < panels * (panelLanes / pairLanes); p++) {
-    const PairOperands o{
-        packed.rows, packed.dimStride, 2, 0,        packed.rowsPart, query + p * packed.parts * queryPart,
-        0,           queryPart,        1, dimPairs, terms(packed)};
+    const PairOperands o{packed.weightRows,
+                         packed.dimStride,
+                         2,
+                         0,
+                         packed.weightRowsPlane,
+                         packedInput + p * packed.planes * inputPlane,
+                         0,
+                         inputPlane,
+                         1,
+                         dimPairs,
+                         terms(packed)};
     const int64_t lane = p * pairLanes;
     float* out = tile + lane / panelLanes * packed.tileStride * panelLanes + lane % panelLanes;
-    multiplyAllPairs<false, true>(classes, o, out, panelLanes, scale, bias, fetcher);
+    multiplyAllPairs<false, true>(classes, o, out, panelLanes, scale, bias, prefetcher);
   }
 }
 
-static void pairWeightGradient(const PackedTile& packed, int64_t classes, int64_t panels, const uint16_t* value,
-                               int64_t valueRows, int64_t dimPanels, float* out, int64_t outStride, bool accumulate,
-                               Upcoming next) {
+static void pairWeightGradient(const PackedTile& packed, int64_t classes, int64_t panels,
+                               const uint16_t* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
+                               int64_t outStride, bool accumulate, Prefetch next) {
   const FlushDenormals flush;
-  Fetcher fetcher(next, dimPanels * (classes / pairRows) * panels * (panelLanes / 2));
-  const int64_t valuePart = valueRows * pairLanes;
+  Prefetcher prefetcher(next, dimPanels * (classes / pairRows) * panels * (panelLanes / 2));
+  const int64_t inputGradientPlane = inputRows * pairLanes;
   for (int64_t d = 0; d < dimPanels; d++) {
-    const PairOperands o{packed.across,
+    const PairOperands o{packed.gradByClass,
                          panelLanes,
                          2,
                          packed.room * panelLanes,
-                         packed.acrossPart,
-                         value + d * packed.parts * valuePart,
+                         packed.gradByClassPlane,
+                         packedInputGradient + d * packed.planes * inputGradientPlane,
                          (int64_t)panelLanes * pairLanes,
-                         valuePart,
+                         inputGradientPlane,
                          panels,
                          panelLanes / 2,
                          terms(packed)};
     float* panelOut = out + d * pairLanes;
-    if (accumulate) multiplyAllPairs<true, false>(classes, o, panelOut, outStride, nullptr, nullptr, fetcher);
-    else multiplyAllPairs<false, false>(classes, o, panelOut, outStride, nullptr, nullptr, fetcher);
+    if (accumulate) multiplyAllPairs<true, false>(classes, o, panelOut, outStride, nullptr, nullptr, prefetcher);
+    else multiplyAllPairs<false, false>(classes, o, panelOut, outStride, nullptr, nullptr, prefetcher);
   }
 }
 
 static void pairInputGradient(const PackedTile& packed, int64_t dim, int64_t classes, int64_t panels, float* out,
-                              bool accumulate, Upcoming next) {
+                              bool accumulate, Prefetch next) {
   const int64_t stepsRoom = packed.room / 2, steps = (classes + 1) / 2;
   const FlushDenormals flush;
-  Fetcher fetcher(next, panels * (panelLanes / pairLanes) * (dim / pairRows) * steps);
+  Prefetcher prefetcher(next, panels * (panelLanes / pairLanes) * (dim / pairRows) * steps);
   for (int64_t p = 0; p < panels * (panelLanes / pairLanes); p++) {
     const int64_t lane = p * pairLanes;
     float* panelOut = out + lane / panelLanes * dim * panelLanes + lane % panelLanes;
     for (int64_t d = 0; d < dim; d += 16) {
-      const PairOperands o{packed.columns + d * packed.room,
+      const PairOperands o{packed.weightPairs + d * packed.room,
                            2,
                            32,
                            0,
-                           packed.columnsPart,
-                           packed.along + p * stepsRoom * pairLanes * 2,
+                           packed.weightPairsPlane,
+                           packed.gradByRow + p * stepsRoom * pairLanes * 2,
                            0,
-                           packed.alongPart,
+                           packed.gradByRowPlane,
                            1,
                            steps,
                            terms(packed)};
       const int64_t rows = dim - d < 16 ? dim - d : 16;
       float* rowsOut = panelOut + d * panelLanes;
-      if (accumulate) multiplyAllPairs<true, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, fetcher);
-      else multiplyAllPairs<false, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, fetcher);
+      if (accumulate) multiplyAllPairs<true, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, prefetcher);
+      else multiplyAllPairs<false, false>(rows, o, rowsOut, panelLanes, nullptr, nullptr, prefetcher);
     }
   }
 }
@@ -276,32 +284,32 @@ INLINE Vector loadFew(const float* from, int64_t count) {
   return load(few);
 }
 
-// Hands body(first part's bits, second part's, part) of two vectors that make pairs.
+// Hands body(first plane's bits, second plane's, plane) of two vectors that make pairs.
 template <class Body>
-INLINE void forParts(Vector first, Vector second, int parts, const Body& body) {
+INLINE void forPlanes(Vector first, Vector second, int planes, const Body& body) {
   const Rounded a = rounded(first), b = rounded(second);
   body(a, b, 0);
-  if (parts == 2) body(rounded(first - (Vector)(lower(a) << 16)), rounded(second - (Vector)(lower(b) << 16)), 1);
+  if (planes == 2) body(rounded(first - (Vector)(lower(a) << 16)), rounded(second - (Vector)(lower(b) << 16)), 1);
 }
 
 static void packWeights(const float* weight, int64_t dim, int64_t classes, const PackedTile& packed) {
   for (int64_t j = 0; j < classes; j += 2) {
     const float* w = weight + j * dim;
     const bool both = j + 1 < classes;
-    uint16_t* rows = packed.rows ? packed.rows + j * packed.dimStride : nullptr;
-    uint16_t* columns = packed.columns ? packed.columns + j * 16 : nullptr;
+    uint16_t* rows = packed.weightRows ? packed.weightRows + j * packed.dimStride : nullptr;
+    uint16_t* columns = packed.weightPairs ? packed.weightPairs + j * 16 : nullptr;
     for (int64_t d = 0; d < packed.dimStride; d += lanes) {
       const int64_t count = dim - d;
-      forParts(loadFew(w + d, count), both ? loadFew(w + dim + d, count) : (Vector){}, packed.parts,
-               [&](Rounded a, Rounded b, int part) __attribute__((always_inline)) {
-                 if (rows) {
-                   storeHalves(rows + part * packed.rowsPart + d, a);
-                   storeHalves(rows + part * packed.rowsPart + packed.dimStride + d, b);
-                 }
-                 if (columns)
-                   storeBits(columns + part * packed.columnsPart + d / 16 * 16 * packed.room + d % 16 * 2,
-                             lower(a) | lower(b) << 16);
-               });
+      forPlanes(loadFew(w + d, count), both ? loadFew(w + dim + d, count) : (Vector){}, packed.planes,
+                [&](Rounded a, Rounded b, int plane) __attribute__((always_inline)) {
+                  if (rows) {
+                    storeHalves(rows + plane * packed.weightRowsPlane + d, a);
+                    storeHalves(rows + plane * packed.weightRowsPlane + packed.dimStride + d, b);
+                  }
+                  if (columns)
+                    storeBits(columns + plane * packed.weightPairsPlane + d / 16 * 16 * packed.room + d % 16 * 2,
+                              lower(a) | lower(b) << 16);
+                });
     }
   }
 }
@@ -311,18 +319,20 @@ static void packGradient(const float* gradient, int64_t classes, int64_t panels,
     for (int64_t j = 0; j < classes; j += 2) {
       const float* g = gradient + (p * packed.tileStride + j) * panelLanes;
       const bool both = j + 1 < classes;
-      uint16_t* across = packed.across ? packed.across + (p * packed.room + j) * panelLanes : nullptr;
+      uint16_t* gradByClass = packed.gradByClass ? packed.gradByClass + (p * packed.room + j) * panelLanes : nullptr;
       for (int v = 0; v < panelLanes; v += lanes) {
         const int64_t panel = (p * panelLanes + v) / pairLanes;
-        uint16_t* along = packed.along ? packed.along + (panel * packed.room + j) * pairLanes : nullptr;
-        forParts(load(g + v), both ? load(g + panelLanes + v) : (Vector){}, packed.parts,
-                 [&](Rounded a, Rounded b, int part) __attribute__((always_inline)) {
-                   if (across) {
-                     storeHalves(across + part * packed.acrossPart + v, a);
-                     storeHalves(across + part * packed.acrossPart + panelLanes + v, b);
-                   }
-                   if (along) storeBits(along + part * packed.alongPart + v % pairLanes * 2, lower(a) | lower(b) << 16);
-                 });
+        uint16_t* gradByRow = packed.gradByRow ? packed.gradByRow + (panel * packed.room + j) * pairLanes : nullptr;
+        forPlanes(load(g + v), both ? load(g + panelLanes + v) : (Vector){}, packed.planes,
+                  [&](Rounded a, Rounded b, int plane) __attribute__((always_inline)) {
+                    if (gradByClass) {
+                      storeHalves(gradByClass + plane * packed.gradByClassPlane + v, a);
+                      storeHalves(gradByClass + plane * packed.gradByClassPlane + panelLanes + v, b);
+                    }
+                    if (gradByRow)
+                      storeBits(gradByRow + plane * packed.gradByRowPlane + v % pairLanes * 2, lower(a) | lower(b)
+                                                                                                              << 16);
+                  });
       }
     }
   }

@@ -12,18 +12,18 @@ namespace margin_softmax::cpu {
 constexpr int columnBlock = 128;
 
 // Sums of few rows each: list l is lengths[l] terms from l·stride on.
-struct CombinationTerm {
+struct Term {
   float coefficient;
   int32_t row;
 };
-struct CombinationLists {
+struct TermLists {
   int64_t count, stride;
   int32_t* lengths;
-  CombinationTerm* terms;
+  Term* terms;
 };
 
 // Memory that is fetched into the level-2 cache while something else is computed: what the thread reads next.
-struct Upcoming {
+struct Prefetch {
   const void* from;
   int64_t lines;  // of 64 bytes
 };
@@ -32,9 +32,9 @@ struct Upcoming {
 constexpr int maxLanes = 64;
 
 // Panels: L = `lanes` batch rows side by side, so that a class's logits for L rows are contiguous.
-//   query  [panel][D][L]        embeddings, scaled so that a dot product with weight·scale is a logit
+//   packedInput  [panel][D][L]        embeddings, scaled so that a dot product with weight·scale is a logit
 //   tile   [panel][tileStride][L]   logits, later gradients, of up to tileStride classes
-//   value  [dimPanel][rows][L]  embeddings times the row's gradient factor, L dimensions side by side
+//   packedInputGradient  [dimPanel][rows][L]  embeddings times the row's gradient factor, L dimensions side by side
 struct Kernels {
   const char* name;
   int lanes;        // L; a multiple of 16 that divides maxLanes
@@ -44,8 +44,8 @@ struct Kernels {
   float (*dot)(const float* a, const float* b, int64_t n);
   double (*dotDouble)(const float* a, const float* b, int64_t n);
 
-  // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · query[p][d][l]  (+ bias[j] where bias is given)
-  void (*logits)(const float* weight, int64_t dim, int64_t classes, const float* query, int64_t panels,
+  // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · packedInput[p][d][l]  (+ bias[j] where bias is given)
+  void (*logits)(const float* weight, int64_t dim, int64_t classes, const float* packedInput, int64_t panels,
                  const float* scale, const float* bias, float* tile, int64_t tileStride);
   // Online log-sum-exp: maximum[p][l] and sum[p][l] (of e^(z − maximum)) take in a tile's classes. Where `mass` is
   // given, mass[p·massStride + l] = an upper bound of the log of the tile's own Σ e^z.
@@ -56,8 +56,8 @@ struct Kernels {
                   float* out);
   void (*tileMaximum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out);
   // tile[p][j][l] = replacement where it is above limit[p][l]
-  void (*leaveOutAbove)(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
-                        float replacement);
+  void (*maskAbove)(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
+                    float replacement);
   // keys[p][j][l] = the cosine tile[p][j][l], held to [−1, 1], in steps from −1 on: rounded(cosine·steps) + steps, plus
   // `sameOffset` where the row's label [panels·L] is the class's [classes]; keys may be tile itself. steps <= 2^24
   void (*scoreKeys)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, int32_t steps,
@@ -67,34 +67,35 @@ struct Kernels {
   void (*probabilities)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maximum,
                         const float* factor, const float* even, const float* shares, const float* scale,
                         float* gradient);
-  // out[j][dimPanels·L] (+)= Σ_i gradient[j][i] · value[i]
-  void (*weightGradient)(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels, const float* value,
-                         int64_t valueRows, int64_t dimPanels, float* out, bool accumulate);
+  // out[j][dimPanels·L] (+)= Σ_i gradient[j][i] · packedInputGradient[i]
+  void (*weightGradient)(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
+                         const float* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
+                         bool accumulate);
   // out[p][D][L] (+)= Σ_j weight[j][d] · gradient[p][j][l]
   void (*inputGradient)(const float* weight, int64_t dim, int64_t classes, const float* gradient, int64_t tileStride,
                         int64_t panels, float* out, bool accumulate);
 
   // The same of narrow rows, in double precision: narrow_impl.h.
-  void (*narrowLogits)(const float* weight, int64_t dim, int64_t classes, const double* query, int64_t panels,
+  void (*narrowLogits)(const float* weight, int64_t dim, int64_t classes, const double* packedInput, int64_t panels,
                        const double* inverseNorms, const double* ceilings, float* tile, int64_t tileStride);
   void (*narrowInputGradient)(const float* weight, int64_t dim, int64_t classes, const float* gradient,
                               int64_t tileStride, int64_t panels, double* out, bool accumulate);
 
-  // As `probabilities`, on the first `count` lanes, and 0 below a limit: active_impl.h.
-  void (*activeInputs)(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
-                       const float* maximum, const float* factor, const float* scale, const float* cost, float limit,
-                       float* left, float weightLimit, float* leftOfClasses);
-  void (*activeWeights)(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
-                        const float* maximum, const float* factor, const float* scale, const float* cost, float limit);
+  // As `probabilities`, on the first `count` lanes, and 0 below a limit: sparse_impl.h.
+  void (*filterInput)(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
+                      const float* maximum, const float* factor, const float* scale, const float* cost, float limit,
+                      float* skipped, float weightLimit, float* skippedOfClasses);
+  void (*filterWeight)(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
+                       const float* maximum, const float* factor, const float* scale, const float* cost, float limit);
   // What is not 0 of the first lists.count lanes of a panel: for each lane a list of classes.
-  void (*listClasses)(const float* panel, int64_t classes, const CombinationLists& lists);
+  void (*listClasses)(const float* panel, int64_t classes, const TermLists& lists);
   // What is not 0 of a class, whose first panel is at `tile`, in the first `count` lanes: one list of places[lane],
   // with the coefficient times factors[lane]. Returns its length.
   int64_t (*listRows)(const float* tile, int64_t tileStride, int64_t count, const float* factors, const int32_t* places,
-                      CombinationTerm* terms);
+                      Term* terms);
   // out[outRows[l], or l][n] (+)= the sum of list l, for every list; the rows are [rows][n] in column blocks.
-  void (*combineRows)(const CombinationLists& lists, const float* blocks, int64_t rows, int64_t n, float* out,
-                      int64_t outStride, const int32_t* outRows, bool keep, const Upcoming* next, int nextCount);
+  void (*sumRows)(const TermLists& lists, const float* blocks, int64_t rows, int64_t n, float* out, int64_t outStride,
+                  const int32_t* outRows, bool keep, const Prefetch* next, int nextCount);
 
   // out[i] = a[i] + factor · b[i]; `stream` writes past the caches (for outputs that exceed them)
   void (*addScaled)(float* out, const float* a, float factor, const float* b, int64_t n, bool stream);
@@ -102,7 +103,7 @@ struct Kernels {
   void (*scaled)(float* out, const float* a, float factor, int64_t n);
   void (*accumulate)(float* sum, const float* term, int64_t n);
   // out = base·out + alpha·a + beta·b in double precision, rounded once; base is 0 or 1
-  void (*combine)(float* out, bool keep, double alpha, const float* a, double beta, const float* b, int64_t n);
+  void (*axpby)(float* out, bool keep, double alpha, const float* a, double beta, const float* b, int64_t n);
 
   // Optimizer updates of one row, as PyTorch's documentation of SGD and AdamW defines them (see optimizer.h).
   void (*sgd)(float* weight, float* momentum, const float* gradient, int64_t n, const SgdStep& step);

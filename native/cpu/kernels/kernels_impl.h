@@ -4,12 +4,12 @@
 // rows broadcast from memory in place, vectors streamed from a packed panel. Every output element is one chain of
 // fused multiply-adds in k order, whatever the block or the vector width: hence equal bits on every instruction set.
 #pragma once
-#include "active_impl.h"
 #include "bfloat16_impl.h"
 #include "kernels.h"
 #include "narrow_impl.h"
 #include "probability_impl.h"
 #include "simd.h"
+#include "sparse_impl.h"
 #include "storage_impl.h"
 
 namespace {
@@ -98,23 +98,24 @@ INLINE void multiplyAll(int64_t rows, Operands o, float* out, int64_t outStride,
   if (r < rows) multiplyRest<blockRows - 1, Accumulate, form>(rows - r, o, out, outStride, rowScale, bias);
 }
 
-static void logits(const float* weight, int64_t dim, int64_t classes, const float* query, int64_t panels,
+static void logits(const float* weight, int64_t dim, int64_t classes, const float* packedInput, int64_t panels,
                    const float* scale, const float* bias, float* tile, int64_t tileStride) {
   for (int64_t p = 0; p < panels; p++) {
-    const Operands o{weight, dim, 1, 0, query + p * dim * panelLanes, 0, 1, dim};
+    const Operands o{weight, dim, 1, 0, packedInput + p * dim * panelLanes, 0, 1, dim};
     multiplyAll<false, Form::scaled>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias);
   }
 }
 
 static void weightGradient(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
-                           const float* value, int64_t valueRows, int64_t dimPanels, float* out, bool accumulate) {
+                           const float* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
+                           bool accumulate) {
   const int64_t outStride = dimPanels * panelLanes;
   for (int64_t d = 0; d < dimPanels; d++) {
     const Operands o{gradient,
                      panelLanes,
                      1,
                      tileStride * panelLanes,
-                     value + d * valueRows * panelLanes,
+                     packedInputGradient + d * inputRows * panelLanes,
                      (int64_t)panelLanes * panelLanes,
                      panels,
                      panelLanes};
@@ -190,8 +191,8 @@ static void tileMaximum(const float* tile, int64_t tileStride, int64_t classes, 
   });
 }
 
-static void leaveOutAbove(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
-                          float replacement) {
+static void maskAbove(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
+                      float replacement) {
   const Vector replaced = broadcast(replacement);
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     const Vector most = load(limit + at);
@@ -276,7 +277,7 @@ static void accumulate(float* sum, const float* term, int64_t n) {
   for (; i < n; i++) sum[i] += term[i];
 }
 
-static void combine(float* out, bool keep, double alpha, const float* a, double beta, const float* b, int64_t n) {
+static void axpby(float* out, bool keep, double alpha, const float* a, double beta, const float* b, int64_t n) {
   if (keep)
     for (int64_t i = 0; i < n; i++)
       out[i] = (float)fused(beta, (double)b[i], fused(alpha, (double)a[i], (double)out[i]));
@@ -326,22 +327,22 @@ constexpr Kernels makeKernels(const char* name) {
                  logSumExp,
                  tileSum,
                  tileMaximum,
-                 leaveOutAbove,
+                 maskAbove,
                  scoreKeys,
                  probabilities,
                  weightGradient,
                  inputGradient,
                  narrowLogits,
                  narrowInputGradient,
-                 activeInputs,
-                 activeWeights,
+                 filterInput,
+                 filterWeight,
                  listClasses,
                  listRows,
-                 combineRows,
+                 sumRows,
                  addScaled,
                  scaled,
                  accumulate,
-                 combine,
+                 axpby,
                  sgd,
                  adamW,
                  widen,

@@ -1,21 +1,21 @@
 // Products of narrow rows (step.h) in double precision. Loops over lanes, which the compiler turns into vectors; each
 // element is one chain in a fixed order, so the bits depend on no vector width.
 #pragma once
-#include "active_impl.h"
 #include "simd.h"
+#include "sparse_impl.h"
 
 namespace {
 
-// tile[p][j][l] = Σ_d query[p][d][l]·weight[j][d] · inverseNorms[j] − ceilings[p][l]
-static void narrowLogits(const float* weight, int64_t dim, int64_t classes, const double* query, int64_t panels,
+// tile[p][j][l] = Σ_d packedInput[p][d][l]·weight[j][d] · inverseNorms[j] − ceilings[p][l]
+static void narrowLogits(const float* weight, int64_t dim, int64_t classes, const double* packedInput, int64_t panels,
                          const double* inverseNorms, const double* ceilings, float* tile, int64_t tileStride) {
-  for (int64_t p = 0; p < panels; p++, query += dim * panelLanes, ceilings += panelLanes)
+  for (int64_t p = 0; p < panels; p++, packedInput += dim * panelLanes, ceilings += panelLanes)
     for (int64_t j = 0; j < classes; j++) {
       float* out = tile + (p * tileStride + j) * panelLanes;
       double sum[panelLanes] = {};
       for (int64_t d = 0; d < dim; d++) {
         const double w = weight[j * dim + d];
-        for (int l = 0; l < panelLanes; l++) sum[l] += query[d * panelLanes + l] * w;
+        for (int l = 0; l < panelLanes; l++) sum[l] += packedInput[d * panelLanes + l] * w;
       }
       for (int l = 0; l < panelLanes; l++) out[l] = static_cast<float>(sum[l] * inverseNorms[j] - ceilings[l]);
     }

@@ -8,10 +8,10 @@
 namespace margin_softmax::cpu {
 namespace {
 
-// x as its rounded value and, `part` words further, what that left.
-void put(uint16_t* at, float x, int64_t part, int parts) {
+// x as its rounded value and, `plane` words further, what that left.
+void put(uint16_t* at, float x, int64_t plane, int planes) {
   at[0] = rounded(x);
-  if (parts == 2) at[part] = rounded(x - widened(at[0]));
+  if (planes == 2) at[plane] = rounded(x - widened(at[0]));
 }
 
 }  // namespace
@@ -20,79 +20,82 @@ Bfloat16Products::Bfloat16Products(const Kernels& kernels, const Plan& plan, int
     : Products(kernels, plan, paddedRows),
       bfloat16_(*kernels.bfloat16),
       pairLanes_(bfloat16_.lanes),
-      parts_(plan.dim < correctionsBelow ? 2 : 1),
+      planes_(plan.dim < correctionsBelow ? 2 : 1),
       dimPairs_(divideUp(plan.dim, 2)),
       dimPanels_(divideUp(plan.dim, pairLanes_)) {}
 
 void Bfloat16Products::layOut(Layout& layout, int threads, bool weight, bool input) {
-  query_ = layout.take<uint16_t>(parts_ * paddedRows_ * dimPairs_ * 2);
-  value_ = layout.take<uint16_t>(weight ? parts_ * dimPanels_ * paddedRows_ * pairLanes_ : 0);
+  packedInput_ = layout.take<uint16_t>(planes_ * paddedRows_ * dimPairs_ * 2);
+  packedInputGradient_ = layout.take<uint16_t>(weight ? planes_ * dimPanels_ * paddedRows_ * pairLanes_ : 0);
   PackedTile& t = tile_;
-  t.parts = parts_;
+  t.planes = planes_;
   t.dimStride = roundUp(plan_.dim, 16);
   t.tileStride = plan_.tileClasses;
   t.room = roundUp(plan_.tileClasses, 2);
-  t.rowsPart = t.columnsPart = roundUp(t.room * t.dimStride, 32);
-  t.acrossPart = t.alongPart = roundUp(t.room * plan_.chunkRows, 32);
-  const int64_t rows = t.rowsPart * parts_, columns = input ? rows : 0;
-  const int64_t across = weight ? t.acrossPart * parts_ : 0, along = input ? t.alongPart * parts_ : 0;
-  threadStride_ = rows + columns + across + along;
+  t.weightRowsPlane = t.weightPairsPlane = roundUp(t.room * t.dimStride, 32);
+  t.gradByClassPlane = t.gradByRowPlane = roundUp(t.room * plan_.chunkRows, 32);
+  const int64_t rows = t.weightRowsPlane * planes_, columns = input ? rows : 0;
+  const int64_t gradByClass = weight ? t.gradByClassPlane * planes_ : 0,
+                gradByRow = input ? t.gradByRowPlane * planes_ : 0;
+  threadStride_ = rows + columns + gradByClass + gradByRow;
   uint16_t* at = layout.take<uint16_t>(threadStride_ * threads);
-  t.rows = at;
-  t.columns = input ? at + rows : nullptr;
-  t.across = weight ? at + rows + columns : nullptr;
-  t.along = input ? at + rows + columns + across : nullptr;
+  t.weightRows = at;
+  t.weightPairs = input ? at + rows : nullptr;
+  t.gradByClass = weight ? at + rows + columns : nullptr;
+  t.gradByRow = input ? at + rows + columns + gradByClass : nullptr;
   layOutInputSums(layout, input);
 }
 
 PackedTile Bfloat16Products::packed(int thread) const {
   PackedTile t = tile_;
-  for (uint16_t** operand : {&t.rows, &t.columns, &t.across, &t.along})
+  for (uint16_t** operand : {&t.weightRows, &t.weightPairs, &t.gradByClass, &t.gradByRow})
     if (*operand) *operand += thread * threadStride_;
   return t;
 }
 
 void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count, const RowState* states) {
-  const int64_t dim = plan_.dim, queryPart = dimPairs_ * pairLanes_ * 2, valuePart = paddedRows_ * pairLanes_;
+  const int64_t dim = plan_.dim, inputPlane = dimPairs_ * pairLanes_ * 2, inputGradientPlane = paddedRows_ * pairLanes_;
   for (int64_t i = 0; i < 16; i++) {
     const int64_t row = first + i, panel = row / pairLanes_, lane = row % pairLanes_;
     const float factor = i < count ? static_cast<float>(inputFactor(states[i])) : 0;
     const float* x = rows + i * dim;
-    uint16_t* out = query_ + panel * parts_ * queryPart + lane * 2;
+    uint16_t* out = packedInput_ + panel * planes_ * inputPlane + lane * 2;
     for (int64_t d = 0; d < dimPairs_ * 2; d++)
-      put(out + d / 2 * pairLanes_ * 2 + d % 2, factor == 0 || d >= dim ? 0 : x[d] * factor, queryPart, parts_);
-    if (!value_) continue;
-    const float valueFactor = i < count ? static_cast<float>(gradientFactor(states[i])) : 0;
+      put(out + d / 2 * pairLanes_ * 2 + d % 2, factor == 0 || d >= dim ? 0 : x[d] * factor, inputPlane, planes_);
+    if (!packedInputGradient_) continue;
+    const float gradFactor = i < count ? static_cast<float>(gradientFactor(states[i])) : 0;
     for (int64_t d = 0; d < dimPanels_ * pairLanes_; d++)
-      put(value_ + d / pairLanes_ * parts_ * valuePart + row / 2 * pairLanes_ * 2 + d % pairLanes_ * 2 + row % 2,
-          valueFactor == 0 || d >= dim ? 0 : x[d] * valueFactor, valuePart, parts_);
+      put(packedInputGradient_ + d / pairLanes_ * planes_ * inputGradientPlane + row / 2 * pairLanes_ * 2 +
+              d % pairLanes_ * 2 + row % 2,
+          gradFactor == 0 || d >= dim ? 0 : x[d] * gradFactor, inputGradientPlane, planes_);
   }
 }
 
 void Bfloat16Products::packWeights(const Tile& tile, bool forLogits, bool forGradient) {
   PackedTile t = packed(tile.thread);
-  if (!forLogits) t.rows = nullptr;
-  if (!forGradient) t.columns = nullptr;
-  if (t.rows || t.columns) bfloat16_.packWeights(tile.weight, plan_.dim, tile.classes, t);
+  if (!forLogits) t.weightRows = nullptr;
+  if (!forGradient) t.weightPairs = nullptr;
+  if (t.weightRows || t.weightPairs) bfloat16_.packWeights(tile.weight, plan_.dim, tile.classes, t);
 }
 
-void Bfloat16Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) {
-  bfloat16_.logits(packed(tile.thread), plan_.dim, tile.classes, query_ + parts_ * firstRow(tile.chunk) * dimPairs_ * 2,
-                   panels(tile.chunk), scale, bias, out, next);
+void Bfloat16Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) {
+  bfloat16_.logits(packed(tile.thread), plan_.dim, tile.classes,
+                   packedInput_ + planes_ * firstRow(tile.chunk) * dimPairs_ * 2, panels(tile.chunk), scale, bias, out,
+                   next);
 }
 
 void Bfloat16Products::packGradient(const Tile& tile, const float* gradient) {
   bfloat16_.packGradient(gradient, tile.classes, panels(tile.chunk), packed(tile.thread));
 }
 
-void Bfloat16Products::weightGradient(const Tile& tile, const float*, float* out, bool accumulate, Upcoming next) {
+void Bfloat16Products::weightGradient(const Tile& tile, const float*, float* out, bool accumulate, Prefetch next) {
   bfloat16_.weightGradient(packed(tile.thread), tile.classes, panels(tile.chunk),
-                           value_ + firstRow(tile.chunk) * pairLanes_, paddedRows_, dimPanels_, out, dimStride(),
-                           accumulate, next);
+                           packedInputGradient_ + firstRow(tile.chunk) * pairLanes_, paddedRows_, dimPanels_, out,
+                           dimStride(), accumulate, next);
 }
 
 void Bfloat16Products::inputGradient(const Tile& tile, int64_t classSlot, const float*, bool accumulate,
-                                     Upcoming next) {
+                                     Prefetch next) {
   bfloat16_.inputGradient(packed(tile.thread), plan_.dim, tile.classes, panels(tile.chunk), inputSum(tile, classSlot),
                           accumulate, next);
 }

@@ -12,21 +12,21 @@ class Bfloat16Products final : public Products {
   void layOut(Layout& layout, int threads, bool weight, bool input) override;
   void packRows(const float* rows, int64_t first, int64_t count, const RowState* states) override;
   void packWeights(const Tile& tile, bool forLogits, bool forGradient) override;
-  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) override;
+  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) override;
   void packGradient(const Tile& tile, const float* gradient) override;
-  void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Upcoming next) override;
+  void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Prefetch next) override;
   void inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                     Upcoming next) override;
+                     Prefetch next) override;
 
  private:
   PackedTile packed(int thread) const;
 
   const Bfloat16Kernels& bfloat16_;
-  const int pairLanes_, parts_;  // P; 2 where operands have corrections
+  const int pairLanes_, planes_;  // P; 2 where operands have corrections
   const int64_t dimPairs_, dimPanels_;
-  PackedTile tile_{};                             // the first thread's
-  int64_t threadStride_ = 0;                      // from one thread's operands to the next's
-  uint16_t *query_ = nullptr, *value_ = nullptr;  // bfloat16_kernels.h
+  PackedTile tile_{};                                                 // the first thread's
+  int64_t threadStride_ = 0;                                          // from one thread's operands to the next's
+  uint16_t *packedInput_ = nullptr, *packedInputGradient_ = nullptr;  // bfloat16_kernels.h
 };
 
 }  // namespace margin_softmax::cpu

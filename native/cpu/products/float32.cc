@@ -8,29 +8,29 @@
 namespace margin_softmax::cpu {
 
 void Float32Products::layOut(Layout& layout, int, bool weight, bool input) {
-  query_ = layout.take<float>(paddedRows_ * plan_.dim);
-  layOutValues(layout, weight);
+  packedInput_ = layout.take<float>(paddedRows_ * plan_.dim);
+  layOutInputGradient(layout, weight);
   layOutInputSums(layout, input);
 }
 
-void Float32Products::layOutValues(Layout& layout, bool weight) {
-  value_ = layout.take<float>(weight ? paddedRows_ * dimStride() : 0);
+void Float32Products::layOutInputGradient(Layout& layout, bool weight) {
+  packedInputGradient_ = layout.take<float>(weight ? paddedRows_ * dimStride() : 0);
 }
 
 void Float32Products::packRows(const float* rows, int64_t first, int64_t count, const RowState* states) {
   double factors[16];
   for (int64_t i = 0; i < count; i++) factors[i] = inputFactor(states[i]);
-  packQuery(rows, plan_.dim, first, count, factors, lanes_, query_);
-  packValues(rows, first, count, states);
+  packInput(rows, plan_.dim, first, count, factors, lanes_, packedInput_);
+  packInputGradient(rows, first, count, states);
 }
 
-void Float32Products::packValues(const float* rows, int64_t first, int64_t count, const RowState* states) const {
-  if (!value_) return;
+void Float32Products::packInputGradient(const float* rows, int64_t first, int64_t count, const RowState* states) const {
+  if (!packedInputGradient_) return;
   const int64_t dim = plan_.dim;
   for (int64_t i = 0; i < 16; i++) {
     const float factor = i < count ? static_cast<float>(gradientFactor(states[i])) : 0;
     for (int64_t from = 0; from < dim; from += lanes_) {
-      float* out = value_ + from * paddedRows_ + (first + i) * lanes_;
+      float* out = packedInputGradient_ + from * paddedRows_ + (first + i) * lanes_;
       const int64_t present = factor == 0 ? 0 : std::min<int64_t>(lanes_, dim - from);
       if (present) kernels_.scaled(out, rows + i * dim + from, factor, present);
       std::fill(out + present, out + lanes_, 0.0f);
@@ -38,24 +38,25 @@ void Float32Products::packValues(const float* rows, int64_t first, int64_t count
   }
 }
 
-void Float32Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming) {
-  kernels_.logits(tile.weight, plan_.dim, tile.classes, query_ + firstRow(tile.chunk) * plan_.dim, panels(tile.chunk),
-                  scale, bias, out, plan_.tileClasses);
+void Float32Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch) {
+  kernels_.logits(tile.weight, plan_.dim, tile.classes, packedInput_ + firstRow(tile.chunk) * plan_.dim,
+                  panels(tile.chunk), scale, bias, out, plan_.tileClasses);
 }
 
-void Float32Products::weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Upcoming) {
+void Float32Products::weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Prefetch) {
   kernels_.weightGradient(gradient, plan_.tileClasses, tile.classes, panels(tile.chunk),
-                          value_ + firstRow(tile.chunk) * lanes_, paddedRows_, dimStride() / lanes_, out, accumulate);
+                          packedInputGradient_ + firstRow(tile.chunk) * lanes_, paddedRows_, dimStride() / lanes_, out,
+                          accumulate);
 }
 
 void Float32Products::inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                                    Upcoming) {
+                                    Prefetch) {
   kernels_.inputGradient(tile.weight, plan_.dim, tile.classes, gradient, plan_.tileClasses, panels(tile.chunk),
                          inputSum(tile, classSlot), accumulate);
 }
 
 void Float32Products::panelLogits(const float* weight, int64_t classes, int64_t panel, const float* scale, float* out) {
-  kernels_.logits(weight, plan_.dim, classes, query_ + panel * lanes_ * plan_.dim, 1, scale, nullptr, out,
+  kernels_.logits(weight, plan_.dim, classes, packedInput_ + panel * lanes_ * plan_.dim, 1, scale, nullptr, out,
                   plan_.tileClasses);
 }
 
@@ -64,7 +65,7 @@ void Float32Products::rowLogits(const float* weight, int64_t classes, const int6
   const int64_t dim = plan_.dim;
   std::memset(packed, 0, dim * lanes_ * sizeof(float));
   for (int64_t k = 0; k < count; k++) {
-    const float* row = query_ + rows[k] / lanes_ * dim * lanes_ + rows[k] % lanes_;
+    const float* row = packedInput_ + rows[k] / lanes_ * dim * lanes_ + rows[k] % lanes_;
     for (int64_t d = 0; d < dim; d++) packed[d * lanes_ + k] = row[d * lanes_];
   }
   kernels_.logits(weight, dim, classes, packed, 1, scale, nullptr, out, plan_.tileClasses);

@@ -10,22 +10,22 @@ class Float32Products : public Products {
 
   void layOut(Layout& layout, int threads, bool weight, bool input) override;
   void packRows(const float* rows, int64_t first, int64_t count, const RowState* states) override;
-  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) override;
-  void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Upcoming next) override;
+  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) override;
+  void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Prefetch next) override;
   void inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                     Upcoming next) override;
+                     Prefetch next) override;
   bool computesRows() const override { return true; }
   void panelLogits(const float* weight, int64_t classes, int64_t panel, const float* scale, float* out) override;
   void rowLogits(const float* weight, int64_t classes, const int64_t* rows, int64_t count, const float* scale,
                  float* packed, float* out) override;
 
  protected:
-  void layOutValues(Layout& layout, bool weight);
-  void packValues(const float* rows, int64_t first, int64_t count, const RowState* states) const;
+  void layOutInputGradient(Layout& layout, bool weight);
+  void packInputGradient(const float* rows, int64_t first, int64_t count, const RowState* states) const;
 
  private:
-  float* query_ = nullptr;  // [panel][D][L]
-  float* value_ = nullptr;  // [dimPanel][N][L], only for weightGradient
+  float* packedInput_ = nullptr;          // [panel][D][L]
+  float* packedInputGradient_ = nullptr;  // [dimPanel][N][L], only for weightGradient
 };
 
 }  // namespace margin_softmax::cpu

@@ -11,7 +11,7 @@ void NarrowProducts::layOut(Layout& layout, int, bool weight, bool input) {
   scale_ = layout.take<double>(plan_.classes);
   inputSums_ = layout.take<double>(input ? plan_.classSlots * n * dim : 0);
   target_ = layout.take<double>(input ? n * dim : 0);
-  layOutValues(layout, weight);
+  layOutInputGradient(layout, weight);
 }
 
 void NarrowProducts::packRows(const float* rows, int64_t first, int64_t count, const RowState* states) {
@@ -23,7 +23,7 @@ void NarrowProducts::packRows(const float* rows, int64_t first, int64_t count, c
     double* out = packed_ + row / lanes_ * dim * lanes_ + row % lanes_;
     for (int64_t d = 0; d < dim; d++) out[d * lanes_] = factor == 0 ? 0 : rows[i * dim + d] * factor;
   }
-  packValues(rows, first, count, states);
+  packInputGradient(rows, first, count, states);
 }
 
 void NarrowProducts::scaleClasses(int64_t tile, const float* weights) {
@@ -33,14 +33,14 @@ void NarrowProducts::scaleClasses(int64_t tile, const float* weights) {
     scales[j] = margin_softmax::inverseNorm(kernels_.dotDouble(weights + j * dim, weights + j * dim, dim));
 }
 
-void NarrowProducts::logits(const Tile& tile, const float*, const float*, float* out, Upcoming) {
+void NarrowProducts::logits(const Tile& tile, const float*, const float*, float* out, Prefetch) {
   kernels_.narrowLogits(tile.weight, plan_.dim, tile.classes, packed_ + firstRow(tile.chunk) * plan_.dim,
                         panels(tile.chunk), scale_ + tile.index * plan_.tileClasses, ceilings_ + firstRow(tile.chunk),
                         out, plan_.tileClasses);
 }
 
 void NarrowProducts::inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                                   Upcoming) {
+                                   Prefetch) {
   kernels_.narrowInputGradient(tile.weight, plan_.dim, tile.classes, gradient, plan_.tileClasses, panels(tile.chunk),
                                inputSums_ + (classSlot * paddedRows_ + firstRow(tile.chunk)) * plan_.dim, accumulate);
 }

@@ -12,9 +12,9 @@ class NarrowProducts final : public Float32Products {
   void packRows(const float* rows, int64_t first, int64_t count, const RowState* states) override;
   void scaleClasses(int64_t tile, const float* weights) override;
   // Relative to the row's ceiling.
-  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) override;
+  void logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) override;
   void inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                     Upcoming next) override;
+                     Prefetch next) override;
   bool computesRows() const override { return false; }
 
   // A row's scale, which none of its logits exceeds.

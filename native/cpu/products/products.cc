@@ -5,7 +5,7 @@
 
 namespace margin_softmax::cpu {
 
-int64_t mostTileClasses(const Problem& problem) {
+int64_t tileClassLimit(const Problem& problem) {
   return problem.execution.precision == Precision::bfloat16 ? Plan::bfloat16Classes : Plan::floatClasses;
 }
 

@@ -47,16 +47,16 @@ class Products {
 
   // out[panel][tileClasses][L]; `scale` and `bias` (or null) are [classes]. `next`, here and below: what the thread
   // reads afterwards, to be fetched meanwhile.
-  virtual void logits(const Tile& tile, const float* scale, const float* bias, float* out, Upcoming next) = 0;
+  virtual void logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) = 0;
   // Packs the tile's gradient [panel][tileClasses][L] for the two products below, which take it, too.
   virtual void packGradient(const Tile&, const float* /*gradient*/) {}
   // out[classes][D to the next multiple of L] (+)= the sum over the chunk's rows.
-  virtual void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Upcoming next) = 0;
+  virtual void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Prefetch next) = 0;
   // (+)= the sum over the tile's classes, into the class slot's partial sum: `inputSums`, but for narrow products.
   virtual void inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                             Upcoming next) = 0;
+                             Prefetch next) = 0;
 
-  // Whether the two below are there: they tell what is negligible (parts.h).
+  // Whether the two below are there: they tell what is negligible (negligible.h).
   virtual bool computesRows() const { return false; }
   // Logits of one panel of rows, or of `count` rows, at most L, which are gathered in `packed` [D][L], with `classes`
   // rows of weights: out[classes][L], without a bias.
@@ -89,7 +89,7 @@ class Products {
 };
 
 // How many classes a tile of these products has at the most: a multiple of their blocks' heights.
-int64_t mostTileClasses(const Problem& problem);
+int64_t tileClassLimit(const Problem& problem);
 // The products of a problem's precision and shape.
 std::unique_ptr<Products> makeProducts(const Problem& problem, const Kernels& kernels, const Plan& plan,
                                        int64_t paddedRows);

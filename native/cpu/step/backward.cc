@@ -20,13 +20,14 @@ bool projection(const Kernels& kernels, const float* weight, const float* gradie
 }  // namespace
 
 void Step::backwardPhase() {
-  double leastWeight = 0;
-  const Parts::Limits limits = leavesOut_ ? chooseLimits(leastWeight) : Parts::Limits{};
+  double minWeightNorm = 0;
+  const NegligibleTerms::Limits limits = skipsNegligible_ ? chooseLimits(minWeightNorm) : NegligibleTerms::Limits{};
   Done done;
-  if (wantsActiveInput(limits) || (limits.weight > 0 && wantsWeight())) done = activeInput(limits, leastWeight);
+  if (filtersInputGradient(limits) || (limits.weight > 0 && wantsWeight()))
+    done = filteredInputGradient(limits, minWeightNorm);
   const bool input = problem_.gradInput && !done.input, weight = wantsWeight() && !done.weight;
   if (input || weight) forEach(plan_.slots(), [&](int64_t slot, int t) { backward(slot, t, input, weight); });
-  if (done.weight) activeWeight(limits.weight);
+  if (done.weight) filteredWeightGradient(limits.weight);
   if (plan_.rowSlots > 1 && wantsWeight())
     forEach(plan_.classTiles, [&](int64_t tile, int t) { reduceClasses(tile, t); });
   if (input) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
@@ -55,11 +56,12 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         logits = gradient;
       }
       kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
-                             smooths() ? rowEven_ + first : nullptr, shares(tile), classScale_ + firstClass, gradient);
+                             smooths() ? rowEven_ + first : nullptr, shares(tile), inverseClassNorm_ + firstClass,
+                             gradient);
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
       products_->packGradient(at, gradient);
-      if (weight) products_->weightGradient(at, gradient, classGradient, chunk > firstChunk, upcomingWeights(tile));
+      if (weight) products_->weightGradient(at, gradient, classGradient, chunk > firstChunk, nextWeights(tile));
       if (weight && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
       if (input)
         products_->inputGradient(
@@ -113,11 +115,11 @@ void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty)
     float factor;
     if (empty) {
       std::memset(out, 0, dim * sizeof(float));
-    } else if (normalized_ && projection(kernels_, w, sum, classScale_[j], dim, factor)) {
+    } else if (normalized_ && projection(kernels_, w, sum, inverseClassNorm_[j], dim, factor)) {
       kernels_.addScaled(out, sum, factor, w, dim, stream && !hasTargets);
     } else if (normalized_) {
-      const double scale = classScale_[j];
-      kernels_.combine(out, false, 1, sum, -(kernels_.dotDouble(w, sum, dim) * scale) * scale, w, dim);
+      const double scale = inverseClassNorm_[j];
+      kernels_.axpby(out, false, 1, sum, -(kernels_.dotDouble(w, sum, dim) * scale) * scale, w, dim);
     } else if (out != sum) {
       std::memcpy(out, sum, dim * sizeof(float));
     }
@@ -126,7 +128,7 @@ void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty)
       const RowState& state = states_[*target];
       const float* x = problem_.input + (firstRow_ + *target) * dim;
       const TargetShare share = weightShare(state, normalized_);
-      kernels_.combine(out, true, share.input, x, share.weight, w, dim);
+      kernels_.axpby(out, true, share.input, x, share.weight, w, dim);
       if (problem_.bias) biasSum += state.gradient * state.error;
     }
     const float biasGradient = static_cast<float>(biasSum);
@@ -188,9 +190,9 @@ void Step::finishRow(int64_t row, const float* sum) {
   float* out = problem_.gradInput + (firstRow_ + row) * dim;
   if (normalized_) {
     const auto [scale, along] = inputProjection(state, kernels_.dotDouble(sum, x, dim), radial_);
-    kernels_.combine(out, true, scale, sum, along, x, dim);
+    kernels_.axpby(out, true, scale, sum, along, x, dim);
   } else {
-    kernels_.combine(out, true, state.gradient, sum, 0, sum, dim);
+    kernels_.axpby(out, true, state.gradient, sum, 0, sum, dim);
   }
   if (problem_.statistics) rowSquares_[row / lanes_] += kernels_.dot(out, out, dim);
 }

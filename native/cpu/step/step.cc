@@ -9,7 +9,7 @@ namespace margin_softmax::cpu {
 Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, const BatchWeights& weights)
     : problem_(problem),
       kernels_(kernels),
-      plan_(rows, problem.dim, problem.classes, mostTileClasses(problem)),
+      plan_(rows, problem.dim, problem.classes, tileClassLimit(problem)),
       lanes_(kernels.lanes),
       firstRow_(firstRow),
       paddedRows_(roundUp(rows, maxLanes)),
@@ -17,12 +17,12 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       normalized_(isNormalized(problem.margin)),
       radial_(scalesWithNorm(problem.margin)),
       weights_(weights),
-      parts_(plan_, lanes_),
+      negligible_(plan_, lanes_),
       products_(makeProducts(problem, kernels, plan_, paddedRows_)),
       narrow_(problem.isNarrow() ? static_cast<NarrowProducts*>(products_.get()) : nullptr),
       // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
-      leavesOut_(problem.negligible > 0 && products_->computesRows() && normalized_ && problem.labelSmoothing == 0 &&
-                 rows == problem.rows && wantsGradient() && parts_.fit()) {}
+      skipsNegligible_(problem.negligible > 0 && products_->computesRows() && normalized_ &&
+                       problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && negligible_.fit()) {}
 
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
@@ -62,7 +62,7 @@ void Step::layOut(Layout& layout) {
   totals_ = layout.take<RowTotals>(problem_.exchange ? n : 0);
   order_ = layout.take<int32_t>(n);
   products_->layOut(layout, problem_.execution.threads, weight, problem_.gradInput);
-  classScale_ = layout.take<float>(classes);
+  inverseClassNorm_ = layout.take<float>(classes);
   maxima_ = layout.take<float>(plan_.classSlots * n);
   sums_ = layout.take<float>(plan_.classSlots * n);
   logitSums_ = layout.take<double>(smooths() ? plan_.classSlots * n : 0);
@@ -76,15 +76,15 @@ void Step::layOut(Layout& layout) {
   partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
   slotSquares_ = layout.take<double>(plan_.classTiles);
   rowSquares_ = layout.take<double>(n / lanes_);
-  if (leavesOut_) parts_.layOut(layout, n);
-  leftOfRows_ = layout.take<double>(leavesOut_ ? plan_.classSlots * n : 0);
-  leftOfTiles_ = layout.take<double>(leavesOut_ ? plan_.rowSlots * plan_.classTiles : 0);
-  inputBlocks_ = layout.take<float>(leavesOut_ && weight ? plan_.rows * dim : 0);
-  labels_ = layout.take<int32_t>(leavesOut_ ? plan_.rows : 0);
-  computed_ = layout.take<int64_t>(leavesOut_ ? plan_.slots() : 0);
+  if (skipsNegligible_) negligible_.layOut(layout, n);
+  skippedOfRows_ = layout.take<double>(skipsNegligible_ ? plan_.classSlots * n : 0);
+  skippedOfTiles_ = layout.take<double>(skipsNegligible_ ? plan_.rowSlots * plan_.classTiles : 0);
+  inputBlocks_ = layout.take<float>(skipsNegligible_ && weight ? plan_.rows * dim : 0);
+  labels_ = layout.take<int32_t>(skipsNegligible_ ? plan_.rows : 0);
+  computed_ = layout.take<int64_t>(skipsNegligible_ ? plan_.slots() : 0);
   scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
   if (copiesWeights()) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
-  if (leavesOut_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listTerms + 64;
+  if (skipsNegligible_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listTerms + 64;
   scratchStride_ = roundUp(scratchStride_, pageFloats);
   scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads, pageFloats * sizeof(float));
   // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
@@ -98,14 +98,14 @@ Step::ThreadScratch Step::scratchOf(int thread) const {
   float* gradient = base + tileFloats();
   float* row = gradient + classGradientFloats();
   float* weights = row + roundUp(paddedDim_, 16) + 64;
-  float* query = weights + (copiesWeights() ? roundUp(plan_.tileClasses * (plan_.dim + 1), 16) : 0);
-  float* maxima = query + plan_.dim * lanes_;
+  float* packedInput = weights + (copiesWeights() ? roundUp(plan_.tileClasses * (plan_.dim + 1), 16) : 0);
+  float* maxima = packedInput + plan_.dim * lanes_;
   return {base,
           gradient,
           row,
           weights,
           weights + plan_.tileClasses * plan_.dim,
-          query,
+          packedInput,
           maxima,
           maxima + roundUp(plan_.chunkRows, 16),
           maxima + 2 * roundUp(plan_.chunkRows, 16),
@@ -128,9 +128,9 @@ const int32_t* Step::firstTarget(int64_t label) const {
                           [labels](int32_t row, int64_t wanted) { return labels[row] < wanted; });
 }
 
-void packQuery(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
-               float* query) {
-  float* out = query + (first / lanes) * dim * lanes + first % lanes;
+void packInput(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
+               float* packedInput) {
+  float* out = packedInput + (first / lanes) * dim * lanes + first % lanes;
   constexpr int64_t block = 64;  // dimensions at a time: what is written to stays in the level-1 cache
   for (int64_t from = 0; from < dim; from += block) {
     const int64_t to = std::min(dim, from + block);
@@ -216,32 +216,32 @@ Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
 
 void Step::scaleClasses(int64_t tile, const float* weights) {
   const int64_t first = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
-  scaleRows(kernels_, weights, plan_.dim, classes, normalized_, classScale_ + first);
+  scaleRows(kernels_, weights, plan_.dim, classes, normalized_, inverseClassNorm_ + first);
   products_->scaleClasses(tile, weights);
-  if (normalized_) reportLarge(classScale_ + first, first, classes, leastInverseNorm_, large_);
+  if (normalized_) reportLarge(inverseClassNorm_ + first, first, classes, leastInverseNorm_, large_);
 }
 
-Upcoming Step::storedWeights(int64_t first, int64_t count) const {
+Prefetch Step::storedWeights(int64_t first, int64_t count) const {
   if (problem_.sample) return {};
   const int64_t at = first * plan_.dim, floats = count * plan_.dim;
   if (problem_.bfloat16Weight) return {problem_.bfloat16Weight + at, static_cast<int64_t>(floats / 32)};
   return {problem_.weight + at, static_cast<int64_t>(floats / 16)};
 }
 
-Upcoming Step::upcomingWeights(int64_t tile) const {
-  return tile + 2 > plan_.classTiles ? Upcoming{} : storedWeights((tile + 1) * plan_.tileClasses, plan_.tileClasses);
+Prefetch Step::nextWeights(int64_t tile) const {
+  return tile + 2 > plan_.classTiles ? Prefetch{} : storedWeights((tile + 1) * plan_.tileClasses, plan_.tileClasses);
 }
 
-Upcoming Step::keptLogits(int64_t tile, int64_t chunk) const {
+Prefetch Step::keptLogits(int64_t tile, int64_t chunk) const {
   const float* kept = keptTile(tile, chunk);
   return {kept, kept ? static_cast<int64_t>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
 }
 
 void Step::computeTile(const Tile& tile, const float* bias, float* out) const {
-  products_->logits(tile, classScale_ + tile.index * plan_.tileClasses, bias, out, upcomingWeights(tile.index));
+  products_->logits(tile, inverseClassNorm_ + tile.index * plan_.tileClasses, bias, out, nextWeights(tile.index));
   if (problem_.filters())
-    kernels_.leaveOutAbove(out, plan_.tileClasses, tile.classes, panelsOf(tile.chunk),
-                           rowLimit_ + tile.chunk * plan_.chunkRows, leftOut);
+    kernels_.maskAbove(out, plan_.tileClasses, tile.classes, panelsOf(tile.chunk),
+                       rowLimit_ + tile.chunk * plan_.chunkRows, maskedLogit);
 }
 
 void Step::forward(int64_t slot, int thread) {
@@ -254,7 +254,7 @@ void Step::forward(int64_t slot, int thread) {
   const int64_t firstRow = firstChunk * plan_.chunkRows;
   const int64_t lastRow = std::min(lastChunk * plan_.chunkRows, paddedRows_);
   for (int64_t i = firstRow; i < lastRow; i++) {
-    maxima[i] = leftOut;
+    maxima[i] = maskedLogit;
     sums[i] = 0;
     if (smoothing) logitSums[i] = 0;
   }
@@ -277,10 +277,10 @@ void Step::forward(int64_t slot, int thread) {
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
         float* logit = tileElement(logits, row - first, label - firstClass);
         if (smoothing) logitSums[row] -= *logit * shares(tile)[label - firstClass];
-        *logit = leftOut;
+        *logit = maskedLogit;
       });
       kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, maxima + first, sums + first,
-                         leavesOut_ ? parts_.masses(tile, first) : nullptr, parts_.massStride());
+                         skipsNegligible_ ? negligible_.masses(tile, first) : nullptr, negligible_.massStride());
     }
   }
 }
@@ -295,19 +295,19 @@ const float* Step::shares(int64_t tile) const {
 }
 
 RowTotals Step::totalsOf(int64_t row) const {
-  float maximum = leftOut;
+  float maximum = maskedLogit;
   for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
     const float m = maxima_[slot * paddedRows_ + row];
     if (!(m <= maximum)) maximum = m;  // NaN stays
   }
   const RowState& state = states_[row];
   RowTotals totals{maximum, 0, 0, state.target, state.cosine};
-  for (int64_t slot = 0; slot < plan_.classSlots && maximum != leftOut; slot++) {
+  for (int64_t slot = 0; slot < plan_.classSlots && maximum != maskedLogit; slot++) {
     const int64_t at = slot * paddedRows_ + row;
     totals.sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
     if (smooths()) totals.logits += logitSums_[at];
   }
-  if (narrow_ && maximum != leftOut) {
+  if (narrow_ && maximum != maskedLogit) {
     totals.maximum += narrow_->ceiling(row);
     const double own = state.label >= 0 ? shareOf(state.label) : 0;
     if (smooths()) totals.logits += narrow_->ceiling(row) * (allShares_ - own);
@@ -319,9 +319,9 @@ RowTotals Step::totalsOf(int64_t row) const {
 Status Step::exchangeTotals() {
   forEach(divideUp(plan_.rows, 8), [&](int64_t block, int) {
     for (int64_t row = block * 8; row < std::min(plan_.rows, block * 8 + 8); row++)
-      totals_[row] = states_[row].label == ignoredLabel ? RowTotals{leftOut, 0, 0, 0, 0} : totalsOf(row);
+      totals_[row] = states_[row].label == ignoredLabel ? RowTotals{maskedLogit, 0, 0, 0, 0} : totalsOf(row);
   });
-  return problem_.exchange->combine(totals_, plan_.rows);
+  return problem_.exchange->reduceTotals(totals_, plan_.rows);
 }
 
 void Step::reduceRow(int64_t row, int thread) {
@@ -336,7 +336,7 @@ void Step::reduceRow(int64_t row, int thread) {
     return;
   }
   const RowTotals totals = problem_.exchange ? totals_[row] : totalsOf(row);
-  rowFactor_[row] = closeRow(state, totals, problem_.othersWeight);
+  rowFactor_[row] = closeRow(state, totals, problem_.negativeWeight);
   if (smooths()) rowEven_[row] = static_cast<float>(state.weight.smoothing.even);
   rowMaximum_[row] = static_cast<float>(totals.maximum - (narrow_ ? narrow_->ceiling(row) : 0));
   rowGradients_[row] = static_cast<float>(state.gradient);
@@ -356,8 +356,8 @@ void Step::beginInputGradient(int64_t row, int thread) {
     std::memset(problem_.gradInput + at, 0, plan_.dim * sizeof(float));
     return;
   }
-  kernels_.combine(problem_.gradInput + at, false, share.weight, weightRow(state.label, thread), share.input,
-                   problem_.input + at, plan_.dim);
+  kernels_.axpby(problem_.gradInput + at, false, share.weight, weightRow(state.label, thread), share.input,
+                 problem_.input + at, plan_.dim);
 }
 
 Status Step::collect() {
@@ -368,14 +368,14 @@ Status Step::collect() {
     if (problem_.trains() && !std::isfinite(state.loss))
       return {Failure::notFinite, "the loss is not finite", firstRow_ + i};
     lossSum_ += (problem_.reduction == Reduction::none ? state.gradient : state.weight.loss) * state.loss;
-    total.accuracy += state.cosine > state.largestOther;
+    total.accuracy += state.cosine > state.largestNegative;
     total.targetCosine += state.cosine;
-    total.largestOtherCosine += state.largestOther;
+    total.largestNegativeCosine += state.largestNegative;
   }
   if (problem_.statistics) {
     problem_.statistics->accuracy += total.accuracy;
     problem_.statistics->targetCosine += total.targetCosine;
-    problem_.statistics->largestOtherCosine += total.largestOtherCosine;
+    problem_.statistics->largestNegativeCosine += total.largestNegativeCosine;
   }
   return {};
 }

@@ -7,8 +7,8 @@
 //              gradient is projected, joined by its targets' share, and written out or spent on the update
 //   finish     rows: partial gradInput added in slot order, projected, joined to the target's share
 //
-// Where most of the backward phase cannot matter (parts.h), it goes twice over what can: for gradInput, which is then
-// held against the bound of what it lacks, and for the weights (active.cc).
+// Where most of the backward phase cannot matter (negligible.h), it goes twice over what can: for gradInput, which is then
+// held against the bound of what it lacks, and for the weights (filtered.cc).
 //
 // The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
 // precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
@@ -24,12 +24,12 @@
 #include "../../formulas/row.h"
 #include "../executor.h"
 #include "../products/narrow.h"
-#include "parts.h"
+#include "negligible.h"
 
 namespace margin_softmax::cpu {
 
 // A left-out logit: below every other, and finite, so that differences to it stay numbers.
-constexpr float leftOut = -FLT_MAX;
+constexpr float maskedLogit = -FLT_MAX;
 
 class Step {
  public:
@@ -49,7 +49,7 @@ class Step {
   };
   struct ThreadScratch {
     float *tile, *classGradient, *row, *weights, *bias;
-    float *query, *maxima, *factors, *costs;  // of active rows: [D][L], [chunkRows] each
+    float *packedInput, *maxima, *factors, *costs;  // of active rows: [D][L], [chunkRows] each
     float* lists;
   };
 
@@ -77,35 +77,35 @@ class Step {
   struct Done {
     bool input = false, weight = false;
   };
-  Parts::Limits chooseLimits(double& leastWeight);
+  NegligibleTerms::Limits chooseLimits(double& minWeightNorm);
   // A process's share of gradInput cannot be held against the sum of all processes'.
-  bool wantsActiveInput(const Parts::Limits& limits) const {
+  bool filtersInputGradient(const NegligibleTerms::Limits& limits) const {
     return limits.input > 0 && problem_.gradInput && !problem_.exchange;
   }
-  void weighPanel(int64_t panel, int thread);
-  double leastWeightGradient();
+  void boundPanel(int64_t panel, int thread);
+  double minWeightGradientNorm();
   static constexpr int64_t listTerms = 64 * 144;  // of the lists at once
-  CombinationLists listsOf(int thread, int64_t stride) const;
-  int64_t orWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const;
-  const float* activeTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
+  TermLists listsOf(int thread, int64_t stride) const;
+  int64_t roundToWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const;
+  const float* gatherTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
                           TileWeights& weights) const;
-  Done activeInput(const Parts::Limits& limits, double leastWeight);
-  void activeInput(int64_t slot, int thread, const Parts::Limits& limits);
-  void finishActiveRows(int64_t panel);
-  void activeWeight(float limit);
-  void activeWeight(int64_t slot, int thread, float limit);
-  void addLeftOut();
+  Done filteredInputGradient(const NegligibleTerms::Limits& limits, double minWeightNorm);
+  void filteredInputGradientSlot(int64_t slot, int thread, const NegligibleTerms::Limits& limits);
+  void finishFilteredRows(int64_t panel);
+  void filteredWeightGradient(float limit);
+  void filteredWeightGradientSlot(int64_t slot, int thread, float limit);
+  void addOmitted();
 
   Tile tileAt(int64_t tile, const TileWeights& weights, int64_t chunk, int thread) const {
     return {thread, tile, plan_.tileSize(tile), chunk, weights.weight};
   }
   void computeTile(const Tile& tile, const float* bias, float* out) const;
   // Where so many classes' weights lie in one piece: these; else none.
-  Upcoming storedWeights(int64_t first, int64_t count) const;
+  Prefetch storedWeights(int64_t first, int64_t count) const;
   // Those of the tile after this one; none after the last.
-  Upcoming upcomingWeights(int64_t tile) const;
+  Prefetch nextWeights(int64_t tile) const;
   // A tile's logits where they are kept; else none.
-  Upcoming keptLogits(int64_t tile, int64_t chunk) const;
+  Prefetch keptLogits(int64_t tile, int64_t chunk) const;
   bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
   bool copiesWeights() const { return problem_.sample || problem_.bfloat16Weight; }
   float* weightRow(int64_t j, int thread) const;
@@ -144,21 +144,21 @@ class Step {
   double lossSum_ = 0;
   FirstPlace large_;            // class whose norm is too large
   float leastInverseNorm_ = 0;  // of a class whose products stay finite
-  Parts parts_;
-  double *leftOfRows_, *leftOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
-  float* inputBlocks_;                 // [rows][D] in column blocks
-  int32_t* labels_;                    // [rows] the batch's classes
-  int64_t* computed_;                  // [slots] of the (i, j), those that were not left out
+  NegligibleTerms negligible_;
+  double *skippedOfRows_, *skippedOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
+  float* inputBlocks_;                       // [rows][D] in column blocks
+  int32_t* labels_;                          // [rows] the batch's classes
+  int64_t* computed_;                        // [slots] of the (i, j), those that were not left out
   const std::unique_ptr<Products> products_;
   NarrowProducts* const narrow_;  // the products, where the rows are narrow: these are finished otherwise
   double allShares_ = 0;          // Σ v of the classes here, of narrow rows with label smoothing
-  const bool leavesOut_;          // whether what is negligible may be
+  const bool skipsNegligible_;    // whether what is negligible may be
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
   RowTotals* totals_;                               // [N], only where classes are sharded
   int32_t* order_;                                  // [rows] rows by label, then by row
-  float* classScale_;                               // [C] 1/‖w_j‖, or 1
+  float* inverseClassNorm_;                         // [C] 1/‖w_j‖, or 1
   float *maxima_, *sums_;                           // [classSlots][N]
   double* logitSums_;                               // [classSlots][N] Σ v·z, only with label smoothing
   float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g

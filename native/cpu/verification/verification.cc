@@ -84,7 +84,7 @@ class AllPairs {
 
   void layOut(Layout& layout) {
     const int64_t threads = problem_.execution.threads;
-    query_ = layout.take<float>(runRows_ * problem_.dim);
+    packedInput_ = layout.take<float>(runRows_ * problem_.dim);
     runLabels_ = layout.take<int32_t>(runRows_);
     inverseNorms_ = layout.take<double>(problem_.rows);
     scale_ = layout.take<float>(problem_.rows);
@@ -113,8 +113,8 @@ class AllPairs {
 
   void pack(int64_t first, int64_t count, int64_t item) {
     const int64_t from = item * block, present = std::clamp<int64_t>(count - from, 0, block);
-    packQuery(operands() + (first + from) * problem_.dim, problem_.dim, from, present, inverseNorms_ + first + from,
-              lanes_, query_);
+    packInput(operands() + (first + from) * problem_.dim, problem_.dim, from, present, inverseNorms_ + first + from,
+              lanes_, packedInput_);
   }
 
   void score(int64_t first, int64_t count, int64_t chunk, int64_t firstColumn, int thread) {
@@ -124,7 +124,7 @@ class AllPairs {
     for (int64_t j = firstColumn; j < lastColumn && !problem_.execution.isCancelled(); j += tileRows_) {
       const int64_t columns = std::min(tileRows_, lastColumn - j);
       if (j + columns - 1 <= firstRow) continue;  // no j above any i
-      kernels_.logits(operands() + j * problem_.dim, problem_.dim, columns, query_ + from * problem_.dim, panels,
+      kernels_.logits(operands() + j * problem_.dim, problem_.dim, columns, packedInput_ + from * problem_.dim, panels,
                       scale_ + j, centred_.isNeeded() ? columnTerms_ + j : nullptr, tile, tileRows_);
       if (centred_.isNeeded()) subtractRowTerms(rowTerms_ + firstRow, columns, panels, tile);
       int32_t* keys = reinterpret_cast<int32_t*>(tile);
@@ -165,7 +165,7 @@ class AllPairs {
   const int64_t runRows_, tileRows_;
   CentredRows centred_;
   ScoreCounts counts_;
-  float *query_, *scale_, *rowTerms_, *columnTerms_, *tiles_;
+  float *packedInput_, *scale_, *rowTerms_, *columnTerms_, *tiles_;
   int32_t *runLabels_, *buffers_, *lengths_;  // [run], [threads][ranges][bufferLength], [threads][ranges]
   double* inverseNorms_;
 };
@@ -226,8 +226,8 @@ class ListedPairs {
 Status verification(VerificationProblem& problem) {
   const Kernels* kernels = findKernels(problem.execution.instructionSet);
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
-  const Turn turn(problem.execution.cancelled);
-  if (!turn) return Status::abandoned();
+  const PoolLock lock(problem.execution.cancelled);
+  if (!lock) return Status::abandoned();
   return problem.labels ? AllPairs(problem, *kernels).run() : ListedPairs(problem, *kernels).run();
 }
 

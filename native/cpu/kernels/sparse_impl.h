@@ -1,4 +1,4 @@
-// The inner loops of the backward products over what can matter (parts.h). The rows that matter to a class tile stand
+// The inner loops of the backward products over what can matter (negligible.h). The rows that matter to a class tile stand
 // side by side in a tile of their own, [panel][tileStride][L] as ever.
 #pragma once
 #include "kernels.h"
@@ -6,10 +6,10 @@
 
 namespace {
 
-using margin_softmax::cpu::CombinationLists;
-using margin_softmax::cpu::CombinationTerm;
 using margin_softmax::cpu::maxLanes;
-using margin_softmax::cpu::Upcoming;
+using margin_softmax::cpu::Prefetch;
+using margin_softmax::cpu::Term;
+using margin_softmax::cpu::TermLists;
 
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
@@ -19,11 +19,11 @@ static_assert(maxLanes % panelLanes == 0, "chunks of rows are multiples of maxLa
 // Both work as `probabilities` without smoothing, in place on the first `count` lanes (rounded up to whole vectors) of
 // a tile. u = cost·P; what is below the limit becomes 0. NaN stays.
 //
-// For gradInput: left[lane] = Σ u of those. With it goes the account for gradWeight, where u·scale[j] counts:
-// leftOfClasses[j][16 lanes] += what is below weightLimit.
-static void activeInputs(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
-                         const float* maxima, const float* factors, const float* scale, const float* costs, float limit,
-                         float* left, float weightLimit, float* leftOfClasses) {
+// For gradInput: skipped[lane] = Σ u of those. With it goes the account for gradWeight, where u·scale[j] counts:
+// skippedOfClasses[j][16 lanes] += what is below weightLimit.
+static void filterInput(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
+                        const float* maxima, const float* factors, const float* scale, const float* costs, float limit,
+                        float* skipped, float weightLimit, float* skippedOfClasses) {
   const Vector least = broadcast(limit), leastWeight = broadcast(weightLimit), zero = {};
   for (int64_t k = 0; k < count; k += lanes) {
     const Vector most = load(maxima + k), factor = load(factors + k), cost = load(costs + k);
@@ -31,7 +31,7 @@ static void activeInputs(const float* tile, float* out, int64_t tileStride, int6
     const int64_t at = k / panelLanes * tileStride * panelLanes + k % panelLanes;
     const float* column = tile + at;
     float* to = out + at;
-    float* lostHere = leftOfClasses + k % 16;
+    float* lostHere = skippedOfClasses + k % 16;
     for (int64_t j = 0; j < classes; j++, column += panelLanes, to += panelLanes, lostHere += 16) {
       const Vector s = broadcast(scale[j]), p = exponential<false>(load(column) - most) * factor;
       const Vector u = p * cost, w = u * s;
@@ -39,14 +39,14 @@ static void activeInputs(const float* tile, float* out, int64_t tileStride, int6
       store(to, u < least ? zero : p * s);
       store(lostHere, load(lostHere) + (w < leastWeight ? w : zero));
     }
-    store(left + k, lost);
+    store(skipped + k, lost);
   }
 }
 
 // For gradWeight, where u·scale[j] counts.
-static void activeWeights(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
-                          const float* maxima, const float* factors, const float* scale, const float* costs,
-                          float limit) {
+static void filterWeight(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
+                         const float* maxima, const float* factors, const float* scale, const float* costs,
+                         float limit) {
   const Vector least = broadcast(limit), zero = {};
   for (int64_t k = 0; k < count; k += lanes) {
     const Vector most = load(maxima + k), factor = load(factors + k), cost = load(costs + k);
@@ -67,7 +67,7 @@ INLINE uint64_t presentLanes(const float* lane, int64_t count) {
   return count < 64 ? present & (((uint64_t)1 << count) - 1) : present;
 }
 
-static void listClasses(const float* panel, int64_t classes, const CombinationLists& lists) {
+static void listClasses(const float* panel, int64_t classes, const TermLists& lists) {
   for (int64_t l = 0; l < lists.count; l++) lists.lengths[l] = 0;
   for (int64_t j = 0; j < classes; j++, panel += panelLanes)
     for (uint64_t present = presentLanes(panel, lists.count); present; present &= present - 1) {
@@ -77,8 +77,8 @@ static void listClasses(const float* panel, int64_t classes, const CombinationLi
 }
 
 static int64_t listRows(const float* tile, int64_t tileStride, int64_t count, const float* factors,
-                        const int32_t* places, CombinationTerm* terms) {
-  const CombinationTerm* const begin = terms;
+                        const int32_t* places, Term* terms) {
+  const Term* const begin = terms;
   for (int64_t from = 0; from < count; from += panelLanes, tile += tileStride * panelLanes) {
     const int64_t here = count - from < panelLanes ? count - from : panelLanes;
     for (uint64_t present = presentLanes(tile, here); present; present &= present - 1) {
@@ -93,8 +93,7 @@ using margin_softmax::cpu::columnBlock;
 constexpr int sumVectors = columnBlock / lanes < 8 ? columnBlock / lanes : 8;
 
 template <int Vectors>
-INLINE void combineColumns(float* out, bool keep, const float* rows, int64_t stride, const CombinationTerm* terms,
-                           int64_t count) {
+INLINE void sumColumns(float* out, bool keep, const float* rows, int64_t stride, const Term* terms, int64_t count) {
   Vector sum[Vectors];
   UNROLL for (int v = 0; v < Vectors; v++) sum[v] = (Vector){};
   for (int64_t k = 0; k < count; k++) {
@@ -110,28 +109,28 @@ INLINE void combineColumns(float* out, bool keep, const float* rows, int64_t str
 }
 
 // The part of what is upcoming that falls to one of so many turns.
-INLINE void fetchTurn(const Upcoming* next, int count, int64_t turn, int64_t turns) {
+INLINE void prefetchSlice(const Prefetch* next, int count, int64_t turn, int64_t turns) {
   for (int i = 0; i < count; i++)
     for (int64_t line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
       __builtin_prefetch(static_cast<const char*>(next[i].from) + line * 64, 0, 2);
 }
 
-static void combineRows(const CombinationLists& lists, const float* blocks, int64_t rows, int64_t n, float* out,
-                        int64_t outStride, const int32_t* outRows, bool keep, const Upcoming* next, int nextCount) {
+static void sumRows(const TermLists& lists, const float* blocks, int64_t rows, int64_t n, float* out, int64_t outStride,
+                    const int32_t* outRows, bool keep, const Prefetch* next, int nextCount) {
   int64_t turn = 0;
   const int64_t turns = (n + columnBlock - 1) / columnBlock * lists.count;
   for (int64_t first = 0; first < n; first += columnBlock, blocks += rows * columnBlock) {
     const int64_t width = n - first < columnBlock ? n - first : columnBlock;
     for (int64_t l = 0; l < lists.count; l++) {
-      fetchTurn(next, nextCount, turn++, turns);
+      prefetchSlice(next, nextCount, turn++, turns);
       const int64_t length = lists.lengths[l];
       if (keep && length == 0) continue;
-      const CombinationTerm* terms = lists.terms + l * lists.stride;
+      const Term* terms = lists.terms + l * lists.stride;
       float* to = out + (outRows ? outRows[l] : l) * outStride + first;
       int64_t d = 0;
       for (; d + sumVectors * lanes <= width; d += sumVectors * lanes)
-        combineColumns<sumVectors>(to + d, keep, blocks + d, width, terms, length);
-      for (; d + lanes <= width; d += lanes) combineColumns<1>(to + d, keep, blocks + d, width, terms, length);
+        sumColumns<sumVectors>(to + d, keep, blocks + d, width, terms, length);
+      for (; d + lanes <= width; d += lanes) sumColumns<1>(to + d, keep, blocks + d, width, terms, length);
       for (; d < width; d++) {
         float sum = 0;
         for (int64_t k = 0; k < length; k++) sum = fused(terms[k].coefficient, blocks[terms[k].row * width + d], sum);

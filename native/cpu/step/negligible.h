@@ -21,14 +21,14 @@
 
 namespace margin_softmax::cpu {
 
-class Parts {
+class NegligibleTerms {
  public:
   // What is left out of each product is below its limit, in units; 0: nothing may be.
   struct Limits {
     float input = 0, weight = 0;
   };
 
-  Parts(const Plan& plan, int lanes) : plan_(plan), lanes_(lanes) {}
+  NegligibleTerms(const Plan& plan, int lanes) : plan_(plan), lanes_(lanes) {}
 
   // Whether it can pay, from the shape alone: short rows cost less to multiply than to tell apart, few classes less than
   // a sample of them, and the masses must be few enough to be stored: at most 16 MiB, or a 32nd of the weights.
@@ -36,11 +36,11 @@ class Parts {
   // Above this share of the probabilities, going over all of them is as fast: a sum of few rows runs at half of what the
   // multipliers could do, and telling which rows those are takes a time that does not depend on the dimension. Measured
   // break-even points: 7 % at 128, 13 % at 192, 20 % at 256, 40 % at 512.
-  double mostActive() const { return std::min(0.4, static_cast<double>(plan_.dim) / 1280); }
+  double maxComputedShare() const { return std::min(0.4, static_cast<double>(plan_.dim) / 1280); }
   void layOut(Layout& layout, int64_t paddedRows);
 
   // Where the forward pass stores the log masses of a tile's panels, `massStride` floats apart.
-  float* masses(int64_t tile, int64_t firstRow) { return upper_ + firstRow * plan_.classTiles + tile * lanes_; }
+  float* masses(int64_t tile, int64_t firstRow) { return upperBounds_ + firstRow * plan_.classTiles + tile * lanes_; }
   int64_t massStride() const { return plan_.classTiles * lanes_; }
 
   // Then, in this order: the unit of u, the largest row's Σ_j u_ij (false: nothing to compare with), and the classes to
@@ -48,16 +48,17 @@ class Parts {
   bool measureRows(const RowState* states);
   void chooseClasses(const int32_t* labels, int64_t count);
   int64_t panels() const { return divideUp(plan_.rows, lanes_); }
-  void weighRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
+  void boundRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
                  const float* factors);
-  void weighTile(int64_t tile, const float* classScale);
+  void boundTile(int64_t tile, const float* inverseClassNorm);
 
   // The classes to be looked at: of the batch, whose sums over all rows are wanted, then a sample, evenly spread.
   // Probabilities of a panel's rows in some of them: [count][L].
   int64_t labelClasses() const { return labels_; }
   int64_t closeClasses() const { return labels_ + samples(); }
   int32_t closeClass(int64_t at) const { return at < labels_ ? classes_[at] : sampledClass(at - labels_); }
-  void takeClasses(int64_t panel, int64_t first, int64_t count, const float* probabilities, const float* classScale);
+  void addClasses(int64_t panel, int64_t first, int64_t count, const float* probabilities,
+                  const float* inverseClassNorm);
   void closePanel(int64_t panel);     // after its last classes
   double labelSum(int64_t at) const;  // Σ_i u_ij of the class, at the most
   // The largest limits whose costs, as the sample has them, are within the budgets; 0 where more than the share
@@ -67,18 +68,18 @@ class Parts {
   // What a row's P_ij is multiplied with to give u_ij in units.
   const float* costs() const { return costs_; }
   // Σ_j u_ij of a part in units, at the most; and that times the tile's largest 1/‖w_j‖.
-  float inputPart(int64_t tile, int64_t row) const {
-    return upper_[(row / lanes_ * plan_.classTiles + tile) * lanes_ + row % lanes_];
+  float inputBound(int64_t tile, int64_t row) const {
+    return upperBounds_[(row / lanes_ * plan_.classTiles + tile) * lanes_ + row % lanes_];
   }
-  float weightPart(int64_t tile, int64_t row) const { return inputPart(tile, row) * largestScale_[tile]; }
+  float weightBound(int64_t tile, int64_t row) const { return inputBound(tile, row) * maxInverseNorms_[tile]; }
   // From the sums, in units, of what was left out: left[slots][stride ≥ rows] of each row; left[slots][tiles], as norms
   // of a tile's rows of gradWeight.
-  double inputCost(const double* left, int64_t slots, int64_t stride) const;
-  double weightCost(const double* left, int64_t slots) const;
+  double inputCost(const double* skipped, int64_t slots, int64_t stride) const;
+  double weightCost(const double* skipped, int64_t slots) const;
 
  private:
   // Below, the backward pass is at most a few percent faster with 98 % left out, and up to twice as slow with 70 %.
-  static constexpr int64_t leastDim = 128, leastWeights = 250'000;
+  static constexpr int64_t minDim = 128, minWeights = 250'000;
   // u in orders of magnitude below the unit, two per power of two; the last holds all that is smaller.
   static constexpr int orders = 128;
   // Sampled classes, and those of them that are a sample for gradWeight, whose sums take a row of orders each.
@@ -88,7 +89,7 @@ class Parts {
   int32_t sampledClass(int64_t sample) const {
     return static_cast<int32_t>(plan_.classes * (2 * sample + 1) / (2 * samples()));
   }
-  int64_t mostLabels() const { return std::min(plan_.rows, std::max<int64_t>(32, plan_.classes / 16)); }
+  int64_t maxLabels() const { return std::min(plan_.rows, std::max<int64_t>(32, plan_.classes / 16)); }
   // Covers the rounding of the exponentials, of the row's sum and of all sums here.
   static constexpr double slack = 1.001;
 
@@ -98,9 +99,9 @@ class Parts {
   const Plan& plan_;
   const int lanes_;
   double unit_ = 0;
-  float* upper_;                          // [panel][classTiles][L] log masses, then Σ_j u_ij in units
-  float *costs_, *ones_, *largestScale_;  // [N], [classTiles], [classTiles]
-  int32_t* classes_;                      // [labels] of the batch
+  float* upperBounds_;                       // [panel][classTiles][L] log masses, then Σ_j u_ij in units
+  float *costs_, *ones_, *maxInverseNorms_;  // [N], [classTiles], [classTiles]
+  int32_t* classes_;                         // [labels] of the batch
   int64_t labels_ = 0;
   double *labelSums_, *inverse_;         // [panel][labels] Σ u in units, [N] 1/‖x_i‖
   float *rowSums_, *classSums_;          // [N][orders], [panel][weightSamples][orders]: sampled u, by order

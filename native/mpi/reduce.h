@@ -15,7 +15,7 @@ using Sum = std::conditional_t<std::is_floating_point_v<T>, double, uint64_t>;
 
 // sources [ranks][count], out [count]; out may be one of the sources.
 template <class T>
-void combineAs(const std::vector<const void*>& sources, void* out, int64_t count, Combination combination) {
+void reduceAs(const std::vector<const void*>& sources, void* out, int64_t count, ReduceOp reduceOp) {
   constexpr int64_t block = 512;
   const auto inBlocks = [&](auto first, auto join) {
     using Accumulator = decltype(first);
@@ -34,34 +34,34 @@ void combineAs(const std::vector<const void*>& sources, void* out, int64_t count
     }
   };
   // A value that is not a number stays, as in Math.max.
-  if (combination == Combination::sum) inBlocks(Sum<T>{}, [](auto a, auto b) { return a + b; });
-  else if (combination == Combination::max) inBlocks(T{}, [](T a, T b) { return a < b || b != b ? b : a; });
+  if (reduceOp == ReduceOp::sum) inBlocks(Sum<T>{}, [](auto a, auto b) { return a + b; });
+  else if (reduceOp == ReduceOp::max) inBlocks(T{}, [](T a, T b) { return a < b || b != b ? b : a; });
   else inBlocks(T{}, [](T a, T b) { return a > b || b != b ? b : a; });
 }
 
-inline void combine(const std::vector<const void*>& sources, void* out, int64_t count, Element element,
-                    Combination combination) {
+inline void reduce(const std::vector<const void*>& sources, void* out, int64_t count, Element element,
+                   ReduceOp reduceOp) {
   switch (element) {
     case Element::int8:
-      return combineAs<int8_t>(sources, out, count, combination);
+      return reduceAs<int8_t>(sources, out, count, reduceOp);
     case Element::int16:
-      return combineAs<int16_t>(sources, out, count, combination);
+      return reduceAs<int16_t>(sources, out, count, reduceOp);
     case Element::uint16:
-      return combineAs<uint16_t>(sources, out, count, combination);
+      return reduceAs<uint16_t>(sources, out, count, reduceOp);
     case Element::int32:
-      return combineAs<int32_t>(sources, out, count, combination);
+      return reduceAs<int32_t>(sources, out, count, reduceOp);
     case Element::uint32:
-      return combineAs<uint32_t>(sources, out, count, combination);
+      return reduceAs<uint32_t>(sources, out, count, reduceOp);
     case Element::float32:
-      return combineAs<float>(sources, out, count, combination);
+      return reduceAs<float>(sources, out, count, reduceOp);
     case Element::float64:
-      return combineAs<double>(sources, out, count, combination);
+      return reduceAs<double>(sources, out, count, reduceOp);
     case Element::int64:
-      return combineAs<int64_t>(sources, out, count, combination);
+      return reduceAs<int64_t>(sources, out, count, reduceOp);
     case Element::uint64:
-      return combineAs<uint64_t>(sources, out, count, combination);
+      return reduceAs<uint64_t>(sources, out, count, reduceOp);
     default:
-      return combineAs<uint8_t>(sources, out, count, combination);
+      return reduceAs<uint8_t>(sources, out, count, reduceOp);
   }
 }
 

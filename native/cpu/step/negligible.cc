@@ -1,4 +1,4 @@
-#include "parts.h"
+#include "negligible.h"
 
 #include <cmath>
 #include <cstring>
@@ -13,20 +13,20 @@ bool counts(const RowState& state) { return state.label != ignoredLabel && state
 
 }  // namespace
 
-bool Parts::fit() const {
+bool NegligibleTerms::fit() const {
   const int64_t bytes = plan_.classTiles * roundUp(plan_.rows, maxLanes) * 4;
-  return plan_.dim >= leastDim && plan_.classes * plan_.dim >= leastWeights && plan_.classTiles > 1 &&
+  return plan_.dim >= minDim && plan_.classes * plan_.dim >= minWeights && plan_.classTiles > 1 &&
          bytes <= std::max<int64_t>(16 << 20, plan_.classes * plan_.dim * 4 / 32);
 }
 
-void Parts::layOut(Layout& layout, int64_t paddedRows) {
-  upper_ = layout.take<float>(paddedRows * plan_.classTiles);
+void NegligibleTerms::layOut(Layout& layout, int64_t paddedRows) {
+  upperBounds_ = layout.take<float>(paddedRows * plan_.classTiles);
   costs_ = layout.take<float>(paddedRows);
   ones_ = layout.take<float>(plan_.classTiles);
-  classes_ = layout.take<int32_t>(mostLabels());
-  labelSums_ = layout.take<double>(panels() * mostLabels());
+  classes_ = layout.take<int32_t>(maxLabels());
+  labelSums_ = layout.take<double>(panels() * maxLabels());
   inverse_ = layout.take<double>(paddedRows);
-  largestScale_ = layout.take<float>(plan_.classTiles);
+  maxInverseNorms_ = layout.take<float>(plan_.classTiles);
   rowSums_ = layout.take<float>(paddedRows * orders);
   classSums_ = layout.take<float>(panels() * weightSamples() * orders);
   inputSquares_ = layout.take<double>(panels() * orders);
@@ -34,7 +34,7 @@ void Parts::layOut(Layout& layout, int64_t paddedRows) {
   weightCounts_ = layout.take<double>(panels() * orders);
 }
 
-bool Parts::measureRows(const RowState* states) {
+bool NegligibleTerms::measureRows(const RowState* states) {
   unit_ = 0;
   for (int64_t i = 0; i < plan_.rows; i++) {
     const RowState& state = states[i];
@@ -51,21 +51,21 @@ bool Parts::measureRows(const RowState* states) {
 // By the exponent and the highest bit of the fraction. NaN is of order 0, which is never left out.
 constexpr int32_t lowBits = 22, unitOrder = 127 << 1;
 
-int Parts::orderOf(float u) {
+int NegligibleTerms::orderOf(float u) {
   int32_t bits;
   std::memcpy(&bits, &u, sizeof bits);
   return std::clamp(unitOrder - ((bits & 0x7fffffff) >> lowBits), 0, orders - 1);
 }
 
-float Parts::limitOf(int order) {
+float NegligibleTerms::limitOf(int order) {
   const int32_t bits = (unitOrder - order + 1) << lowBits;
   float limit;
   std::memcpy(&limit, &bits, sizeof limit);
   return limit;
 }
 
-void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
-                      const float* factors) {
+void NegligibleTerms::boundRows(const Kernels& kernels, int64_t panel, const RowState* states, const float* maxima,
+                                const float* factors) {
   const int64_t first = panel * lanes_;
   float scaled[maxLanes];
   const float zeros[maxLanes] = {};
@@ -79,7 +79,7 @@ void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* sta
   }
   // No part is more than all C classes at the maximum; where logits are too large to differ by less, that is all there
   // is to say. NaN stays.
-  float* upper = upper_ + first * plan_.classTiles;
+  float* upper = upperBounds_ + first * plan_.classTiles;
   const float most = static_cast<float>(std::log(static_cast<double>(plan_.classes))) + 1;
   for (int64_t t = 0; t < plan_.classTiles; t++)
     for (int64_t l = 0; l < lanes_; l++) {
@@ -93,28 +93,28 @@ void Parts::weighRows(const Kernels& kernels, int64_t panel, const RowState* sta
   std::memset(weightCounts_ + panel * orders, 0, orders * sizeof(double));
 }
 
-void Parts::weighTile(int64_t tile, const float* classScale) {
-  largestScale_[tile] = 0;
+void NegligibleTerms::boundTile(int64_t tile, const float* inverseClassNorm) {
+  maxInverseNorms_[tile] = 0;
   for (int64_t j = 0; j < plan_.tileSize(tile); j++)
-    largestScale_[tile] = std::max(largestScale_[tile], classScale[tile * plan_.tileClasses + j]);
+    maxInverseNorms_[tile] = std::max(maxInverseNorms_[tile], inverseClassNorm[tile * plan_.tileClasses + j]);
 }
 
 // All labels or, of very many, as many as cost little.
-void Parts::chooseClasses(const int32_t* labels, int64_t count) {
-  const int64_t every = std::max<int64_t>(1, divideUp(count, mostLabels()));
+void NegligibleTerms::chooseClasses(const int32_t* labels, int64_t count) {
+  const int64_t every = std::max<int64_t>(1, divideUp(count, maxLabels()));
   labels_ = 0;
   for (int64_t at = 0; at < count; at += every) classes_[labels_++] = labels[at];
 }
 
-void Parts::takeClasses(int64_t panel, int64_t first, int64_t count, const float* probabilities,
-                        const float* classScale) {
+void NegligibleTerms::addClasses(int64_t panel, int64_t first, int64_t count, const float* probabilities,
+                                 const float* inverseClassNorm) {
   const int64_t firstRow = panel * lanes_, present = std::min<int64_t>(lanes_, plan_.rows - firstRow);
   const float* costs = costs_ + firstRow;
   for (int64_t at = first; at < first + count; at++, probabilities += lanes_) {
     if (at < labels_) {
       double sum = underflow * lanes_;
       for (int64_t l = 0; l < present; l++) sum += probabilities[l] * costs[l];
-      labelSums_[panel * mostLabels() + at] = sum;
+      labelSums_[panel * maxLabels() + at] = sum;
       continue;
     }
     const int64_t sample = at - labels_;
@@ -127,7 +127,7 @@ void Parts::takeClasses(int64_t panel, int64_t first, int64_t count, const float
     }
     if (sample % everySample()) continue;
     float* sums = classSums_ + (panel * weightSamples() + sample / everySample()) * orders;
-    const float scale = classScale[sampledClass(sample)];
+    const float scale = inverseClassNorm[sampledClass(sample)];
     counts = weightCounts_ + panel * orders;
     for (int64_t l = 0; l < present; l++) {
       const float u = probabilities[l] * costs[l] * scale;
@@ -138,7 +138,7 @@ void Parts::takeClasses(int64_t panel, int64_t first, int64_t count, const float
   }
 }
 
-void Parts::closePanel(int64_t panel) {
+void NegligibleTerms::closePanel(int64_t panel) {
   const int64_t first = panel * lanes_, last = std::min(plan_.rows, first + lanes_);
   double* squares = inputSquares_ + panel * orders;
   std::fill_n(squares, orders, 0.0);
@@ -151,13 +151,13 @@ void Parts::closePanel(int64_t panel) {
   }
 }
 
-double Parts::labelSum(int64_t at) const {
+double NegligibleTerms::labelSum(int64_t at) const {
   double sum = 0;
-  for (int64_t panel = 0; panel < panels(); panel++) sum += labelSums_[panel * mostLabels() + at];
+  for (int64_t panel = 0; panel < panels(); panel++) sum += labelSums_[panel * maxLabels() + at];
   return sum * unit_ * slack;
 }
 
-Parts::Limits Parts::choose(double inputBudget, double weightBudget, double most) const {
+NegligibleTerms::Limits NegligibleTerms::choose(double inputBudget, double weightBudget, double most) const {
   double input[orders] = {}, weight[orders] = {};
   for (int64_t p = 0; p < panels(); p++)
     for (int order = 0; order < orders; order++) input[order] += inputSquares_[p * orders + order];
@@ -187,21 +187,21 @@ Parts::Limits Parts::choose(double inputBudget, double weightBudget, double most
           limit(weight, std::sqrt(classes / static_cast<double>(weightSamples())), weightBudget, 1, weightCounts_)};
 }
 
-double Parts::inputCost(const double* left, int64_t slots, int64_t stride) const {
+double NegligibleTerms::inputCost(const double* skipped, int64_t slots, int64_t stride) const {
   double squares = 0;
   for (int64_t i = 0; i < plan_.rows; i++) {
     double sum = underflow * static_cast<double>(plan_.classes);
-    for (int64_t slot = 0; slot < slots; slot++) sum += left[slot * stride + i];
+    for (int64_t slot = 0; slot < slots; slot++) sum += skipped[slot * stride + i];
     squares += sum * inverse_[i] * (sum * inverse_[i]);
   }
   return std::sqrt(squares) * unit_ * slack;
 }
 
-double Parts::weightCost(const double* left, int64_t slots) const {
+double NegligibleTerms::weightCost(const double* skipped, int64_t slots) const {
   double squares = 0;
   for (int64_t t = 0; t < plan_.classTiles; t++) {
-    double sum = underflow * static_cast<double>(plan_.rows * plan_.tileClasses) * largestScale_[t];
-    for (int64_t slot = 0; slot < slots; slot++) sum += left[slot * plan_.classTiles + t];
+    double sum = underflow * static_cast<double>(plan_.rows * plan_.tileClasses) * maxInverseNorms_[t];
+    for (int64_t slot = 0; slot < slots; slot++) sum += skipped[slot * plan_.classTiles + t];
     squares += sum * sum;
   }
   return std::sqrt(squares) * unit_ * slack;
