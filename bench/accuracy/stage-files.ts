@@ -4,13 +4,8 @@
 import { mkdirSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { MarginHead, sgd } from '../../lib/index'
-import {
-  elementsOf,
-  openSafetensors,
-  readTensors,
-  type StreamedTensor,
-  writeSafetensors,
-} from '../../lib/internal/safetensors'
+import { elementsOf, SafetensorsFile } from '../../lib/internal/safetensors'
+import { type FloatTensor, writeSafetensors } from '../../lib/internal/safetensors-write'
 
 /** Of the training in stages.ts, and of the steps that are measured. */
 export const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
@@ -18,10 +13,10 @@ export const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e
 const headFile = (folder: string, name: string) => path.join(folder, `head-${name}.safetensors`)
 const batchFile = (folder: string, name: string) => path.join(folder, `batch-${name}.safetensors`)
 
-function tensorOf(values: Float32Array, shape: number[]): StreamedTensor {
+function tensorOf(values: Float32Array, shape: number[]): FloatTensor {
   return {
     shape,
-    transfer: (offset, part) => part.set(values.subarray(offset, offset + part.length)),
+    fill: (offset, part) => part.set(values.subarray(offset, offset + part.length)),
   }
 }
 
@@ -76,17 +71,15 @@ export async function readStage(folder: string, name: string, negligible: number
 }
 
 async function readBatch(file: string): Promise<{ embeddings: Float32Array; labels: Float32Array }> {
-  const opened = await openSafetensors(file)
-  const arrays = { embeddings: new Float32Array(0), labels: new Float32Array(0) }
-  const tensors: Record<string, StreamedTensor> = {}
-  for (const key of ['embeddings', 'labels'] as const) {
-    const shape = opened.header.entries.get(key)?.shape
-    if (!shape) throw new Error(`no ${key}`)
-    const values = new Float32Array(elementsOf(shape))
-    arrays[key] = values
-    tensors[key] = { shape, transfer: (offset, part) => values.set(part, offset) }
+  const opened = await SafetensorsFile.open(file, { checksums: true })
+  const arrayOf = async (name: string) => {
+    const values = new Float32Array(elementsOf(opened.entries.get(name)?.shape ?? []))
+    await opened.read(name, values)
+    return values
   }
-  await readTensors(opened, tensors)
-  await opened.handle.close()
-  return arrays
+  try {
+    return { embeddings: await arrayOf('embeddings'), labels: await arrayOf('labels') }
+  } finally {
+    await opened.close()
+  }
 }

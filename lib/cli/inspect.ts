@@ -2,12 +2,11 @@
 import path from 'node:path'
 import type { Command } from 'commander'
 import { reasonOf } from '../internal/file-error'
-import { type HeadFile, openHead, readClassNames, readHead } from '../internal/head-file'
+import { type HeadFile, numbersOf, openHead, readClassNames } from '../internal/head-file'
 import type { Settings } from '../internal/head-settings'
 import { fileFormat, indexFormat, isIndex } from '../internal/head-shards'
 import { type Leftover, leftoversOf } from '../internal/leftovers'
-import { withFile } from '../internal/read-file'
-import { elementsOf, readHeader, type SafetensorsHeader } from '../internal/safetensors'
+import { elementsOf, SafetensorsFile, type SafetensorsHeader } from '../internal/safetensors'
 import { targetOf } from '../internal/write-file'
 import { explain } from './options'
 import { counted, Failure, megabytes, percent, print, printJson, printList, printTable } from './terminal'
@@ -74,11 +73,11 @@ async function inspect(file: string): Promise<Contents> {
     return {
       file,
       format: sharded ? indexFormat : fileFormat,
-      bytes: shards.reduce((sum, { header }) => sum + header.end, 0),
-      tensors: shards.flatMap(({ header }, i) => tensorsOf(header, sharded ? `${i + 1}: ` : '')),
-      metadata: sharded ? {} : (shards[0]?.header.metadata ?? {}),
+      bytes: shards.reduce((sum, shard) => sum + shard.file.header.end, 0),
+      tensors: shards.flatMap((shard, i) => tensorsOf(shard.file.header, sharded ? `${i + 1}: ` : '')),
+      metadata: sharded ? {} : (shards[0]?.file.metadata ?? {}),
       head: { ...settings, iteration, norms, ...(classNames && { classNames }) },
-      checksums: shards.every(({ header }) => header.checksums),
+      checksums: shards.every((shard) => shard.file.checksums),
       leftovers: await leftoversBeside(file),
     }
   } finally {
@@ -100,7 +99,7 @@ const tensorsOf = ({ entries }: SafetensorsHeader, prefix = ''): Tensor[] =>
 
 async function readContents(file: string): Promise<Contents> {
   try {
-    const header = await withFile(file, (handle) => readHeader(handle))
+    const header = await SafetensorsFile.headerOf(file)
     const { metadata, end } = header
     return {
       file,
@@ -119,12 +118,13 @@ async function readContents(file: string): Promise<Contents> {
 async function normsOf(opened: HeadFile): Promise<Norms> {
   const { classes, dim } = opened.settings
   const squares = new Float64Array(classes)
-  await readHead(opened, { first: 0, count: classes }, (name, offset, part) => {
-    if (name !== 'weight') return
-    for (let i = 0; i < part.length; i++)
-      squares[Math.floor((offset + i) / dim)] =
-        (squares[Math.floor((offset + i) / dim)] as number) + (part[i] as number) ** 2
-  })
+  for await (const { name, offset, values } of numbersOf(opened, { first: 0, count: classes })) {
+    if (name !== 'weight') continue // the others are held against their checksums
+    for (let i = 0; i < values.length; i++) {
+      const j = Math.floor((offset + i) / dim)
+      squares[j] = (squares[j] as number) + (values[i] as number) ** 2
+    }
+  }
   const norms = squares.map(Math.sqrt)
   const mean = norms.reduce((sum, norm) => sum + norm, 0) / classes
   return { least: norms.reduce((a, b) => Math.min(a, b)), mean, most: norms.reduce((a, b) => Math.max(a, b)) }

@@ -29,60 +29,58 @@ import {
   writeIndex,
 } from './head-shards'
 import { beginSave, endSave, removeLeftovers } from './leftovers'
-import { closeRead, realpath } from './read-file'
-import {
-  type ByteTensor,
-  checkDigest,
-  type OpenedFile,
-  openSafetensors,
-  readBytes,
-  readTensors,
-  type StreamedTensor,
-  unreadable,
-  writeSafetensors,
-} from './safetensors'
+import { realpath } from './read-file'
+import { elementsOf, SafetensorsFile } from './safetensors'
+import { type ByteTensor, type FloatTensor, writeSafetensors } from './safetensors-write'
 import { targetOf } from './write-file'
 
-interface OpenedShard extends ClassRun, OpenedFile {
-  /** With its folder. */
-  file: string
+interface OpenedShard extends ClassRun {
+  file: SafetensorsFile
 }
 
-/** What a file says of its head, once checked. Its files stay open until `close`, for `readHead`. */
+/** What a file says of its head, once checked. Its files stay open until `close`, for `numbersOf`. */
 export interface HeadFile extends Pick<HeadPlan, 'settings' | 'iteration' | 'optimizerStart'> {
   shards: OpenedShard[]
   close(): Promise<void>
 }
 
-/** Copies between a part and a head's native array of this name, from an offset on. */
-export type Move = (name: string, offset: number, part: Float32Array) => void
+/** Fills a part with numbers of a head's native array of this name, from an offset on. */
+export type Fill = (name: string, offset: number, part: Float32Array) => void
 
-/** The arrays of `own` classes under their names in a file that holds the classes `held`: those that a head `into` has. */
-function tensorsOf(
-  settings: Settings,
-  own: ClassRun,
-  held: ClassRun,
-  move: Move,
-  into = settings
-): Record<string, StreamedTensor> {
+/** An array of some of a head's classes, in native memory and in a file. */
+interface HeadArray {
+  name: string
+  fileName: string
+  shape: number[]
+  /** Where the classes begin in each of the two. */
+  offset: number
+  fileOffset: number
+}
+
+/** The arrays of the classes that `own` has and a file of `held` has, of a head with these settings. */
+function arraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadArray[] {
   const first = Math.max(own.first, held.first)
   const count = Math.min(own.first + own.count, held.first + held.count) - first
+  if (count <= 0) return []
   const names = { weight: 'weight', bias: 'bias', ...stateNames[settings.optimizer.name] }
   const shapes = expectedShapes(settings, count)
-  const wanted = expectedShapes(into, count)
-  const tensors: Record<string, StreamedTensor> = {}
-  for (const [name, fileName] of Object.entries(names)) {
+  return Object.entries(names).flatMap(([name, fileName]) => {
     const shape = shapes[fileName]
-    if (!shape || !wanted[fileName] || count <= 0) continue
-    const width = shape[1] ?? 1
-    tensors[fileName] = {
-      shape,
-      dtype: tensorType(settings, fileName),
-      from: (first - held.first) * width,
-      transfer: (offset, part) => move(name, (first - own.first) * width + offset, part),
-    }
-  }
-  return tensors
+    if (!shape) return []
+    const [, width = 1] = shape
+    const offset = (first - own.first) * width
+    return [{ name, fileName, shape, offset, fileOffset: (first - held.first) * width }]
+  })
+}
+
+/** A head's arrays on their way to its file. */
+function tensorsOf(settings: Settings, own: ClassRun, fill: Fill): Record<string, FloatTensor> {
+  return Object.fromEntries(
+    arraysOf(settings, own, own).map(({ name, fileName, shape }) => [
+      fileName,
+      { shape, dtype: tensorType(settings, fileName), fill: (offset, part) => fill(name, offset, part) },
+    ])
+  )
 }
 
 /** The names of this process's classes: each shard has its own. */
@@ -93,13 +91,13 @@ function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Reco
 }
 
 /** What this process's classes count in the loss: each shard has its own. */
-function weightsOf(classWeights: Float32Array | undefined, own: ClassRun): Record<string, StreamedTensor> {
+function weightsOf(classWeights: Float32Array | undefined, own: ClassRun): Record<string, FloatTensor> {
   if (!classWeights) return {}
-  const transfer = (offset: number, part: Float32Array) => {
+  const fill = (offset: number, part: Float32Array) => {
     const first = own.first + offset
     part.set(classWeights.subarray(first, first + part.length))
   }
-  return { [weightsTensor]: { shape: [own.count], transfer } }
+  return { [weightsTensor]: { shape: [own.count], fill } }
 }
 
 /** Writes a head; a sharded one on all ranks together. A file of this name is always a whole checkpoint. */
@@ -107,7 +105,7 @@ export async function writeHead(
   file: string,
   { settings, iteration, optimizerStart, classNames, classWeights }: Omit<HeadPlan, 'execution' | 'group'>,
   own: ClassRun,
-  move: Move,
+  fill: Fill,
   group?: ProcessGroup
 ): Promise<void> {
   const head = JSON.stringify({ ...settings, iteration, ...(optimizerStart > 0 && { optimizerStart }) })
@@ -117,7 +115,7 @@ export async function writeHead(
     })
   )
   const tensors = {
-    ...tensorsOf(settings, own, own, move),
+    ...tensorsOf(settings, own, fill),
     ...namesOf(classNames, own),
     ...weightsOf(classWeights, own),
   }
@@ -177,11 +175,10 @@ async function writeShards(
 export async function openHead(file: string): Promise<HeadFile> {
   const shards: OpenedShard[] = []
   const close = async () => {
-    for (const { handle } of shards) await closeRead(handle)
+    for (const { file: opened } of shards) await opened.close()
   }
   const open = async (shardFile: string, run?: ClassRun) => {
-    const opened = await openSafetensors(shardFile, ['F32', 'BF16', 'U8'])
-    const shard = { ...opened, file: shardFile, first: 0, count: 0, ...run }
+    const shard = { file: await openShard(shardFile), first: 0, count: 0, ...run }
     shards.push(shard)
     return shard
   }
@@ -209,6 +206,18 @@ export async function openHead(file: string): Promise<HeadFile> {
     throw unreadable(file, cause)
   }
 }
+
+/** @throws MarginSoftmaxError `ERR_FILE` */
+async function openShard(file: string): Promise<SafetensorsFile> {
+  try {
+    return await SafetensorsFile.open(file, { types: ['F32', 'BF16', 'U8'], checksums: true })
+  } catch (cause) {
+    throw unreadable(file, cause)
+  }
+}
+
+export const unreadable = (file: string, cause: unknown) =>
+  fileError(`Expected a whole safetensors file of a head in ${file}`, cause)
 
 /** As `openHead`, on every rank of a group or on none. */
 export async function openHeadTogether(file: string, group: ProcessGroup | undefined): Promise<HeadFile> {
@@ -239,9 +248,9 @@ function settingsOf(saved: unknown): Omit<HeadFile, 'shards' | 'close'> {
 }
 
 /** A whole head's file, or a shard as its index describes it: what it says is held against itself and the index. */
-function checkPart({ file, header }: OpenedShard, run?: ClassRun, index?: ShardIndex) {
-  const { entries, metadata } = header
+function checkPart({ file }: OpenedShard, run?: ClassRun, index?: ShardIndex) {
   try {
+    const { entries, metadata } = file
     if (metadata.format !== fileFormat)
       throw new Error(`its format is ${metadata.format ?? 'not named'}, not ${fileFormat}`)
     const said = settingsOf(parseJson(metadata.head, 'head'))
@@ -259,7 +268,7 @@ function checkPart({ file, header }: OpenedShard, run?: ClassRun, index?: ShardI
     }
     return said
   } catch (cause) {
-    throw unreadable(file, cause)
+    throw unreadable(file.path, cause)
   }
 }
 
@@ -278,21 +287,21 @@ export function readClassNames(
   group?: ProcessGroup
 ): Promise<readonly string[] | undefined> {
   return together(group, 'read the class names', async () => {
-    const named = shards.filter(({ header }) => header.entries.has(namesTensor))
+    const named = shards.filter(({ file }) => file.entries.has(namesTensor))
     if (!named.length) return undefined
     const names: string[] = []
     for (const shard of shards)
       try {
         if (!named.includes(shard)) throw new Error('it has no class_names, as other shards have')
-        const bytes = await readBytes(shard, namesTensor, largestNames, checksums)
+        const bytes = await shard.file.bytes(namesTensor, largestNames, checksums)
         for (const name of decodeNames(bytes, shard.count)) names.push(name)
       } catch (cause) {
-        throw unreadable(shard.file, cause)
+        throw unreadable(shard.file.path, cause)
       }
     const again = indexOfAgain(names)
     if (again >= 0)
       throw unreadable(
-        (shards[0] as OpenedShard).file,
+        (shards[0] as OpenedShard).file.path,
         new Error(`two of its classes are named ${shown(names[again])}`)
       )
     return Object.freeze(names)
@@ -306,42 +315,58 @@ export function readClassWeights(
   group?: ProcessGroup
 ): Promise<Float32Array | undefined> {
   return together(group, 'read the class weights', async () => {
-    if (!shards.some(({ header }) => header.entries.has(weightsTensor))) return undefined
+    if (!shards.some(({ file }) => file.entries.has(weightsTensor))) return undefined
     const weights = newArray(Float32Array, settings.classes, weightsTensor)
     for (const shard of shards)
       try {
-        const { first, count, header } = shard
-        const shape = header.entries.get(weightsTensor)?.shape
+        const { first, count, file } = shard
+        const shape = file.entries.get(weightsTensor)?.shape
         if (shape?.join() !== `${count}`) throw new Error(`it has no ${weightsTensor} of shape [${count}]`)
-        const transfer = (offset: number, part: Float32Array) => weights.set(part, first + offset)
-        await readTensors(shard, { [weightsTensor]: { shape: [count], transfer } }, checksums)
-        const wrong = weights.subarray(first, first + count).findIndex((weight) => !isLossWeight(weight))
-        if (wrong >= 0) throw new Error(`class ${first + wrong} has the weight ${weights[first + wrong]}`)
+        const read = weights.subarray(first, first + count)
+        await file.read(weightsTensor, read, { checksum: checksums })
+        const wrong = read.findIndex((weight) => !isLossWeight(weight))
+        if (wrong >= 0) throw new Error(`class ${first + wrong} has the weight ${read[wrong]}`)
       } catch (cause) {
-        throw unreadable(shard.file, cause)
+        throw unreadable(shard.file.path, cause)
       }
     return weights
   })
 }
 
+/** Numbers of a head's file, and where they belong. */
+export interface HeadPart {
+  /** The file that they are from. */
+  file: string
+  /** The head's native array. */
+  name: string
+  offset: number
+  /** They stay until the next part is asked for. */
+  values: Float32Array
+}
+
 /**
- * Streams the numbers of `own` classes out of an opened file, whatever its shards.
- * @param how whether to hold what is read against the file's checksums; the settings of the head that it goes into
+ * Reads the numbers of `own` classes part by part out of an opened file, whatever its shards.
+ * @param how whether to hold what is read against the file's checksums; which arrays, by their names in a file (default all)
+ * @throws MarginSoftmaxError `ERR_FILE`
  */
-export async function readHead(
+export async function* numbersOf(
   { settings, shards }: HeadFile,
   own: ClassRun,
-  move: Move,
-  { checksums = true, into = settings }: { checksums?: boolean; into?: Settings } = {}
-): Promise<void> {
+  { checksums = true, wanted }: { checksums?: boolean; wanted?: readonly string[] } = {}
+): AsyncGenerator<HeadPart, void, undefined> {
   for (const shard of shards) {
-    const tensors = tensorsOf(settings, own, shard, move, into)
-    if (!Object.keys(tensors).length) continue
+    const arrays = arraysOf(settings, own, shard).filter(({ fileName }) => wanted?.includes(fileName) ?? true)
+    if (!arrays.length) continue
+    const { file } = shard
     try {
-      if (checksums) checkDigest(shard.header, 'head', shard.header.metadata.head as string)
-      await readTensors(shard, tensors, checksums)
+      if (checksums) file.checkMetadata('head')
+      for (const { name, fileName, shape, offset, fileOffset } of arrays) {
+        const range = { from: fileOffset, count: elementsOf(shape), checksum: checksums }
+        for await (const { at, values } of file.parts(fileName, range))
+          yield { file: file.path, name, offset: offset + at, values }
+      }
     } catch (cause) {
-      throw unreadable(shard.file, cause)
+      throw unreadable(file.path, cause)
     }
   }
 }

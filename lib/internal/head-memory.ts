@@ -6,9 +6,9 @@ import { detached, notFinite, wrongType, wrongValue } from '../errors'
 import { encodeMargin } from '../margins'
 import { throwIfAborted } from './abort'
 import { agree, together } from './agreement'
-import { type HeadFile, type Move, readHead, writeHead } from './head-file'
+import { type Fill, type HeadFile, numbersOf, unreadable, writeHead } from './head-file'
 import { digestOf, digestOfNames } from './head-names'
-import { bytesOf, checkBytes, type HeadPlan } from './head-settings'
+import { bytesOf, checkBytes, expectedShapes, type HeadPlan } from './head-settings'
 import type { ClassRun } from './head-shards'
 import { isObject, lengthOf, partOf } from './intrinsics'
 import { type Exchange, groupTable, type NativeHead, type NativeResult, native, succeeded } from './native'
@@ -50,19 +50,19 @@ function writeWeights(head: HeadMemory, weights: Float32Array, from: { row: numb
 
 /** A head with the numbers of an opened file, as far as the plan has arrays for them; the others are zero. */
 export function loadedHead(plan: HeadPlan, file: HeadFile, checksums: boolean): Promise<HeadMemory> {
-  return allocate(plan, false, ({ native: head, settings, shard }) =>
-    readHead(
-      file,
-      shard,
-      (name, offset, part) => {
-        const written = native().headWrite(head, name, offset, part)
-        if (written.failure === 'ERR_NOT_FINITE')
-          throw new Error(`it holds a ${name} that is not finite once stored, of class ${written.row}`)
-        succeeded(written)
-      },
-      { checksums, into: settings }
-    )
-  )
+  return allocate(plan, false, async ({ native: head, settings, shard }) => {
+    const wanted = Object.keys(expectedShapes(settings))
+    for await (const part of numbersOf(file, shard, { checksums, wanted })) {
+      const { name } = part
+      const written = native().headWrite(head, name, part.offset, part.values)
+      if (written.failure === 'ERR_NOT_FINITE')
+        throw unreadable(
+          part.file,
+          new Error(`it holds a ${name} that is not finite once stored, of class ${written.row}`)
+        )
+      succeeded(written)
+    }
+  })
 }
 
 /** How the classes of a head are made from another's. */
@@ -116,14 +116,14 @@ export async function saveMemory(
   signal: AbortSignal | undefined
 ): Promise<void> {
   check()
-  const move: Move = (name, offset, part) => {
+  const fill: Fill = (name, offset, part) => {
     throwIfAborted(signal)
     check()
     succeeded(native().headRead(head.native, name, offset, part))
   }
   const iteration = native().headIteration(head.native)
   try {
-    await writeHead(path, { ...head, iteration }, head.shard, move, head.group)
+    await writeHead(path, { ...head, iteration }, head.shard, fill, head.group)
   } catch (error) {
     throwIfAborted(signal)
     throw error

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { parseJson, propertiesOf, shown } from './file-error'
 import { isAbandoned, literally, savePattern, saverOf } from './leftovers'
 import { readAll, readText, withFile } from './read-file'
-import { readHeader } from './safetensors'
+import { SafetensorsFile } from './safetensors'
 import { replaceText } from './write-file'
 
 export const fileFormat = 'margin-softmax head 1'
@@ -139,7 +139,7 @@ const beside = (file: string, name: string) => path.join(path.dirname(file), nam
 /** @param run what the index said of it; any, for one that no index knows */
 async function isShardOf(file: string, save: string, run?: ClassRun): Promise<boolean> {
   try {
-    const { metadata } = await withFile(file, (handle) => readHeader(handle))
+    const { metadata } = await SafetensorsFile.headerOf(file)
     const { first, count } = propertiesOf(parseJson(metadata.shard, 'shard'), 'shard')
     const same = !run || (first === run.first && count === run.count)
     return metadata.format === fileFormat && metadata.save === save && same

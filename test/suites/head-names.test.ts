@@ -69,7 +69,7 @@ for (const ranks of [1, 2, 3, 11])
     try {
       assert.equal(await readClassNames(opened, true), namesFor(5))
       const { first, count } = runOf(ranks - 1, ranks)
-      const own = opened.shards.at(-1)?.header.entries.get('class_names')?.shape
+      const own = opened.shards.at(-1)?.file.entries.get('class_names')?.shape
       assert.equal(own, [Buffer.byteLength(JSON.stringify(namesFor(5).slice(first, first + count)))])
     } finally {
       await opened.close()

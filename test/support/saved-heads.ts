@@ -1,8 +1,8 @@
-// Heads in files without native memory: what writeHead and readHead do, on any number of ranks in this process.
+// Heads in files without native memory: what writeHead and numbersOf do, on any number of ranks in this process.
 
 import * as assert from 'uvu/assert'
 import { type ClassRun, MarginSoftmaxError, sgd } from '../../lib/index'
-import { openHead, readHead, writeHead } from '../../lib/internal/head-file'
+import { numbersOf, openHead, writeHead } from '../../lib/internal/head-file'
 import { checkSettings, type Settings } from '../../lib/internal/head-settings'
 import { inProcessGroups } from './in-process-group'
 import { rejectsLike } from './support'
@@ -59,18 +59,13 @@ export async function loadHead(
     const seed = opened.iteration
     const seen = new Map<string, number>()
     let wrong: string | undefined
-    await readHead(
-      opened,
-      own,
-      (name, offset, part) => {
-        seen.set(name, (seen.get(name) ?? 0) + part.length)
-        part.forEach((value, i) => {
-          const expected = valueAt(seed, name, own.first * width(name) + offset + i)
-          if (value !== expected) wrong ??= `${name}[${offset + i}] is ${value}, not ${expected}`
-        })
-      },
-      { checksums }
-    )
+    for await (const { name, offset, values } of numbersOf(opened, own, { checksums })) {
+      seen.set(name, (seen.get(name) ?? 0) + values.length)
+      values.forEach((value, i) => {
+        const expected = valueAt(seed, name, own.first * width(name) + offset + i)
+        if (value !== expected) wrong ??= `${name}[${offset + i}] is ${value}, not ${expected}`
+      })
+    }
     for (const name of ['weight', 'weightState0'])
       if (seen.get(name) !== own.count * dim)
         throw new Error(`${seen.get(name)} numbers of ${name} were read`)

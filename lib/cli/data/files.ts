@@ -2,7 +2,7 @@
 import { MarginSoftmaxError } from '../../errors'
 import { brief, reasonOf } from '../../internal/file-error'
 import { readAll, withFile } from '../../internal/read-file'
-import { readHeader } from '../../internal/safetensors'
+import { SafetensorsFile } from '../../internal/safetensors'
 import { Failure } from '../terminal'
 import { readCsv } from './csv'
 import type { TableRequest } from './layout'
@@ -178,20 +178,23 @@ function fromNpz({ path, name }: Source, what: string, labels: boolean): Promise
   })
 }
 
-function fromSafetensors({ path, name }: Source, what: string, labels: boolean): Promise<FileArray> {
-  return withFile(path, async (file) => {
-    const { entries, start } = await readHeader(file)
+async function fromSafetensors({ path, name }: Source, what: string, labels: boolean): Promise<FileArray> {
+  const file = await SafetensorsFile.open(path)
+  try {
+    const { entries } = file
     const chosen = choose([...entries.keys()], name, what)
     const entry = entries.get(chosen)
     const kind = entry && safetensorsKinds[entry.dtype]
     if (!kind) throw new Error(`its tensor ${chosen} is ${entry?.dtype}`)
-    const { shape, data_offsets } = entry
+    const { shape } = entry
     const bytes = (kinds[kind] as { bytes: number }).bytes
     const layout = { kind, shape, bytes, isText: false, bigEndian: false, columnsFirst: false }
-    return arrayOf(`${path}:${chosen}`, layout, labels, (part, offset) =>
-      readAll(file, part, start + data_offsets[0] + offset)
+    return await arrayOf(`${path}:${chosen}`, layout, labels, (part, offset) =>
+      file.readBytes(chosen, part, offset)
     )
-  })
+  } finally {
+    await file.close()
+  }
 }
 
 function choose(names: string[], asked: string | undefined, usual: string): string {
