@@ -156,12 +156,12 @@ export class MarginHead {
   async topK(embeddings: FloatArray, k = 1, given?: SignalOptions): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
     const signal = this.#signalOf(given, 'topK')
-    const rows = this.#order.isHeldUp ? copyOf(embeddings, 'embeddings') : embeddings
+    const rows = this.#order.givenNow(embeddings, () => copyOf(embeddings, 'embeddings'))
     const scoring = this.#order.inTurn(async () => {
       this.#alive()
       let prepared: ReturnType<typeof topKRequest>
       try {
-        prepared = topKRequest(this.#memory, rows, k)
+        prepared = topKRequest(this.#memory, rows(), k)
       } catch (error) {
         return this.#decline(error, true)
       }
@@ -308,12 +308,12 @@ export class MarginHead {
 
   async #work(...called: StepArguments): Promise<StepResult> {
     this.#alive()
-    const given = this.#order.isHeldUp ? copyOfStep(...called) : called
+    const given = this.#order.givenNow(called, () => copyOfStep(...called))
     return this.#order.inTurn(async () => {
       this.#alive()
       let prepared: ReturnType<typeof stepRequest>
       try {
-        prepared = stepRequest(this.#memory, ...given)
+        prepared = stepRequest(this.#memory, ...given())
       } catch (error) {
         return this.#decline(error, false)
       }

@@ -214,9 +214,27 @@ export function isLabels(value: unknown): value is LabelArray {
 /** A copy of what may be embeddings or labels, for a check later on. */
 export function copyOf<T>(value: T, name: string): T {
   const type = typeOf(value)
-  if (type === undefined) return (isList(value) ? Array.from(value) : value) as T
+  if (type === undefined) return (isList(value) ? copyOfList(value, name) : value) as T
   const Type = isFloatArray(value) ? Float32Array : labelArrays.find((known) => known.name === type)
   return Type ? (newArray<unknown>(Type, value as ArrayBufferView, name) as T) : value
+}
+
+/**
+ * A list as long as the other, with its numbers up to the first element that is none: the check will stop there. So a
+ * list takes no more time than it has elements, whatever length it claims.
+ */
+function copyOfList(list: readonly unknown[], name: string): unknown[] {
+  const { length } = list
+  if (!Number.isInteger(length) || length < 0 || length >= 2 ** 32)
+    throw wrongType('a list of up to 4294967295 elements', name, list)
+  const copy: unknown[] = []
+  for (let i = 0; i < length; i++) {
+    const element = list[i]
+    copy.push(element)
+    if (typeof element !== 'number') break
+  }
+  copy.length = length
+  return copy
 }
 
 /**

@@ -13,9 +13,20 @@ export class WorkOrder {
     return !this.#called.size
   }
 
-  /** Whether new work has to wait: what it was called with may change meanwhile. */
-  get isHeldUp(): boolean {
-    return this.#last !== undefined
+  /**
+   * What new work is called with, for when its turn comes: a copy where it has to wait, as the caller may change it
+   * meanwhile. A copy that cannot be made is the work's failure, which the other ranks of a sharded head are told of.
+   */
+  givenNow<T>(called: T, copy: () => T): () => T {
+    if (this.#last === undefined) return () => called
+    try {
+      const copied = copy()
+      return () => copied
+    } catch (error) {
+      return () => {
+        throw error
+      }
+    }
   }
 
   /** Does work beside other such work: before it returns, unless something holds it up. */

@@ -349,6 +349,13 @@ const failures: Record<string, (group: ProcessGroup, odd: boolean) => Promise<un
       head.topK(odd ? gone : input, 2),
       odd ? /embeddings/ : /rank 1 could not: .*embeddings/
     )
+    // One that waits for a save is copied when it is called: what cannot be copied is heard of, too.
+    const saving = head.save(`${folder}/refused`)
+    await assert.rejects(
+      head.step(input, labels, (odd ? { rate: 1 } : {}) as object),
+      odd ? /"rate"/ : /rank 1 could not: .*"rate"/
+    )
+    await saving
     sameBits(head.weights(), before, 'weights after refused calls')
     assert.strictEqual(head.iteration, 0)
     await head.step(input, labels)

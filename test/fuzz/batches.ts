@@ -44,6 +44,13 @@ export function anyValues(dice: Dice, length: number): Float32Array {
   return values
 }
 
+/** What classes or rows count in a loss: some nothing, all of them of a size that is far from 1 now and then. */
+export function anyLossWeights(dice: Dice, length: number): Float32Array {
+  const size = dice.pick([1, 1, 1, 1e-3, 2 ** 40, 2 ** -40])
+  const zeros = dice.pick([0, 0.2, 0.2, 1])
+  return Float32Array.from({ length }, () => (dice.chance(zeros) ? 0 : size * 10 ** (4 * dice() - 2)))
+}
+
 export function anyShape(dice: Dice) {
   const large = dice.chance(0.02)
   return {
@@ -80,7 +87,12 @@ export function anyCall(dice: Dice) {
   if (dice.chance(0.3)) options.labelSmoothing = dice.pick([0, 0.1, 1])
   if (dice.chance(0.3))
     options.gradOutput = reduction === 'none' ? normals(dice, rows) : dice.pick([1, -0.5, 3, 0])
-  const expected = { ...options, gradOutput: structuredClone(options.gradOutput) }
+  const weights: { classWeights?: Float32Array; sampleWeights?: Float32Array } = {}
+  if (dice.chance(0.25)) weights.classWeights = anyLossWeights(dice, classes)
+  if (dice.chance(0.25)) weights.sampleWeights = anyLossWeights(dice, rows)
+  const expected = { ...options, ...weights, gradOutput: structuredClone(options.gradOutput) }
+  for (const [name, values] of Object.entries(weights))
+    options[name as keyof typeof weights] = inAnyForm(dice, values.slice())
   if (dice.chance(0.2)) options.negligible = dice.pick([0, 1e-7, 1e-3])
   if (dice.chance(0.15)) options.precision = dice.pick(['float32', 'bfloat16'])
   if (dice.chance(0.15)) options.workspace = dice.pick([2 ** 25, 2 ** 25 + 4096, 2 ** 28])
@@ -106,6 +118,12 @@ export function anyLabels(dice: Dice, labels: number[]): number[] | Int32Array {
 function anyOutput(dice: Dice, length: number): boolean | Float32Array {
   const array = new Float32Array(length).fill(9)
   return dice.pick([true, false, array, shared(array), tracking(array)])
+}
+
+/** What a call reads: the caller's again once an asynchronous one has returned its promise. */
+export function readBy({ batch, options }: ReturnType<typeof anyCall>): object {
+  const { classWeights, sampleWeights } = options
+  return { ...batch, classWeights, sampleWeights }
 }
 
 /** What a caller may do with his arrays as soon as an asynchronous call has returned its promise. */

@@ -1,7 +1,7 @@
 // One fuzz suite in a process of its own: `child.ts <suite> [file for the number of the call]`.
 import { campaign, type Plan } from './campaign'
 import { hostileKinds } from './hostile-calls'
-import { logitsLoss, measures, pairs } from './valid-functions'
+import { logitsLoss, means, measures, pairs } from './valid-functions'
 import { life } from './valid-heads'
 import { best, loss, lossSync } from './valid-losses'
 
@@ -17,6 +17,7 @@ const plans: Record<string, () => Plan | Promise<Plan>> = {
       measures: { share: 1, run: measures },
       logitsLoss: { share: 2, run: logitsLoss },
       pairs: { share: 1, run: pairs },
+      means: { share: 1, run: means },
       life: { share: 2, run: life },
     },
   }),

@@ -2,6 +2,7 @@
 // call may succeed or fail with an error of the documented shape; an error of the caller's own traps passes through.
 import { executionOptions } from '../../lib/execution'
 import * as library from '../../lib/index'
+import { changeNames } from '../../lib/internal/head-changes'
 import { headOptions } from '../../lib/internal/head-settings'
 import { lossOptions } from '../../lib/loss'
 import { crossEntropyOptions } from '../../lib/probability'
@@ -217,7 +218,8 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
     const labels = dice.chance(0.5)
       ? Array.from({ length: dice.integer(1, 6) }, () => dice.integer(0, 8))
       : anything(dice)
-    const how = spoiled(dice, { learningRate: 0 }, ['learningRate', 'gradInput'], { embeddings, labels })
+    const names = ['learningRate', 'gradInput', 'sampleWeights', 'unknown']
+    const how = spoiled(dice, { learningRate: 0 }, names, { embeddings, labels })
     const method = dice.pick([
       'step',
       'stepSync',
@@ -243,6 +245,41 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
     })
     if (dice.chance(0.5)) head.dispose()
     return undefined
+  },
+  async change(dice) {
+    const classWeights = dice.chance(0.5) ? new Float32Array(9).fill(1) : undefined
+    const head = await MarginHead.create({ classes: 9, dim: 4, classWeights })
+    const added = { weights: new Float32Array(8), classWeights: new Float32Array(2), classNames: ['a', 'b'] }
+    const removed = dice.chance(0.3) ? [dice.integer(0, 8)] : anything(dice)
+    const settings = { margin: library.cosface(), labelSmoothing: 0.1, optimizer: library.adamW() }
+    const names = Object.keys(added)
+    const arrays = { ...added, removed }
+    await judged(async () => {
+      const method = dice.pick(['set', 'addClasses', 'removeClasses'] as const)
+      const running =
+        method === 'set'
+          ? call(head.set).call(head, spoiled(dice, settings, named(changeNames), settings))
+          : method === 'addClasses'
+            ? call(head.addClasses).call(
+                head,
+                dice.chance(0.8) ? 2 : anything(dice),
+                dice.chance(0.8) ? spoiled(dice, added, named(names), arrays) : anything(dice)
+              )
+            : call(head.removeClasses).call(head, removed)
+      if (dice.chance(0.3)) tamper(arrays)
+      return running
+    })
+    // Whatever came of it, the head goes on.
+    await judged(() => head.evaluateSync(new Float32Array(4), [0]))
+    head.dispose()
+    return undefined
+  },
+  means(dice) {
+    const { rows, dim, classes } = anyShape(dice)
+    const how = spoiled(dice, { classes, dim }, ['classes', 'dim', 'ignoreIndex', 'seed', 'unknown'])
+    const labels = dice.chance(0.5) ? new Array(rows).fill(0) : anything(dice, rows)
+    const embeddings = dice.chance(0.5) ? anyValues(dice, rows * dim) : anything(dice, rows * dim)
+    return judged(() => call(library.classMeans)(embeddings, labels, how))
   },
   factory(dice) {
     const make = dice.pick(factories)

@@ -105,6 +105,8 @@ export const hostileValues: Record<string, (elements: number) => unknown> = {
   'a Proxy of an array': (elements) => new Proxy(new Float32Array(elements), {}),
   'a list that claims to be long': () =>
     new Proxy([0, 1, 2], { get: (list, key) => (key === 'length' ? 2 ** 32 - 1 : Reflect.get(list, key)) }),
+  'a list that claims to be of another length': () =>
+    new Proxy([0, 1, 2], { get: (list, key) => (key === 'length' ? Number.NaN : Reflect.get(list, key)) }),
   'an empty list': () => [],
   'a list of strings': (elements) => new Array(elements).fill('1'),
   'a list of BigInts': (elements) => new Array(elements).fill(1n),

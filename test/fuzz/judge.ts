@@ -30,12 +30,27 @@ export interface Judged extends OracleOptions {
   negligible?: number
 }
 
-/** What each row's loss is multiplied by in the scalar, at most: 1 in a mean, which divides by the rows that count. */
-function factorsOf(rows: number, { reduction, gradOutput = 1 }: Judged): number[] {
-  if (reduction !== 'none') return new Array(rows).fill(1)
-  return Array.from({ length: rows }, (_, i) =>
-    Math.abs(typeof gradOutput === 'number' ? gradOutput : (gradOutput[i] as number))
-  )
+/**
+ * What a row's terms are multiplied by: `smoothed` what smoothing adds to its loss, `loss` its loss in the scalar, `gradient`
+ * its probabilities in the gradients. All 0 for a row that is ignored.
+ */
+function factorsOf({ labels }: Problem, classes: number, how: Judged) {
+  const { reduction = 'mean', ignoreIndex = -1, gradOutput = 1, labelSmoothing = 0 } = how
+  const { classWeights, sampleWeights } = how
+  const classWeight = (j: number) => (classWeights ? (classWeights[j] as number) : 1)
+  const sampleWeight = (i: number) => (sampleWeights ? (sampleWeights[i] as number) : 1)
+  const sum = (values: number[]) => values.reduce((total, value) => total + value, 0)
+  const counts = labels.map((label, i) => (label === ignoreIndex ? 0 : sampleWeight(i) * classWeight(label)))
+  const divisor = reduction === 'mean' ? sum(counts) || Number.POSITIVE_INFINITY : 1
+  const smoothed = (labelSmoothing / classes) * sum(Array.from({ length: classes }, (_, j) => classWeight(j)))
+  return labels.map((label, i) => {
+    if (label === ignoreIndex) return { smoothed: 0, loss: 0, gradient: 0 }
+    const upstream = Math.abs(typeof gradOutput === 'number' ? gradOutput : (gradOutput[i] as number))
+    const own = smoothed * sampleWeight(i)
+    const gradient =
+      (((1 - labelSmoothing) * classWeight(label) * sampleWeight(i) + own) * upstream) / divisor
+    return { smoothed: own, loss: reduction === 'none' ? upstream : 1 / divisor, gradient }
+  })
 }
 
 export function compare(
@@ -45,27 +60,29 @@ export function compare(
   margin: OracleMargin,
   how: Judged
 ): void {
-  const { precision, negligible = 0, labelSmoothing = 0 } = how
+  const { precision, negligible = 0, labelSmoothing = 0, ignoreIndex } = how
   const unit = unitOf(precision, problem.dim)
   const rounding = Math.expm1(Math.min(unit * (2 + largestLogit(problem, margin)), 100))
-  const bound = (size: number) => (1e-5 + rounding) * size + 1e-36
+  const factors = factorsOf(problem, problem.weight.length / problem.dim, how)
+  // Smoothing adds differences of logits, which cancel.
+  const bounds = factors.map(({ smoothed }, i) => {
+    const size = Math.abs(expected.losses[i] as number)
+    return (1e-5 + rounding) * size + smoothed * rounding + 1e-36
+  })
   if (actual.losses)
     for (const [i, loss] of actual.losses.entries()) {
       const wanted = expected.losses[i] as number
-      within(
-        Math.abs(loss - wanted),
-        bound(Math.abs(wanted)) + labelSmoothing * rounding,
-        `losses[${i}] of ${wanted}`
-      )
+      within(Math.abs(loss - wanted), bounds[i] as number, `losses[${i}] of ${wanted}`)
     }
   if (actual.loss !== undefined) {
-    const factors = factorsOf(expected.losses.length, how)
-    const terms = factors.reduce((sum, factor, i) => sum + factor * Math.abs(expected.losses[i] as number), 0)
-    const factor = factors.reduce((sum, value) => sum + value, 0)
-    within(Math.abs(actual.loss - expected.loss), bound(terms) + factor * labelSmoothing * rounding, 'loss')
+    const bound = factors.reduce((sum, { loss }, i) => sum + loss * (bounds[i] as number), 1e-36)
+    within(Math.abs(actual.loss - expected.loss), bound, `loss of ${expected.loss}`)
   }
   // P − t is as exact as its terms, which cancel where smoothing makes t like P.
-  const whole = labelSmoothing ? reference(problem, margin, { ...how, labelSmoothing: 0 }) : expected
+  const gradOutput = factors.map(({ gradient }) => gradient)
+  const whole = labelSmoothing
+    ? reference(problem, margin, { reduction: 'none', ignoreIndex, gradOutput })
+    : expected
   const sizes = {
     gradInput: Math.max(expected.magnitudeInput, whole.magnitudeInput),
     gradWeight: Math.max(expected.magnitudeWeight, whole.magnitudeWeight),

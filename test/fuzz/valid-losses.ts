@@ -2,7 +2,7 @@
 import { marginLoss, marginLossSync, topK, topKSync } from '../../lib/index'
 import { reference, referenceTopK } from '../support/reference'
 import { within } from '../support/support'
-import { anyCall, type Problem, tamper } from './batches'
+import { anyCall, type Problem, readBy, tamper } from './batches'
 import type { Dice } from './campaign'
 import { judge } from './judge'
 
@@ -12,9 +12,10 @@ export function lossSync(dice: Dice): undefined {
 }
 
 export async function loss(dice: Dice): Promise<undefined> {
-  const { problem, margin, expected, batch, options } = anyCall(dice)
+  const call = anyCall(dice)
+  const { problem, margin, expected, batch, options } = call
   const running = marginLoss(batch, options)
-  if (dice.chance(0.5)) tamper(batch)
+  if (dice.chance(0.5)) tamper(readBy(call))
   judge(await running, problem, margin, options, expected)
 }
 

@@ -2,33 +2,21 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { classMeans, MarginHead, MarginSoftmaxError } from '../../lib/index'
+import { referenceClassMeans } from '../support/reference'
 import { complaint, makeBatch, norm, relativeError, sameBits, throwsLike, within } from '../support/support'
 
 const test = suite('class means')
 const [rows, dim, classes] = [60, 5, 7]
-
-/** Rows of length 1, added up and of length 1 again. */
-function reference(input: Float32Array, labels: ArrayLike<number>): Float64Array {
-  const means = new Float64Array(classes * dim)
-  for (let i = 0; i < rows; i++) {
-    const row = input.subarray(i * dim, (i + 1) * dim)
-    const mean = means.subarray((labels[i] as number) * dim)
-    for (let d = 0; d < dim && (labels[i] as number) >= 0; d++)
-      mean[d] = (mean[d] as number) + (row[d] as number) / norm(row)
-  }
-  for (let j = 0; j < classes; j++) {
-    const length = norm(means.subarray(j * dim, (j + 1) * dim))
-    for (let i = j * dim; i < (j + 1) * dim; i++) means[i] = (means[i] as number) / length
-  }
-  return means
-}
 
 for (const scale of [1, 1e-30, 1e30])
   test(`directions alone count: embeddings of length ${scale}`, () => {
     const { input, labels } = makeBatch(1, { rows, dim, classes }, { inputScale: scale })
     labels[3] = -1
     within(
-      relativeError(classMeans(input, labels, { classes, dim }), reference(input, labels)),
+      relativeError(
+        classMeans(input, labels, { classes, dim }),
+        referenceClassMeans(input, labels, { classes, dim }).means
+      ),
       3e-7,
       'means'
     )

@@ -366,12 +366,24 @@ test('wrong classes are refused by name, and change nothing', async () => {
     [() => head.removeClasses([3, 4, 3]), complaint('classes[2]', 3)],
     [() => head.removeClasses(Array.from({ length: classes }, (_, j) => j)), complaint('classes')],
     [() => head.removeClasses([0.5]), complaint('classes[0]', 0.5)],
+    [() => head.removeClasses(new Array(2 ** 32 - 1)), complaint('classes[0]', undefined)], // no time for so many
     [() => head.removeClasses(new Set([1]) as never), complaint('classes')],
     [() => head.removeClasses(3 as never), complaint('classes', 3)],
     [() => head.removeClasses(new Float32Array(1) as never), complaint('classes')],
   ]
   for (const [call, pattern] of calls) await rejectsLike(call(), Error, pattern)
   assert.equal((await contentsOf(head)).bytes, before)
+})
+
+test('a step that waits takes no time for elements that its labels do not have', async () => {
+  const head = await trained()
+  const { input } = batchOf(3)
+  const lying = new Proxy([1], { get: (list, key) => (key === 'length' ? -1 : Reflect.get(list, key)) })
+  for (const labels of [new Array(2 ** 32 - 1), Object.assign([1, 2], { length: 2 ** 31 }), lying]) {
+    const saving = head.save(newFile())
+    await rejectsLike(head.step(input, labels), Error, complaint('labels'))
+    await saving
+  }
 })
 
 test('a head that is disposed of meanwhile stays so, and says so', async () => {

@@ -47,7 +47,8 @@ const compiled = new Map<string, string>()
 
 /** test/children/<child> as one file of JavaScript: a rank is up in a sixth of the time that the TypeScript loader takes. */
 function compile(child: string): string {
-  const outfile = path.join(root, 'build', `${path.basename(child, '.ts')}.${process.pid}.cjs`)
+  // As deep as lib/internal, from where the addons are looked for.
+  const outfile = path.join(root, 'build', 'children', `${path.basename(child, '.ts')}.${process.pid}.cjs`)
   if (!compiled.has(child)) {
     const entryPoints = [path.join(root, 'test', 'children', child)]
     buildSync({

@@ -244,3 +244,18 @@ export function referenceTopK(scores: ArrayLike<number>, classes: number, k: num
   }
   return { indices, scores: values }
 }
+
+/** The sum of each class's unit rows, of length 1 again [C,D]: NaN where it is 0. `sums`: how long each was before. */
+export function referenceClassMeans(
+  input: ArrayLike<number>,
+  labels: ArrayLike<number>,
+  { classes, dim }: { classes: number; dim: number }
+) {
+  const { units } = normalise(input, labels.length, dim)
+  const means = new Float64Array(classes * dim)
+  for (let i = 0; i < labels.length; i++)
+    for (let d = 0; d < dim && at(labels, i) >= 0; d++)
+      means[at(labels, i) * dim + d] = at(means, at(labels, i) * dim + d) + at(units, i * dim + d)
+  const sums = Array.from({ length: classes }, (_, j) => norm(means, j, dim))
+  return { means: means.map((sum, i) => sum / at(sums, Math.floor(i / dim))), sums }
+}

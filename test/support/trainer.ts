@@ -95,6 +95,8 @@ export interface OracleHeadOptions {
   marginWarmupSteps?: number
   labelSmoothing?: number
   ignoreIndex?: number
+  classWeights?: ArrayLike<number> // [C]
+  maxGradientNorm?: number // 0: the gradient is not clipped
 }
 
 export class OracleHead {
@@ -108,22 +110,33 @@ export class OracleHead {
     this.bias = options.bias ? new Parameter(new Float64Array(classes)) : undefined
   }
 
-  evaluate(input: ArrayLike<number>, labels: ArrayLike<number>): OracleResult & { stats: OracleStats } {
+  evaluate(
+    input: ArrayLike<number>,
+    labels: ArrayLike<number>,
+    sampleWeights?: ArrayLike<number>
+  ): OracleResult & { stats: OracleStats } {
     const { margin, dim, marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = this.options
+    const { classWeights } = this.options
     const problem = { input, weight: this.weight.values, labels, dim, bias: this.bias?.values }
     const oracle = oracleAt(margin, this.iteration, marginWarmupSteps)
-    const result = reference(problem, oracle, { labelSmoothing, ignoreIndex })
+    const options = { labelSmoothing, ignoreIndex, classWeights, sampleWeights }
+    const result = reference(problem, oracle, options)
     return { ...result, stats: this.statsOf(result, labels, ignoreIndex) }
   }
 
   step(
     input: ArrayLike<number>,
     labels: ArrayLike<number>,
-    learningRate = this.options.optimizer.learningRate
+    learningRate = this.options.optimizer.learningRate,
+    sampleWeights?: ArrayLike<number>
   ) {
-    const result = this.evaluate(input, labels)
-    this.weight.update(result.gradWeight, this.options.optimizer, learningRate)
-    this.bias?.update(result.gradBias, this.options.optimizer, learningRate)
+    const result = this.evaluate(input, labels, sampleWeights)
+    const { optimizer, maxGradientNorm } = this.options
+    // torch.nn.utils.clip_grad_norm_
+    const factor = maxGradientNorm ? Math.min(1, maxGradientNorm / (result.stats.gradientNorm + 1e-6)) : 1
+    const clipped = (gradient: Float64Array) => gradient.map((g) => factor * g)
+    this.weight.update(clipped(result.gradWeight), optimizer, learningRate)
+    this.bias?.update(clipped(result.gradBias), optimizer, learningRate)
     this.iteration++
     return result
   }
