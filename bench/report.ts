@@ -1,4 +1,4 @@
-// The figures as Markdown, and their place in the README.
+// The figures as Markdown: all of them for bench/CPU.md, and the few that the README shows.
 
 import { readFileSync, writeFileSync } from 'node:fs'
 import { type Case, cases, title } from './cases'
@@ -48,10 +48,30 @@ function usedContenders(run: Run): string[] {
   return entries.map(({ name }) => name).filter((name) => run.measurements.some((m) => m.contender === name))
 }
 
+/**
+ * tfjs-node downloads a library when it is installed, so it is often missing. Its row then shows what was measured by
+ * 2026-11-23 on another machine of this kind (AMD EPYC, Zen 4, 2 cores), where our own steps took what the footnote says.
+ */
+const measuredEarlier: Record<string, string> = {
+  '256x64x10': '4.4 ms ¹',
+  '64x128x1000': '5.8–9.8 ms ¹',
+  '128x512x10000': '69–131 ms ¹',
+  '256x512x100000': '922–1,400 ms ¹',
+}
+
+function footnote({ measurements }: Run): string {
+  if (!measurements.some(({ absent }) => absent === 'not installed')) return ''
+  return (
+    ' ¹ tfjs-node could not be installed here. Its times are older (by 2026-11-23), of another machine of two Zen 4 cores, where ' +
+    'our own steps of 128×512×10,000 and 256×512×100,000 took 20–26 and 368–382 ms.'
+  )
+}
+
 function timeCell(run: Run, size: Case, contender: string): string {
   const measurement = find(run, size, contender)
   if (!measurement) return '–'
   const { timing, absent, detail } = measurement
+  if (absent === 'not installed') return measuredEarlier[size.name] ?? '–'
   if (!timing) return absent === 'not run' ? `not run (${detail})` : (absent ?? '–')
   const time = milliseconds(timing.milliseconds)
   const first = entries[0]?.name ?? ''
@@ -108,6 +128,22 @@ function versions(run: Run): string {
   return parts.length ? `Versions: ${parts.join(', ')}.` : ''
 }
 
+/** The README's rows and sizes. */
+const shown = ['margin-softmax', 'tfjs-node', 'tfjs wasm', 'plain JavaScript', 'tfjs cpu']
+const shownSizes = ['128x512x10000', '256x512x100000']
+
+/** The README's small table. */
+export function summary(run: Run): string {
+  const sizes = cases.filter(({ name }) => shownSizes.includes(name))
+  const lines = shown.map((contender) => [contender, ...sizes.map((size) => timeCell(run, size, contender))])
+  const { cpu, cores, node, date } = run.machine
+  return [
+    table([['B×D×C', ...sizes.map(title)], ...lines]),
+    '',
+    `${cpu}, ${cores} cores, Node.js ${node}, ${date}; ${run.threads} threads where a contender can use them.${footnote(run)}`,
+  ].join('\n')
+}
+
 /** Both tables and what is to be known about them. */
 export function markdown(run: Run): string {
   const { cpu, cores, memoryGiB, node, system, date } = run.machine
@@ -126,17 +162,18 @@ export function markdown(run: Run): string {
       'Every contender runs in its own process and is checked against float64 first; medians of rounds taken in turns. ' +
       'Rivals have hand-written gradients in the fastest form that we found (`bench/contenders`). In Node.js ' +
       'tfjs wasm and jax-js use one thread by themselves; for the other rows the benchmark supplies workers. ' +
-      versions(run),
+      versions(run) +
+      footnote(run),
   ]
     .join('\n')
     .trim()
 }
 
-/** Puts the text between the markers of the README. */
-export function rewriteReadme(file: string, text: string): void {
-  const readme = readFileSync(file, 'utf8')
-  const from = readme.indexOf(start)
-  const to = readme.indexOf(end)
+/** Puts the text between the markers of a page. */
+export function rewritePage(file: string, text: string): void {
+  const page = readFileSync(file, 'utf8')
+  const from = page.indexOf(start)
+  const to = page.indexOf(end)
   if (from < 0 || to < from) throw new RangeError(`Expected ${start} and ${end} in ${file} but found none`)
-  writeFileSync(file, `${readme.slice(0, from + start.length)}\n\n${text}\n\n${readme.slice(to)}`)
+  writeFileSync(file, `${page.slice(0, from + start.length)}\n\n${text}\n\n${page.slice(to)}`)
 }

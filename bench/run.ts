@@ -8,7 +8,7 @@ import { cases, flops } from './cases'
 import { entries } from './contenders/index'
 import { machine, measuredPeak } from './machine'
 import { type Measurement, measureCase } from './measure'
-import { markdown, type Run, rewriteReadme } from './report'
+import { markdown, type Run, rewritePage, summary } from './report'
 
 function positive(text: string): number {
   const value = Number(text)
@@ -75,7 +75,9 @@ async function main(options: Options): Promise<void> {
   const text = markdown(run)
   console.log(text)
   if (options.json) writeFileSync(options.json, `${JSON.stringify(run, null, 2)}\n`)
-  if (options.readme && !partial) rewriteReadme(path.join(__dirname, '..', 'README.md'), text)
+  if (!options.readme || partial) return
+  rewritePage(path.join(__dirname, 'CPU.md'), text)
+  rewritePage(path.join(__dirname, '..', 'README.md'), summary(run))
 }
 
 const program = new Command('bench')
@@ -87,7 +89,7 @@ const program = new Command('bench')
   .option('--seconds <count>', 'time for the rounds of each case (default: 30, quick: 6)', positive)
   .option('--limit <seconds>', 'the longest step that is waited for', positive, 60)
   .option('--quick', 'a short run over the smaller sizes')
-  .option('--no-readme', 'leave the README as it is; a partial run always does')
+  .option('--no-readme', 'leave README.md and bench/CPU.md as they are; a partial run always does')
   .option('--json <file>', 'write all figures to a file')
 
 main(program.parse().opts<Options>()).catch((error: Error) => {

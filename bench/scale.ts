@@ -1,5 +1,5 @@
 // Time and memory of a training step of a head against the number of classes, the sampling rate and the number of ranks:
-// `node --import tsx bench/scale.ts`. Every row is a process (or an mpirun) of its own, examples/million-classes.ts.
+// `node --import tsx bench/scale.ts`. Every row is a process (or an mpirun) of its own, bench/million-classes.ts.
 
 import { execFileSync } from 'node:child_process'
 import path from 'node:path'
@@ -24,10 +24,10 @@ interface Figures {
   sent: number
 }
 
-const example = path.join(__dirname, '..', 'examples', 'million-classes.ts')
+const trainer = path.join(__dirname, 'million-classes.ts')
 
 function measure({ ranks, classes, dim, batch, sampleRate, threads, steps }: Setup): Figures {
-  const node = [process.execPath, '--import', 'tsx', example, '--json']
+  const node = [process.execPath, '--import', 'tsx', trainer, '--json']
   const options = { classes, dim, batch, 'sample-rate': sampleRate, steps, threads }
   for (const [name, value] of Object.entries(options)) node.push(`--${name}`, String(value))
   const command = ranks

@@ -1,10 +1,12 @@
-// What the README and the guides say: their JavaScript runs, their links lead somewhere, and the API reference is whole.
+// What the README, the guides and the examples say: their JavaScript runs, their links lead somewhere, and the API reference is whole.
 import { execFile } from 'node:child_process'
 import fs from 'node:fs'
+import os from 'node:os'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import * as api from '../../lib/index'
 
 const test = suite('docs')
 const root = path.join(__dirname, '../..')
@@ -15,6 +17,7 @@ const pagesIn = (folder: string) =>
     .filter((name) => name.endsWith('.md'))
     .map((name) => path.posix.join(folder, name))
 const guides = pagesIn('docs')
+const examples = fs.readdirSync(path.join(root, 'examples')).map((name) => `examples/${name}`)
 const execute = (file: string, cwd: string) => promisify(execFile)(process.execPath, [file], { cwd })
 
 /** The fenced blocks of a page: what stands behind the first fence, and the text between the two. */
@@ -70,6 +73,24 @@ for (const page of ['README.md', ...guides])
     })
   }
 
+for (const example of examples) {
+  const runs = hasGroup || !read(example).includes('margin-softmax/distributed')
+  ;(runs ? test : test.skip)(
+    `${example} runs as it is, and imports nothing that a user has not`,
+    async () => {
+      for (const [, from] of read(example).matchAll(/^import .* from '(.*)'$/gm))
+        assert.match(from, /^(margin-softmax|margin-softmax\/\w+|@tensorflow\/tfjs)$/)
+      const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'example-'))
+      try {
+        const { stdout } = await execute(path.join(root, example), folder)
+        assert.ok(stdout.split('\n').length > 3, stdout)
+      } finally {
+        fs.rmSync(folder, { recursive: true })
+      }
+    }
+  )
+}
+
 test('the README has a program for each thing that these tests know', () => {
   const programs = programsOf('README.md')
   for (const word of Object.keys(before))
@@ -90,16 +111,18 @@ const anchor = (heading: string) =>
 const anchorsOf = (page: string) =>
   [...read(page).matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) => anchor(heading))
 
+const readmes = ['lib', 'native', 'test', 'bench', 'scripts', 'docs/reference'].flatMap((folder) =>
+  fs
+    .readdirSync(path.join(root, folder), { recursive: true })
+    .map(String)
+    .filter((name) => path.basename(name) === 'README.md' && !name.includes('node_modules'))
+    .map((name) => path.posix.join(folder, name.split(path.sep).join('/')))
+)
+
 for (const page of [
-  ...[
-    'README.md',
-    'CONTRIBUTING.md',
-    'SECURITY.md',
-    'native/README.md',
-    'native/cuda/README.md',
-    'native/mpi/README.md',
-  ],
-  ...['test/simt/README.md', 'docs/reference/README.md', ...guides],
+  ...['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'bench/CPU.md', 'bench/GPU.md', 'bench/ACCURACY.md'],
+  ...readmes,
+  ...guides,
 ])
   test(`${page}: links lead to pages, files and headings that exist`, () => {
     const text = read(page).replace(/^```[\s\S]*?^```$/gm, '')
@@ -112,10 +135,40 @@ for (const page of [
     }
   })
 
-test('the README has fewer than 200 lines and names every guide', () => {
+test('the README has fewer than 150 lines and names every guide and every example', () => {
   const readme = read('README.md')
-  assert.ok(readme.trimEnd().split('\n').length < 200)
-  for (const guide of guides) assert.ok(readme.includes(`(${guide})`), guide)
+  assert.ok(readme.trimEnd().split('\n').length < 150)
+  for (const page of [...guides, ...examples]) assert.ok(readme.includes(`(${page})`), page)
+})
+
+test("the README's table repeats figures of bench/CPU.md", () => {
+  const figures = (page: string) =>
+    read(page)
+      .split('<!-- bench:start -->')[1]
+      ?.split('<!-- bench:end -->')[0]
+      ?.match(/^\| (?!B×D×C|:--|tfjs-node ).*$/gm)
+      ?.map((line) => line.split('|').map((cell) => cell.trim())) as string[][]
+  // In reverse: of two rows of one name, in two tables, the first stays.
+  const all = new Map(
+    figures('bench/CPU.md')
+      .reverse()
+      .map(([, contender, ...cells]) => [contender, cells])
+  )
+  const shown = figures('README.md')
+  assert.is(shown.length, 4)
+  for (const [, contender, ...cells] of shown)
+    for (const cell of cells)
+      assert.ok(cell === '' || all.get(contender)?.includes(cell), `${contender}: ${cell}`)
+})
+
+test('docs/api.md has every public function, and every call of a head', () => {
+  const page = read('docs/api.md')
+  const calls = (of: object) =>
+    Object.entries(Object.getOwnPropertyDescriptors(of)).flatMap(([name, { value }]) =>
+      typeof value === 'function' && name !== 'constructor' ? [name] : []
+    )
+  for (const name of [...Object.keys(api), ...calls(api.MarginHead), ...calls(api.MarginHead.prototype)])
+    assert.match(page, new RegExp(`\\b${name}\\b`), name)
 })
 
 test('the API reference is made without a warning: every public name is documented', async () => {

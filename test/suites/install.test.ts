@@ -60,6 +60,8 @@ test('what is published is exactly this', () => {
     'docs/reference/README.md',
     ...markdown('docs'),
     ...markdown('bench'),
+    'docs/angles.svg',
+    ...under('examples'),
   ]
   const scripts = ['scripts/build-from-source.cjs', 'scripts/build-distributed.cjs']
   const packed = filesUnder(prebuilds).map((name) => `prebuilds/${name}`)

@@ -24,7 +24,9 @@ function files(folder: string, ending: RegExp): { name: string; text: string }[]
 const native = files('native', /\.(h|cc|cuh|cu)$/)
 const code = [
   ...native,
-  ...['lib', 'test', 'bench', 'examples', 'scripts'].flatMap((folder) => files(folder, /\.(ts|mts|cjs)$/)),
+  ...['lib', 'test', 'bench', 'examples', 'scripts'].flatMap((folder) =>
+    files(folder, /\.(ts|mts|cjs|mjs)$/)
+  ),
 ]
 
 function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
@@ -54,6 +56,65 @@ test('only write-file.ts writes files, and only it and read-file.ts open them', 
 test('no file is much over 400 lines', () => {
   const long = code.filter(({ text }) => text.split('\n').length > 440).map(({ name }) => name)
   assert.equal(long, [])
+})
+
+/** The project's README stands for its root and for the guides in docs/, which docs.test.ts checks. */
+const withoutReadme = ['.', 'docs', 'native/cuda']
+
+/** The files and folders of a folder that git keeps, or would keep. */
+function entriesOf(folder: string): string[] {
+  const listed = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', folder], {
+    cwd: root,
+    encoding: 'utf8',
+  })
+  const paths = listed
+    .trim()
+    .split('\n')
+    .filter((file) => fs.existsSync(path.join(root, file)))
+    .map((file) => path.posix.relative(folder, file).split('/'))
+  return [...new Set(paths.map(([first, ...rest]) => (rest.length ? `${first}/` : (first as string))))]
+}
+
+/** What a README's tables name in their first column, as patterns: `*` stands for any part of a name. */
+function namedIn(text: string): string[] {
+  const firstCells = [...text.matchAll(/^\| (.*?) \|/gm)].map(([, cell = '']) => cell)
+  return firstCells.flatMap((cell) => [...cell.matchAll(/`([^`]+)`/g)].map(([, name]) => name as string))
+}
+
+const matches = (pattern: string, name: string) =>
+  new RegExp(`^${pattern.replace(/[.+]/g, '\\$&').replaceAll('*', '.*')}$`).test(name)
+
+/** What is wrong with a folder's README: files that it does not name, and names that are no file. */
+function mistakesOf(text: string, entries: string[]): string[] {
+  const names = namedIn(text)
+  const files = entries.filter((entry) => entry !== 'README.md' && !entry.endsWith('/'))
+  return [
+    ...files.filter((file) => !names.some((name) => matches(name, file))).map((file) => `no word of ${file}`),
+    ...names
+      .filter((name) => !entries.some((entry) => matches(name, entry)))
+      .map((name) => `no file ${name}`),
+  ]
+}
+
+test('each folder of more than ten files has a README that names every file, and no other', () => {
+  const folders = new Set(
+    execFileSync('git', ['ls-files'], { cwd: root, encoding: 'utf8' })
+      .trim()
+      .split('\n')
+      .map((file) => path.posix.dirname(file))
+  )
+  for (const folder of folders) {
+    if (withoutReadme.includes(folder)) continue
+    const entries = entriesOf(folder)
+    const readme = path.join(root, folder, 'README.md')
+    if (entries.filter((entry) => !entry.endsWith('/')).length <= 10 && !fs.existsSync(readme)) continue
+    assert.ok(fs.existsSync(readme), `${folder} has more than ten files and no README.md`)
+    const text = fs.readFileSync(readme, 'utf8')
+    if (entries.length > 10) assert.equal(mistakesOf(text, entries), [], folder)
+  }
+  const page = '| `a.*` | the first |\n| `b.ts`, `c/` | the others |\n'
+  assert.equal(mistakesOf(page, ['README.md', 'a.h', 'a.cc', 'b.ts', 'c/']), [])
+  assert.equal(mistakesOf(page, ['a.h', 'd.ts', 'c/']), ['no word of d.ts', 'no file b.ts'])
 })
 
 test('modules of lib import in no circle, types included', () => {

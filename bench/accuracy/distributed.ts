@@ -1,19 +1,19 @@
 // MNIST on several processes: each has a copy of the backbone and a batch of its own (data parallel), and holds a share of
 // the head's classes (model parallel):
 //
-//   mpirun -n 2 node --import tsx examples/distributed.ts
+//   mpirun -n 2 node --import tsx bench/accuracy/distributed.ts
 //
 // What travels in a step: embeddings and their gradients through the head's group, and one all-reduce of the backbone's
 // gradients. Without mpirun it is a group of one.
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { Command } from 'commander'
-import { Progress } from '../lib/cli/terminal'
-import { createBackbone } from '../lib/demo/backbone'
-import * as mnist from '../lib/demo/mnist'
-import { type ProcessGroup, processGroup } from '../lib/distributed'
-import { adamW, cosface, MarginHead } from '../lib/index'
-import { seededRandom, shuffled } from '../lib/internal/random'
+import { Progress } from '../../lib/cli/terminal'
+import { createBackbone } from '../../lib/demo/backbone'
+import * as mnist from '../../lib/demo/mnist'
+import { type ProcessGroup, processGroup } from '../../lib/distributed'
+import { adamW, cosface, MarginHead } from '../../lib/index'
+import { seededRandom, shuffled } from '../../lib/internal/random'
 
 const dim = 32
 const classes = 10

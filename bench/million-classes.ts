@@ -1,9 +1,9 @@
 // A head of a million classes on synthetic embeddings, with progress, throughput and memory:
 //
-//   node --import tsx examples/million-classes.ts --classes 1000000 --dim 512
-//   node --import tsx examples/million-classes.ts --sample-rate 0.1
-//   node --import tsx examples/million-classes.ts --weight-storage bfloat16 --precision bfloat16
-//   mpirun -n 2 node --import tsx examples/million-classes.ts --sharded
+//   node --import tsx bench/million-classes.ts --classes 1000000 --dim 512
+//   node --import tsx bench/million-classes.ts --sample-rate 0.1
+//   node --import tsx bench/million-classes.ts --weight-storage bfloat16 --precision bfloat16
+//   mpirun -n 2 node --import tsx bench/million-classes.ts --sharded
 //
 // A row's embedding is its class's own direction with noise, so that there is something to learn.
 import fs from 'node:fs'
