@@ -107,6 +107,8 @@ interface Native {
   headDispose(head: NativeHead): void
   headDisposed(head: NativeHead): boolean
   headIteration(head: NativeHead): number
+  /** Bytes outside the heap that the garbage collector knows of: array buffers, the heads of this process, and all else. */
+  externalMemory(): number
 }
 
 /** The values of a collective operation in native memory. */

@@ -92,7 +92,7 @@ class Head {
   // written. By who has the Use of the head.
   Status read(const char* name, int64_t offset, float* to, int64_t count);
   Status write(const char* name, int64_t offset, const float* from, int64_t count);
-  int64_t bytes() const;
+  int64_t bytes() const;  // by who has the Use of the head
   bool disposed() const { return disposed_; }
   int64_t iteration() const { return iteration_; }
   void setIteration(int64_t iteration) { iteration_ = iteration; }

@@ -8,32 +8,46 @@
 namespace margin_softmax::binding {
 namespace {
 
-// What JavaScript holds of a head. The garbage collector is told of its bytes.
-class Handle {
+// The bytes of a head that the garbage collector has been told of: those of this process, and not of a GPU.
+class ToldBytes {
  public:
-  Handle(Napi::Env env, std::shared_ptr<Head> owned, int64_t bytes) : head(std::move(owned)), env_(env), bytes_(bytes) {
-    Napi::MemoryManagement::AdjustExternalMemory(env_, bytes_);
-  }
-  ~Handle() {
-    int64_t now;
-    napi_adjust_external_memory(env_, -bytes_, &now);
-  }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
+  explicit ToldBytes(Napi::Env env) : env_(env) {}
+  ~ToldBytes() { tell(0); }
+  ToldBytes(const ToldBytes&) = delete;
+  ToldBytes& operator=(const ToldBytes&) = delete;
 
-  const std::shared_ptr<Head> head;
+  void tell(int64_t bytes) {
+    int64_t now;
+    napi_adjust_external_memory(env_, bytes - told_, &now);
+    told_ = bytes;
+  }
 
  private:
   const Napi::Env env_;
-  const int64_t bytes_;
+  int64_t told_ = 0;
+};
+
+// What JavaScript holds of a head.
+struct Handle {
+  const std::shared_ptr<Head> head;
+  const std::shared_ptr<ToldBytes> told;  // by this alone, so that it goes where its environment may be called
 };
 
 constexpr napi_type_tag headTag = {0x6d617267696e2d73ull, 0x6f66746d61782d68ull};
 
-const std::shared_ptr<Head>& headOf(Napi::Value value) {
+const Handle& handleOf(Napi::Value value) {
   if (!value.IsExternal() || !value.As<Napi::External<Handle>>().CheckTypeTag(&headTag))
     throw Napi::TypeError::New(value.Env(), "Expected a native head");
-  return value.As<Napi::External<Handle>>().Data()->head;
+  return *value.As<Napi::External<Handle>>().Data();
+}
+
+const std::shared_ptr<Head>& headOf(Napi::Value value) { return handleOf(value).head; }
+
+// Of a head that nobody else uses. Those of one that was disposed of go at the latest with the work that runs.
+int64_t bytesHere(Head& head) {
+  if (head.disposed() || head.settings().device != cpuDevice) return 0;
+  const Head::Use use(head);
+  return head.bytes();
 }
 
 Optimizer readOptimizer(Napi::Object request) {
@@ -91,9 +105,9 @@ struct CreateJob : Job {
   }
   void fill(Napi::Object result) const override {
     Napi::Env env = result.Env();
-    // What the garbage collector should know of: a GPU's memory is none of the process's.
-    const int64_t bytes = head->settings().device == cpuDevice ? head->bytes() : 0;
-    result.Set("head", external(env, std::make_unique<Handle>(env, head, bytes), headTag));
+    auto told = std::make_shared<ToldBytes>(env);
+    told->tell(bytesHere(*head));
+    result.Set("head", external(env, std::make_unique<Handle>(Handle{head, std::move(told)}), headTag));
     set(result, "firstClass", static_cast<double>(head->settings().firstClass));
     set(result, "ownClasses", static_cast<double>(head->settings().classes));
   }
@@ -162,8 +176,16 @@ Napi::Value create(const Napi::CallbackInfo& info) {
 
 struct ChangeJob : HeadJob {
   HeadSettings next;
-  Status work() override { return head->change(next); }
-  void fill(Napi::Object) const override {}
+  std::weak_ptr<ToldBytes> told;
+  int64_t bytes = 0;
+  Status work() override {
+    const Status status = head->change(next);
+    bytes = bytesHere(*head);
+    return status;
+  }
+  void fill(Napi::Object) const override {
+    if (const auto known = told.lock()) known->tell(head->disposed() ? 0 : bytes);
+  }
 };
 
 // change(head, request): takes on the request's settings, but for sizes, device, precision and storage.
@@ -171,6 +193,7 @@ Napi::Value change(const Napi::CallbackInfo& info) {
   return perform<ChangeJob>(info, [&](ChangeJob& job) {
     job.asynchronous = true;
     job.belongTo(info[0]);
+    job.told = handleOf(info[0]).told;
     job.next = readSettings(info[1].As<Napi::Object>());
   });
 }
@@ -326,7 +349,9 @@ Napi::Value readPart(const Napi::CallbackInfo& info) { return copy(info, true); 
 Napi::Value writePart(const Napi::CallbackInfo& info) { return copy(info, false); }
 
 Napi::Value dispose(const Napi::CallbackInfo& info) {
-  headOf(info[0])->dispose();
+  const Handle& handle = handleOf(info[0]);
+  handle.head->dispose();
+  handle.told->tell(0);
   return info.Env().Undefined();
 }
 
@@ -336,6 +361,13 @@ Napi::Value disposed(const Napi::CallbackInfo& info) {
 
 Napi::Value iteration(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(headOf(info[0])->iteration()));
+}
+
+// What the garbage collector knows of memory outside its heap, heads and all else.
+Napi::Value externalMemory(const Napi::CallbackInfo& info) {
+  int64_t bytes = 0;
+  napi_adjust_external_memory(info.Env(), 0, &bytes);
+  return Napi::Number::New(info.Env(), static_cast<double>(bytes));
 }
 
 }  // namespace
@@ -353,6 +385,7 @@ void exportHead(Napi::Object exports) {
   addFunction<dispose>(exports, "headDispose");
   addFunction<disposed>(exports, "headDisposed");
   addFunction<iteration>(exports, "headIteration");
+  addFunction<externalMemory>(exports, "externalMemory");
 }
 
 }  // namespace margin_softmax::binding

@@ -14,6 +14,7 @@ import {
   softmaxMargin,
   sphereface,
 } from '../../lib/index'
+import { native } from '../../lib/internal/native'
 import { readSafetensors } from '../support/golden'
 import { complaint, filesOf, makeBatch, norm, onCpu, rejectsLike, sameBits, within } from '../support/support'
 
@@ -385,6 +386,30 @@ test('a step that waits takes no time for elements that its labels do not have',
     await saving
   }
 })
+
+if (onCpu)
+  test('the garbage collector is told of the bytes that a head has, whatever changes', async () => {
+    const matrix = 4 * 2000 * 500
+    const head = await MarginHead.create({ classes: 2000, dim: 500, optimizer: sgd() })
+    const before = native().externalMemory()
+    const grown = (matrices: number) =>
+      within(Math.abs(native().externalMemory() - before - matrices * matrix), matrix / 4, 'bytes')
+    for (const [optimizer, matrices] of [
+      [adamW(), 2],
+      [sgd({ momentum: 0.9 }), 1],
+      [sgd(), 0],
+      [momentum, 1],
+    ] as const) {
+      await head.set({ optimizer })
+      grown(matrices)
+    }
+    await head.addClasses(2000)
+    grown(3) // weights and momentum, twice as many
+    await head.removeClasses(Array.from({ length: 3000 }, (_, j) => j))
+    grown(0)
+    head.dispose()
+    grown(-1)
+  })
 
 test('a head that is disposed of meanwhile stays so, and says so', async () => {
   for (const change of ['set', 'addClasses', 'removeClasses'] as const) {
