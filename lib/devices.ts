@@ -5,7 +5,7 @@ import { instructionSets, type NativeDevice, native, succeeded } from './interna
 /** `'auto'` (the best there is), the CPU, the first usable GPU, or the GPU of that index. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
 
-/** Of the matrix products: 23, 10 or 7 bits of fraction. Sums are float32 or better in all of them. */
+/** The precision of the matrix products: 23, 10 or 7 bits of fraction. Sums are float32 or better in all of them. */
 export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
 export const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
@@ -26,7 +26,7 @@ export function ncclState(): { version?: string; reason?: string } {
 /** The index that stands for the CPU. */
 export const cpu = -1
 
-/** What a computation can run on, or why it can not. */
+/** A device that a computation can run on, or the reason why it cannot. */
 export interface Device {
   /** `'cpu'`, `'cuda:0'`, …; plain `'cuda'` where there is no GPU at all, to say why. */
   device: DeviceName
@@ -36,19 +36,19 @@ export interface Device {
   usable: boolean
   /** Why it is not usable. */
   reason?: string
-  /** What `precision` may be. */
+  /** The values that `precision` may have on it; none if it is not usable. */
   precisions: Precision[]
-  /** Of a GPU: `'9.0'`. */
+  /** A GPU's compute capability, such as `'9.0'`. */
   computeCapability?: string
-  /** Of a GPU, in bytes. */
+  /** A GPU's memory in bytes. */
   memoryBytes?: number
-  /** Of `memoryBytes`, at the moment of the call; of a GPU that opens. */
+  /** How much of `memoryBytes` is free at the moment of the call; undefined for a GPU that does not open. */
   freeBytes?: number
   /** The newest CUDA that the driver knows: `'13.0'`. */
   driver?: string
 }
 
-/** GPUs by index as they were when first asked for, undefined where there is none: that changes no more. */
+/** GPUs by index, as they were when first asked for; undefined where there is none. An entry never changes. */
 const tried = new Map<number, NativeDevice | undefined>()
 
 /** The GPU of this index, the only one that is opened and tried for it. */
@@ -61,7 +61,7 @@ function tryGpu(index: number): NativeDevice | undefined {
   return tried.get(index)
 }
 
-/** GPUs are tried one after the other until one is usable. */
+/** Tries GPUs in order until one is usable. */
 function firstUsable(): NativeDevice | undefined {
   for (let index = 0; ; index++) {
     const gpu = tryGpu(index)
@@ -70,10 +70,12 @@ function firstUsable(): NativeDevice | undefined {
 }
 
 /**
- * The CPU and every GPU, usable or with the reason why not. A GPU is opened and tried before it counts as usable: the
- * first call runs two small steps on each of them and compares with the CPU, which takes as long as the driver takes to
- * open the GPUs, and some half a gigabyte of each for as long as the process lives. Where only one is needed ask for
- * that one: `device: 'cuda:1'` opens no other, and `'auto'` and `'cuda'` open GPUs in order until one is usable.
+ * Lists the CPU and every GPU, each usable or with the reason why not.
+ *
+ * A GPU counts as usable only after a trial: the first call opens every GPU, runs two small steps on it and compares them
+ * with the CPU's. That takes as long as the driver needs to open the GPUs, and about half a gigabyte of each GPU's memory
+ * for as long as the process lives. If you need only one, ask for that one: `device: 'cuda:1'` opens no other, and `'auto'`
+ * and `'cuda'` open GPUs in order until one is usable.
  */
 export function devices(): Device[] {
   const gpus = succeeded(native().cudaDevices())
@@ -142,7 +144,7 @@ export function deviceName(index: number): DeviceName {
   return index === cpu ? 'cpu' : `cuda:${index}`
 }
 
-/** A precision as the addon takes it, checked against what the device has. */
+/** The addon's number for a precision, which the device must have. */
 export function precisionIndex(given: unknown, device: number): number {
   if (given === undefined) return 0
   const precision = oneOf(given, 'precision', precisions)

@@ -14,7 +14,7 @@ import { groupTable, type NativeGroup, nativeGroup, succeeded } from './internal
 
 export type { ProcessGroupOptions } from './internal/group-wait'
 
-/** What a group moves and adds: every typed array but Uint8ClampedArray. */
+/** The arrays that a group moves and adds: every typed array but Uint8ClampedArray. */
 export type NumberArray =
   | Int8Array
   | Uint8Array
@@ -40,18 +40,18 @@ const arrayTypes = {
   BigUint64Array,
 }
 
-/** How the ranks' elements are combined. Sums of integers wrap; a maximum or minimum with NaN is NaN. */
+/** The operation that combines the ranks' elements. Sums of integers wrap; a maximum or minimum with NaN is NaN. */
 export type Combination = 'sum' | 'max' | 'min'
 
 const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the order of native/head/collectives.h
 
-/** How the elements are combined and dealt out. */
+/** Options of `reduceScatter`. */
 export interface ReduceScatterOptions {
-  /** Default: `'sum'`. */
+  /** How the elements are combined. Default `'sum'`. */
   operation?: Combination | undefined
   /**
-   * Elements for each rank [size], the same on every rank; their sum is the array's length. Default: as even as can be,
-   * the first ranks one more.
+   * How many elements each rank gets [size], the same list on every rank; their sum is the array's length. Default: as even
+   * as can be, the first ranks one more.
    */
   counts?: readonly number[] | undefined
 }
@@ -63,10 +63,10 @@ export interface ReduceScatterOptions {
  *
  * Sums are added in rank order, those of Float32Array in double precision: the same bits on every rank and from run to
  * run. If the ranks' calls differ, if one of them has no memory or ends early, every rank's call rejects with a
- * `MarginSoftmaxError` of code `ERR_DISTRIBUTED` that names the ranks, and so does every later call. So it is where a rank
- * does not answer for 10 minutes (`timeout`); after one minute a line on stderr names it. A group that is
- * idle does not keep the process alive. When the process ends it waits for the others to end too, unless it ends with an
- * error: then they are told, and `mpirun` ends all of them.
+ * `MarginSoftmaxError` of code `ERR_DISTRIBUTED` that names the ranks, and so does every later call. The same happens if a
+ * rank does not answer for 10 minutes (`timeout`); after one minute a line on stderr names it. An idle group does not keep
+ * the process alive. When the process ends, it waits for the others to end, too, unless it ends with an error: then it tells
+ * them, and `mpirun` ends all of them.
  */
 export class ProcessGroup {
   /** This process's number, 0 to size − 1. */
@@ -105,7 +105,7 @@ export class ProcessGroup {
     return this.#collective('allReduce', array, { combination: combinationIndex(operation) }, array)
   }
 
-  /** The arrays of all ranks, of whatever lengths, one after the other in rank order: a new array, the same on every rank. */
+  /** Gathers the arrays of all ranks, of any lengths, in rank order. Resolves with a new array, the same on every rank. */
   async allGather<T extends NumberArray>(array: T): Promise<T> {
     return this.#collective('allGather', array)
   }

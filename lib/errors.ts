@@ -5,9 +5,9 @@ import { isGone, isProxy, lengthOf, typeOf } from './internal/intrinsics'
  * finite. Misuse throws a `TypeError` (wrong type) or `RangeError` (wrong value) instead.
  */
 export class MarginSoftmaxError extends Error {
-  /** Of the class. */
+  /** Always `'MarginSoftmaxError'`. */
   override readonly name = 'MarginSoftmaxError'
-  /** `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`, `ERR_BUSY`, `ERR_DETACHED`, `ERR_FILE`, `ERR_NATIVE_MISSING`, `ERR_CUDA`, `ERR_UNAVAILABLE`, … */
+  /** Which failure it is; docs/failures.md lists all codes: `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`, `ERR_BUSY`, `ERR_DETACHED`, `ERR_FILE`, `ERR_NATIVE_MISSING`, `ERR_CUDA`, `ERR_UNAVAILABLE`, … */
   readonly code: string
 
   constructor(code: string, message: string, options?: { cause?: unknown }) {
@@ -26,7 +26,7 @@ export function wrongValue(what: string, name: string, value: unknown): RangeErr
   return new RangeError(`Expected ${what} for ${name} but received ${describe(value)}`)
 }
 
-/** Numbers in row `row` of `name` that are NaN or infinite. */
+/** The failure for a row of `name` that holds NaN or an infinite number. */
 export function notFinite(name: string, row: number | undefined): MarginSoftmaxError {
   return new MarginSoftmaxError(
     'ERR_NOT_FINITE',
@@ -34,7 +34,7 @@ export function notFinite(name: string, row: number | undefined): MarginSoftmaxE
   )
 }
 
-/** Memory that the system did not give. */
+/** The failure for memory that the system refused. */
 export function outOfMemory(name: string, bytes: number | bigint): MarginSoftmaxError {
   return new MarginSoftmaxError(
     'ERR_OUT_OF_MEMORY',
@@ -42,7 +42,7 @@ export function outOfMemory(name: string, bytes: number | bigint): MarginSoftmax
   )
 }
 
-/** An array of the caller's that was transferred or resized while asynchronous work needed it. */
+/** The failure for an array of the caller's that was transferred or resized while asynchronous work needed it. */
 export function detached(name: string): MarginSoftmaxError {
   return new MarginSoftmaxError(
     'ERR_DETACHED',

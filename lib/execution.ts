@@ -6,24 +6,29 @@ import { instructionSets, native, succeeded } from './internal/native'
 
 /** How a computation is to run. */
 export interface ExecutionOptions {
-  /** Threads of the CPU, 1 to 1023. Default: `MARGIN_SOFTMAX_THREADS` of the environment, or as many as the process may use. */
+  /** Threads of the CPU, 1 to 1023. Default: `MARGIN_SOFTMAX_THREADS` in the environment, or as many as the process may use. */
   threads?: number | undefined
   /**
-   * Where to compute. `'auto'` (default) is the first usable GPU where there is one, else the CPU; the environment's
-   * `MARGIN_SOFTMAX_DEVICE` says otherwise. `'cuda'` is the first usable GPU, `'cuda:1'` that one. See `devices()`.
+   * Where to compute. `'auto'` (default) is the first usable GPU, or the CPU if there is none; `MARGIN_SOFTMAX_DEVICE` in the
+   * environment replaces it. `'cuda'` is the first usable GPU, `'cuda:1'` the GPU of that index. See `devices()`.
    */
   device?: DeviceName | undefined
   /**
-   * Of the matrix products; weights, norms, targets, losses and updates are float32 or better. `'float32'` (default) is
-   * exact to single precision on every device. `'bfloat16'` (7 bits of fraction) has gradients within about 5e-3 where
-   * embeddings are dense: on a CPU with AVX512-BF16 in some 0.55 of the time, on another slower than float32. `'tf32'` (10 bits,
-   * 1e-3) is for GPUs alone, from compute capability 8.0, as `'bfloat16'` is there. Where `dim` is below 128 both take three
-   * products for one and are within 1e-4, 1e-3 in a few dimensions. docs/half-precision.md says when bfloat16 is safe. `topK` is float32 always.
+   * The precision of the matrix products. Weights, norms, targets, losses and updates are float32 or better in all of them.
+   *
+   * - `'float32'` (default): exact to single precision, on every device.
+   * - `'bfloat16'` (7 bits of fraction): gradients within about 5e-3 where embeddings are dense. A CPU with AVX512-BF16 takes
+   *   about 0.55 of the time; another CPU is slower than in float32. GPUs need compute capability 8.0.
+   * - `'tf32'` (10 bits of fraction): gradients within about 1e-3, on GPUs of compute capability 8.0 alone.
+   *
+   * Where `dim` is below 128, the last two take three products for one and are within 1e-4, or 1e-3 in a few dimensions.
+   * `topK` always computes in float32. docs/half-precision.md says when bfloat16 is safe.
    */
   precision?: Precision | undefined
   /**
-   * Bytes of scratch memory on the CPU, at least 32 MiB (default 256 MiB), kept between calls. What the computation does not need
-   * keeps logits between the forward and the backward pass, which saves up to a quarter of the time; no bit depends on it.
+   * Bytes of scratch memory on the CPU, at least 32 MiB. Default 256 MiB. It is kept between calls. What the computation does
+   * not need holds logits between the forward and the backward pass, which saves up to a quarter of the time. No bit of a
+   * result depends on it.
    */
   workspace?: number | undefined
   /** Forces an instruction set of `instructionSets()`, and with it the CPU: for tests. */
@@ -54,7 +59,7 @@ function threadsOf(text: string): number {
   return integerFrom(Number(text), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
 }
 
-/** How a computation runs, as the addon takes it. */
+/** `ExecutionOptions` in the form that the addon takes. */
 export interface Execution {
   /** −1: the CPU; else the GPU's index. */
   device: number

@@ -37,7 +37,8 @@ import type { TopKResult } from './topk'
 
 /**
  * The class weights of a margin loss with their optimizer, resident in native memory. Embeddings and labels go in; the
- * loss and the embeddings' gradient come out; the weights' gradient is spent on their update and never stored.
+ * loss and the embeddings' gradient come out. The weights are updated within the backward pass, and their gradient is never
+ * stored.
  */
 export class MarginHead {
   #memory: HeadMemory
@@ -48,19 +49,19 @@ export class MarginHead {
     this.#memory = memory
   }
 
-  /** C. */
+  /** C, the number of classes; of a sharded head those of all ranks. */
   get classes(): number {
     return MarginHead.#of(this).#memory.settings.classes
   }
-  /** D. */
+  /** D, the length of an embedding. */
   get dim(): number {
     return MarginHead.#of(this).#memory.settings.dim
   }
-  /** The margin at full size. */
+  /** The margin as it is after the warm-up. */
   get margin(): Margin {
     return MarginHead.#of(this).#memory.settings.margin
   }
-  /** What updates the weights. */
+  /** The optimizer that updates the weights. */
   get optimizer(): Optimizer {
     return MarginHead.#of(this).#memory.settings.optimizer
   }
@@ -68,11 +69,11 @@ export class MarginHead {
   get device(): DeviceName {
     return deviceName(MarginHead.#of(this).#memory.execution.device)
   }
-  /** Of the matrix products. */
+  /** The precision of the matrix products. */
   get precision(): Precision {
     return precisionName(MarginHead.#of(this).#memory.execution.precision)
   }
-  /** What the ranks of a sharded head exchange over, and why; undefined without a group. See docs/many-processes.md. */
+  /** The way in which the ranks of a sharded head exchange data, and why; undefined without a group. See docs/many-processes.md. */
   get exchange(): Exchange | undefined {
     return MarginHead.#of(this).#memory.exchange
   }
@@ -80,29 +81,29 @@ export class MarginHead {
   get shard(): Readonly<ClassRun> {
     return MarginHead.#of(this).#memory.shard
   }
-  /** The name of each class [C], frozen; undefined without names. On every rank those of all classes. */
+  /** The name of each class [C], frozen; undefined without names. Every rank has those of all classes. */
   get classNames(): readonly string[] | undefined {
     return MarginHead.#of(this).#memory.classNames
   }
-  /** A copy of what each class counts in the loss [C], of a sharded head that of all classes; undefined without `classWeights`. */
+  /** A copy of the classes' weights in the loss [C]; undefined without `classWeights`. Every rank has those of all classes. */
   get classWeights(): Float32Array | undefined {
     return MarginHead.#of(this).#memory.classWeights?.slice()
   }
-  /** What the class weights are stored in. */
+  /** The type in which the class weights are stored. */
   get weightStorage(): WeightStorage {
     return MarginHead.#of(this).#memory.settings.weightStorage
   }
-  /** Updates made so far. */
+  /** The number of updates made so far. */
   get iteration(): number {
     return native().headIteration(MarginHead.#of(this).#memory.native)
   }
-  /** By `dispose`, or because its GPU failed in the middle of an update. */
+  /** Whether the head is gone: by `dispose`, or because its GPU failed in the middle of an update. */
   get disposed(): boolean {
     return MarginHead.#of(this).#disposed || native().headDisposed(this.#memory.native)
   }
 
   /**
-   * A new head. First values (`weights`) are not copied: leave them alone until the promise settles.
+   * Makes a new head. First values (`weights`) are not copied: leave them alone until the promise settles.
    * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE` for weights that
    *   are NaN or infinite once stored, `ERR_DETACHED` for weights that were transferred meanwhile
    */
@@ -111,12 +112,12 @@ export class MarginHead {
   }
 
   /**
-   * One training step: loss, the embeddings' gradient, and the update of the weights.
-   * Steps run in the order of the calls, off the JavaScript thread; embeddings and labels are copied when it is called.
-   * A step that fails (not finite embeddings among the reasons) leaves weights, state and iteration as they were; only
-   * where a GPU fails in the middle of an update is the head lost: it counts as disposed of, and the error says so.
-   * On the CPU one step takes at most some 3,500 rows of 512 numbers (proportionally more of fewer): the error says how
-   * many.
+   * Makes one training step: computes the loss and the embeddings' gradient, and updates the weights.
+   *
+   * Steps run in the order of the calls, off the JavaScript thread. Embeddings and labels are copied when it is called.
+   * A step that fails, as with embeddings that are not finite, leaves weights, state and iteration as they were. Only if a
+   * GPU fails in the middle of an update is the head lost: it is then disposed of, and the error says so. On the CPU one step
+   * takes at most about 3,500 rows of 512 numbers, and more of shorter rows; the error says how many.
    * @param embeddings [B,D]
    * @param labels [B]
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`,
@@ -139,7 +140,7 @@ export class MarginHead {
     return MarginHead.#of(this).#workSync(embeddings, labels, given, true) as StepResult<Choice>
   }
 
-  /** Loss and statistics of a batch without an update. */
+  /** Computes loss and statistics of a batch without an update. */
   async evaluate(embeddings: FloatArray, labels: LabelArray): Promise<EvaluateResult> {
     return MarginHead.#of(this).#work(embeddings, labels, { gradInput: false }, false)
   }
@@ -150,8 +151,8 @@ export class MarginHead {
   }
 
   /**
-   * The k best classes of each row: cosines, or raw scores for `softmaxMargin()`. Where its `signal` is aborted it rejects
-   * at once: work that waits is not begun, work that runs stops after its block of classes.
+   * Finds the k best classes of each row, by cosine, or by raw score for `softmaxMargin()`. If its `signal` is aborted, it
+   * rejects at once: work that waits does not begin, and work that runs stops after its block of classes.
    */
   async topK(embeddings: FloatArray, k = 1, given?: SignalOptions): Promise<TopKResult> {
     MarginHead.#of(this).#alive()
@@ -185,24 +186,26 @@ export class MarginHead {
     return outputs
   }
 
-  /** A copy of the class weights [C,D] (of a sharded head this rank's, [shard.count,D]), once nothing of this head runs. */
+  /** Copies the class weights [C,D], of a sharded head this rank's [shard.count,D]. Waits for work of this head that runs. */
   weights(): Float32Array {
     return MarginHead.#of(this).#copy('weight', this.shard.count * this.dim)
   }
 
-  /** A copy of the bias [C] (of a sharded head this rank's), or undefined without one. */
+  /** Copies the bias [C], of a sharded head this rank's; undefined without one. */
   bias(): Float32Array | undefined {
     return MarginHead.#of(this).#memory.settings.bias ? this.#copy('bias', this.shard.count) : undefined
   }
 
   /**
-   * Writes weights, optimizer state and settings to a safetensors file: training that is loaded from it goes on with the
-   * same bits. Waits for the steps called before; those called meanwhile wait for it. The file appears whole or not at all,
-   * with a checksum of each tensor; a link and the old file's mode stay (docs/checkpoints.md).
-   * Of a sharded head each rank writes a file of its own beside it, and the file of this name is a JSON index of them:
-   * give every rank the same path, on a file system that all of them see.
-   * Where its `signal` is aborted it rejects with the reason, and the old file stays: at once while it waits, after 16 MiB
-   * at most while it writes. Not of a sharded head, whose ranks save together.
+   * Writes weights, optimizer state and settings to a safetensors file. A training run that is loaded from it continues with
+   * the same bits. The save waits for the steps called before, and steps called meanwhile wait for it. The file appears whole
+   * or not at all, with a checksum of each tensor; a link and the old file's mode stay (docs/checkpoints.md).
+   *
+   * Each rank of a sharded head writes a file of its own beside it, and the file of this name is a JSON index of them. Give
+   * every rank the same path, on a file system that all of them see.
+   *
+   * If its `signal` is aborted, it rejects with the reason, and the old file stays: at once while it waits, within 16 MiB
+   * while it writes. A sharded head takes no signal, because its ranks save together.
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
    */
   async save(path: string, given?: SignalOptions): Promise<void> {
@@ -213,11 +216,11 @@ export class MarginHead {
   }
 
   /**
-   * Changes how the head trains from its next step on: margin, optimizer, sampling, filter, … (`HeadChanges`). It takes its
-   * turn in the order of the calls, as a step does; the head's properties tell what holds once the promise has settled.
-   * An optimizer of the same kind goes on from the state that there is; the state of another kind begins at zero, as does
-   * momentum where there was none. A failure changes nothing. Of a sharded head every rank calls it with the same options,
-   * and the optimizer must need the same state: `load` takes any.
+   * Changes how the head trains from its next step on: margin, optimizer, sampling, filter, … (`HeadChanges`). It waits its
+   * turn in the order of the calls, as a step does; the head's properties have the new values once the promise has settled.
+   * An optimizer of the same kind keeps the state that there is. The state of another kind begins at zero, as does momentum
+   * where there was none. A failure changes nothing. Every rank of a sharded head calls it with the same options, and the
+   * optimizer must need the same state; `load` takes any.
    * @example await head.set({ interclassFilter: 0.5, optimizer: sgd({ learningRate: 0.01, momentum: 0.9 }) })
    * @throws TypeError, RangeError for options, also those that contradict the head; MarginSoftmaxError `ERR_OUT_OF_MEMORY`,
    *   `ERR_DISPOSED`, `ERR_UNAVAILABLE`
@@ -232,11 +235,12 @@ export class MarginHead {
   }
 
   /**
-   * Adds classes after those that there are, which keep weights and optimizer state; the new ones' state is zero, and the
-   * iteration goes on. AdamW divides by what a state of that age would hold: a new class's first step is up to
+   * Adds classes behind the existing ones, which keep weights and optimizer state. The state of the new ones is zero, and the
+   * iteration continues. AdamW divides by what a state of that age would hold, so a new class's first step is up to
    * (1 − β1)/√(1 − β2) times the learning rate, 3.2 by default.
-   * It takes its turn as a step does; leave `weights` and `classNames` alone until the promise settles. A new head is made
-   * beside the old one, so that both take memory meanwhile, and a failure changes nothing. Not of a sharded head.
+   *
+   * It waits its turn as a step does. Leave `weights` and `classNames` alone until the promise settles. A new head is made
+   * beside the old one, so both take memory meanwhile, and a failure changes nothing. A sharded head refuses.
    * @param count how many
    * @param given their first weights [count,D] (`classMeans` makes some), and their names
    * @returns where they are
@@ -274,10 +278,12 @@ export class MarginHead {
   }
 
   /**
-   * A head from a file that `save` wrote. Threads, workspace, device and group may be given anew: what R ranks saved,
-   * R′ ranks or a single process load. So may `weightStorage`: weights of a float32 file are rounded to the nearest
-   * bfloat16, those of a bfloat16 file go into float32 as they are. Else it is the file's. How it trains may change as by
-   * `set`: what the file has of the optimizer's state is read where the new one has the same, else it begins at zero.
+   * Loads a head from a file that `save` wrote. Its options are the file's, but for:
+   *
+   * - threads, workspace, device and group: any number of ranks loads what any other number saved;
+   * - `weightStorage`: float32 weights are rounded to the nearest bfloat16, bfloat16 weights go into float32 as they are;
+   * - how it trains, as by `set`: optimizer state that the file has and the new optimizer needs is read, the rest begins at
+   *   zero.
    * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind,
    *   `ERR_OUT_OF_MEMORY`
    */
@@ -286,8 +292,8 @@ export class MarginHead {
   }
 
   /**
-   * Gives the native memory back at once rather than when the garbage collector comes by, and waits for nothing. A step
-   * that has begun ends as it would, and the memory goes with it; one that waits rejects. Later calls throw.
+   * Frees the native memory at once, without waiting for the garbage collector. A step that has begun still finishes, and
+   * the memory is freed with it; a step that waits rejects. Later calls throw.
    */
   dispose(): void {
     if (MarginHead.#of(this).#disposed) return
@@ -351,7 +357,7 @@ export class MarginHead {
     return copy
   }
 
-  /** Lets go of the old arrays. */
+  /** Frees the old arrays. */
   #replace(memory: HeadMemory): void {
     const disposed = this.disposed // meanwhile
     native().headDispose(this.#memory.native)

@@ -13,8 +13,8 @@ import { isRecord } from './internal/intrinsics'
 import { native, succeeded } from './internal/native'
 
 /**
- * A margin: what a loss does to the target's cosine before the softmax. A plain, serialisable value; make one with the
- * factories below. θ is the angle between an embedding and its class's weights, ψ what takes the place of cos θ.
+ * What a loss does to the target's cosine before the softmax: a plain, serialisable value made by a factory such as
+ * `arcface()`. θ is the angle between an embedding and its class's weights; ψ(θ) takes the place of cos θ.
  */
 export type Margin =
   | SoftmaxMargin
@@ -42,7 +42,7 @@ export interface CosFaceMargin {
   readonly name: 'cosface'
   /** s > 0, the factor of every cosine. */
   readonly scale: number
-  /** What the target's cosine loses. */
+  /** Subtracted from the target's cosine. */
   readonly margin: number
 }
 /** Made by `arcface()`. */
@@ -51,7 +51,7 @@ export interface ArcFaceMargin {
   readonly name: 'arcface'
   /** s > 0, the factor of every cosine. */
   readonly scale: number
-  /** What the target's angle gains, in radians from 0 to π. */
+  /** Added to the target's angle, in radians from 0 to π. */
   readonly margin: number
   /** Whether targets more than π/2 away have no margin, in place of the line cos θ − margin·sin(margin) beyond π − margin. */
   readonly easyMargin: boolean
@@ -64,16 +64,16 @@ export interface CombinedMargin {
   readonly scale: number
   /** Factor of the target's angle, ≥ 0. */
   readonly m1: number
-  /** What is added to the target's angle, in radians. */
+  /** Added to the target's angle, in radians. */
   readonly m2: number
-  /** What is taken from the target's cosine. */
+  /** Subtracted from the target's cosine. */
   readonly m3: number
 }
 /** Made by `sphereface()`. */
 export interface SphereFaceMargin {
   /** Tells the margins apart. */
   readonly name: 'sphereface'
-  /** s > 0, the factor of every cosine, or `'norm'`: of row i ‖x_i‖, through which the gradient goes, too. */
+  /** s > 0, the factor of every cosine; or `'norm'`: row i has the scale ‖x_i‖, and the gradient flows through it, too. */
   readonly scale: number | 'norm'
   /** Factor of the target's angle, an integer from 0 to 5. */
   readonly m: number
@@ -81,11 +81,11 @@ export interface SphereFaceMargin {
   readonly base: number
   /** How soon λ falls, ≥ 0 per step. */
   readonly gamma: number
-  /** Of 1/(1 + gamma·iteration), ≥ 0. */
+  /** Exponent of 1/(1 + gamma·iteration) in λ, ≥ 0. */
   readonly power: number
   /** λ falls no lower than this, ≥ 0. */
   readonly lambdaMin: number
-  /** Steps that λ has been falling for already, an integer from 0. */
+  /** For how many steps λ has been falling already, an integer from 0. */
   readonly iteration: number
 }
 
@@ -194,7 +194,7 @@ const factories = {
 /** The names of all margins. */
 export const marginNames = Object.keys(factories) as Margin['name'][]
 
-/** A margin checked and in the form that native code takes: its kind and its parameters in the order of native/formulas/margin.h. */
+/** Checks a margin and encodes it for native code: its kind, and its parameters in the order of native/formulas/margin.h. */
 export function encodeMargin(value: unknown): {
   margin: Margin
   marginKind: number

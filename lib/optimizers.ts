@@ -2,7 +2,7 @@ import { wrongType } from './errors'
 import { boolean, numberFrom, oneOf, options, type ParametersOf } from './internal/check'
 import { isRecord } from './internal/intrinsics'
 
-/** How a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
+/** Says how a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
 export type Optimizer = SgdOptimizer | AdamWOptimizer
 
 /** Made by `sgd()`. Its state is one array [C,D] where there is momentum. */
@@ -13,9 +13,9 @@ export interface SgdOptimizer {
   readonly learningRate: number
   /** Share of the last step's direction that is kept, from 0 to 1. */
   readonly momentum: number
-  /** Whether the gradient is taken where the momentum leads. */
+  /** Whether the gradient is taken at the point to which the momentum leads (Nesterov). */
   readonly nesterov: boolean
-  /** ≥ 0. Times the weight, it is added to the gradient. A bias decays, too. */
+  /** ≥ 0. weightDecay·weight is added to the gradient. A bias decays, too. */
   readonly weightDecay: number
 }
 
@@ -25,18 +25,18 @@ export interface AdamWOptimizer {
   readonly name: 'adamw'
   /** ≥ 0; a step may be given another. */
   readonly learningRate: number
-  /** Of the mean of the gradients, from 0 to below 1. */
+  /** Decay of the running mean of the gradients, from 0 to below 1. */
   readonly beta1: number
-  /** Of the mean of their squares, from 0 to below 1. */
+  /** Decay of the running mean of their squares, from 0 to below 1. */
   readonly beta2: number
-  /** ≥ 0, added to the root of that mean. */
+  /** Added to the square root of that mean, ≥ 0. */
   readonly epsilon: number
-  /** ≥ 0. Times the learning rate, the share of a weight that goes at each step. */
+  /** ≥ 0. Each step takes learningRate·weightDecay of every weight away. */
   readonly weightDecay: number
 }
 
 /**
- * Stochastic gradient descent; arithmetic of torch.optim.SGD with dampening 0.
+ * Stochastic gradient descent, with the arithmetic of torch.optim.SGD at dampening 0.
  * @param parameters `learningRate` ≥ 0, default 0.1; `momentum` from 0 to 1, default 0; `nesterov`, default false;
  *   `weightDecay` ≥ 0, default 0
  */
@@ -53,7 +53,7 @@ export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
 }
 
 /**
- * Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101); arithmetic of torch.optim.AdamW.
+ * Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101), with the arithmetic of torch.optim.AdamW.
  * @param parameters `learningRate` ≥ 0, default 0.001; `beta1`, default 0.9, and `beta2`, default 0.999, from 0 to below 1;
  *   `epsilon` ≥ 0, default 1e-8; `weightDecay` ≥ 0, default 0.01
  */

@@ -21,20 +21,20 @@ import { type Reduction, reductions, upstream } from './loss'
 import { type Gradient, type GradientChoice, outputArray, resultArray } from './outputs'
 
 /**
- * How a function over given numbers runs. `device: 'auto'` is the CPU here: one pass over memory takes less time than the
- * trip to a GPU and back. `'cuda'` computes there all the same.
+ * Options that say how a function of given numbers runs. `device: 'auto'` is the CPU here, because one pass over memory takes
+ * less time than the way to a GPU and back. `'cuda'` computes on the GPU all the same.
  */
 export type RowExecution = Pick<ExecutionOptions, 'device' | 'threads' | 'instructionSet'>
 
 const rowExecution = ['device', 'threads', 'instructionSet'] as const
 
-/** How a function of each element runs, and where its result goes. */
+/** Options of a function of each element: how it runs, and where its result goes. */
 export interface ElementwiseOptions extends RowExecution {
   /** An array to fill with the result and to return. */
   out?: Float32Array | undefined
 }
 
-/** As `ElementwiseOptions`, for functions over the last axis of [rows, classes]. */
+/** Options of a function over the last axis of [rows, classes]. */
 export interface RowOptions extends ElementwiseOptions {
   /** Length of a row. Default: the whole array is one row. */
   classes?: number | undefined
@@ -116,7 +116,7 @@ function perRow(
 }
 
 /**
- * Information content −log p of every element, in nats. I(0) = +∞; of a negative number NaN.
+ * Computes the information content −log p of every element, in nats. I(0) = +∞; a negative number gives NaN.
  *
  * @param p probabilities of any shape; a Float64Array is rounded to single precision
  * @param options `out` may be p itself
@@ -128,7 +128,7 @@ export function informationContent(p: FloatArray, options?: ElementwiseOptions):
 }
 
 /**
- * Entropy H(p) = −Σ p log p of every row, in nats; 0·log 0 = 0. Rows are not checked to add up to 1.
+ * Computes the entropy H(p) = −Σ p log p of every row, in nats, with 0·log 0 = 0. Rows are not checked to add up to 1.
  *
  * @param p [rows, classes]; a Float64Array is rounded to single precision
  * @returns [rows]
@@ -139,8 +139,8 @@ export function entropy(p: FloatArray, options?: RowOptions): Float32Array {
 }
 
 /**
- * Kullback–Leibler divergence D(p‖q) = Σ p log(p/q) of every row, in nats: +∞ where q = 0 < p, and nothing is added where
- * p = 0. Computed in double precision, because the terms cancel where q is near p.
+ * Computes the Kullback–Leibler divergence D(p‖q) = Σ p log(p/q) of every row, in nats. It is +∞ if q = 0 < p anywhere, and
+ * a term with p = 0 adds nothing. It works in double precision, because the terms cancel where q is near p.
  *
  * @param p [rows, classes]; a Float64Array is rounded to single precision
  * @param q [rows, classes]
@@ -152,8 +152,8 @@ export function klDivergence(p: FloatArray, q: FloatArray, options?: RowOptions)
 }
 
 /**
- * Cross-entropy H(p, q) = −Σ p log q of every row of two distributions, in nats: +∞ where q = 0 < p, and nothing is added
- * where p = 0. For a loss from logits see `crossEntropyLoss`.
+ * Computes the cross-entropy H(p, q) = −Σ p log q of every row of two distributions, in nats. It is +∞ if q = 0 < p anywhere,
+ * and a term with p = 0 adds nothing. For a loss from logits see `crossEntropyLoss`.
  *
  * @param p [rows, classes]; a Float64Array is rounded to single precision
  * @param q [rows, classes]
@@ -165,9 +165,9 @@ export function crossEntropy(p: FloatArray, q: FloatArray, options?: RowOptions)
 }
 
 /**
- * Softmax of every row, with the row's maximum taken out first, so that no logit is too large; probabilities below the
- * range of single precision become denormal numbers, then 0. A logit of −∞ gives 0; a row that holds NaN or +∞, or
- * nothing but −∞, gives NaN.
+ * Computes the softmax of every row. The row's maximum is subtracted first, so that no logit is too large. Probabilities
+ * below the range of single precision become denormal numbers, then 0. A logit of −∞ gives 0; a row that holds NaN or +∞,
+ * or nothing but −∞, gives NaN.
  *
  * @param logits [rows, classes]; a Float64Array is rounded to single precision
  * @param options `out` may be logits itself
@@ -178,12 +178,12 @@ export function softmax(logits: FloatArray, options?: RowOptions): Float32Array 
   return elementwise('softmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
 }
 
-/** Logarithm of `softmax`, computed without it: log probabilities that softmax would round to 0 stay what they are. */
+/** Computes the logarithm of the softmax without the softmax, so log probabilities that it would round to 0 stay exact. */
 export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Array {
   return elementwise('logSoftmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
 }
 
-/** Which loss of given logits, and what to compute of it. */
+/** Options of `crossEntropyLoss`. */
 export interface CrossEntropyLossOptions<Choice extends GradientChoice = GradientChoice>
   extends RowExecution {
   /** C. Default: as many logits as there are for each label; with probabilities the whole array is one row. */
@@ -228,7 +228,7 @@ export const crossEntropyOptions = [
 ] as const
 
 /**
- * Cross-entropy loss of given logits, with its gradient:
+ * Computes the cross-entropy loss of given logits, with its gradient:
  * loss_i = −Σ_j weight_j · t_ij · log softmax(logits_i)_j, where t_i is the label's class or the row of probabilities,
  * smoothed. A class with t = 0 adds nothing, whatever its logit. A mean over no weight at all is 0, with gradient 0.
  * Synchronous; a batch's logits are read once from memory. `device: 'auto'` is the CPU: see `RowExecution`.

@@ -42,9 +42,9 @@ export type MarginLossOptions = Omit<
   'gradOutput' | 'losses' | 'gradInput' | 'gradWeight' | 'gradBias'
 >
 
-/** Of one training step of a head. */
+/** Options of `headLoss`: of one training step of a head. */
 export interface HeadLossOptions {
-  /** Learning rate of this step of the head; by default the one of the head's optimizer. */
+  /** The learning rate of this step of the head. Default: that of the head's optimizer. */
   learningRate?: number | undefined
   /** Called with the head's result (loss, losses, stats) as soon as the head has made its step. */
   onStep?: ((step: StepResult) => void) | undefined
@@ -70,7 +70,7 @@ export interface Adapter {
     options: MarginLossOptions & { reduction: 'none' },
     bias?: core.Tensor1D
   ): core.Tensor1D
-  /** As above, reduced to a scalar. */
+  /** The same, reduced to a scalar. */
   marginLoss(
     input: core.Tensor2D,
     weight: core.Tensor2D,

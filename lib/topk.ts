@@ -4,10 +4,10 @@ import { type NativeResult, native, succeeded, watched } from './internal/native
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
 
-/** Rows to be compared with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
+/** Rows to compare with all classes: `input` [B,D], `weight` [C,D], `dim` D, and `bias` [C] for `softmaxMargin()`. */
 export type TopKBatch = Omit<Batch, 'labels'>
 
-/** How many classes, and by which score. */
+/** Options of `topK`: how many classes, and by which score. */
 export interface TopKOptions extends ExecutionOptions {
   /** How many classes per row, from 1 to C. Default 1. */
   k?: number | undefined
@@ -56,7 +56,7 @@ export function topKArrays(rows: number, k: number): TopKResult {
 }
 
 /**
- * The k classes that score best for each row, without a B×C result: for accuracy and for retrieval.
+ * Finds the k classes that score best for each row, without a B×C result: for accuracy and for retrieval.
  * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`
  */
 export async function topK(batch: TopKBatch, options?: TopKOptions): Promise<TopKResult> {

@@ -12,7 +12,7 @@ import {
   type VerificationRequest,
 } from './internal/verification-request'
 
-/** What a threshold does: a pair is accepted where its score is at least the threshold. */
+/** A threshold and its rates. A pair is accepted if its score is at least the threshold. */
 export interface OperatingPoint {
   /** The false accept rate that was asked for. */
   limit: number
@@ -26,13 +26,13 @@ export interface OperatingPoint {
 
 /** The protocol of Labeled Faces in the Wild: on each fold, the accuracy of the threshold that is best on the others. */
 export interface Folds {
-  /** Of each fold, under its threshold. */
+  /** The accuracy of each fold under its threshold. */
   accuracies: Float64Array
-  /** Of each fold: the one that is best on the others. */
+  /** The threshold of each fold: the one that is best on the other folds. */
   thresholds: Float64Array
-  /** Of the folds. */
+  /** The mean of the accuracies. */
   meanAccuracy: number
-  /** Of the accuracies, √(Σ(a − mean)²/folds). */
+  /** The standard deviation of the accuracies, √(Σ(a − mean)²/folds). */
   standardDeviation: number
 }
 
@@ -40,16 +40,16 @@ export interface Folds {
 export interface VerificationResult {
   /** How many pairs there were of either kind. */
   pairs: {
-    /** Of one class. */
+    /** Pairs of one class. */
     same: number
-    /** Of two classes. */
+    /** Pairs of two classes. */
     different: number
   }
   /** The chance that a pair of one class scores above a pair of different ones, equal scores counting one half. */
   areaUnderCurve: number
-  /** The chance that the two score the same: where it is not small, the scores can't tell many pairs apart. */
+  /** The chance that the two score the same. If it is not small, the scores cannot tell many pairs apart. */
   ties: number
-  /** Where false accepts are as frequent as false rejects, on the straight line between two thresholds. */
+  /** The rate at which false accepts are as frequent as false rejects, on the straight line between two thresholds. */
   equalErrorRate: number
   /** The threshold there. */
   equalErrorThreshold: number
@@ -79,21 +79,21 @@ export interface VerificationResult {
     from: number
     /** 1 for cosines; the highest of scores that were given. */
     to: number
-    /** Of pairs of one class [128]. */
+    /** Counts of pairs of one class [128]. */
     same: Float64Array
-    /** Of pairs of two classes [128]. */
+    /** Counts of pairs of two classes [128]. */
     different: Float64Array
   }
-  /** With a list of pairs. */
+  /** The accuracy over folds; with a list of pairs alone. */
   folds?: Folds
-  /** With a list of pairs: their scores [P]. */
+  /** The scores of a list of pairs [P]. */
   scores?: Float64Array
   /** How many embeddings are zeros: without a direction, they score 0 with every other. Absent where scores were given. */
   zeroRows?: number
 }
 
 /**
- * How well cosines tell pairs of one class from pairs of different ones: area under the ROC curve, equal error rate, minimum
+ * Measures how well cosines tell pairs of one class from pairs of different ones: area under the ROC curve, equal error rate, minimum
  * detection cost, true accept rates at given false accept rates, best thresholds, and for lists the accuracy over folds.
  *
  * With labels every pair of rows i < j is judged, blocked: 200 million pairs of 20,000 rows, without a matrix of them. With
@@ -131,8 +131,8 @@ export function verificationSync(
 }
 
 /**
- * The same figures of scores that exist already: whatever computed them, a higher one must mean that a pair rather belongs
- * together (take distances negative). Scores are compared in double precision, as they are.
+ * Computes the same figures from scores that exist already. A higher score must mean that a pair rather belongs together:
+ * take distances negative. Scores are compared in double precision, as they are.
  *
  * @param scores [P]
  * @param same [P]

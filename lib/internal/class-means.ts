@@ -14,7 +14,7 @@ import {
 import { defaultSeed } from './head-settings'
 import { seededRandom } from './random'
 
-/** Which classes, and what stands for none. */
+/** Options of `classMeans`. */
 export interface ClassMeansOptions {
   /** C. */
   classes: number
@@ -27,9 +27,9 @@ export interface ClassMeansOptions {
 }
 
 /**
- * The mean direction of each class's embeddings, of length 1: first weights for a head, or for classes that are added to
- * one, that need not find their place from random ones. Each embedding counts with length 1. A class of which there is no
- * row, or whose rows cancel each other, gets a random direction.
+ * Computes the mean direction of each class's embeddings, of length 1: first weights for a head, or for classes that are
+ * added to one. Each embedding counts with length 1. A class without rows, or whose rows cancel each other, gets a random
+ * direction.
  * @param embeddings [N,D]; a row of zeros adds nothing
  * @param labelsOf the class of each row [N], from 0 to C − 1, or `ignoreIndex`
  * @returns [C,D]
@@ -73,7 +73,7 @@ export function classMeans(
   return means
 }
 
-/** Below it a sum of directions is the rounding of rows that cancel each other. */
+/** Below this length, a sum of directions is only the rounding of rows that cancel each other. */
 const leastLength = 1e-6
 
 /** In double precision: squares of single-precision numbers neither overflow nor vanish. */

@@ -1,16 +1,16 @@
-// What a rank says when others keep it waiting, and for how long it waits. The native side gives a wait up by itself; this
+// Says how long a rank waits for the others, and what it prints while it does. The native side gives a wait up by itself; this
 // side looks on while one goes on, since native code prints nothing.
 import { writeSync } from 'node:fs'
 import { MarginSoftmaxError, wrongType, wrongValue } from '../errors'
 import { options } from './check'
 import { type NativeGroup, succeeded } from './native'
 
-/** How long a rank waits for the others. */
+/** Options of `processGroup`: how long a rank waits for the others. */
 export interface ProcessGroupOptions {
   /**
-   * Milliseconds for which this rank waits for others that send nothing: because they compute something else, are stopped, or
-   * cannot be reached any more. Then every rank's call rejects with `ERR_DISTRIBUTED` and names them. `Infinity` waits for
-   * ever. Default: `MARGIN_SOFTMAX_GROUP_TIMEOUT` of the environment, or 600,000 (10 minutes).
+   * Milliseconds for which this rank waits for others that send nothing, because they compute something else, are stopped or
+   * cannot be reached. After that every rank's call rejects with `ERR_DISTRIBUTED` and names them. `Infinity` waits for ever.
+   * Default: `MARGIN_SOFTMAX_GROUP_TIMEOUT` in the environment, or 600,000 (10 minutes).
    */
   timeout?: number | undefined
   /** Milliseconds of waiting after which a line on stderr names the ranks and the call. Default: 60,000. */
@@ -20,10 +20,10 @@ export interface ProcessGroupOptions {
 const defaults = { timeout: 600_000, warnAfter: 60_000 }
 /** The native side gives up at the timeout. What it cannot give up (MPI's own start and end) is given up so much later. */
 const grace = 5000
-/** How often a wait is looked at, at most. */
+/** The longest time between two looks at a wait, in milliseconds. */
 const lookingEvery = 1000
 
-/** How long a process waits, and what it has said of that. */
+/** A process that waits for others: for how long it may, and what it has said so far. */
 export class Waiting {
   #timeout: number
   #warnAfter = defaults.warnAfter
@@ -52,7 +52,7 @@ export class Waiting {
     if (this.#timer) this.watch()
   }
 
-  /** From now on looks whether others keep this rank waiting. Keeps no process alive. */
+  /** Begins to look, at intervals, whether others keep this rank waiting. Keeps no process alive. */
   watch(): void {
     clearInterval(this.#timer)
     this.#timer = setInterval(() => this.#look(), this.#interval)

@@ -1,4 +1,4 @@
-// What verification is asked, checked and in the form that native code takes.
+// Checks the arguments of verification and makes the request that native code takes.
 
 import { wrongType, wrongValue } from '../errors'
 import { type ExecutionOptions, execution } from '../execution'
@@ -25,18 +25,18 @@ import { isGone, isList, isObject, lengthOf, typeOf } from './intrinsics'
 export interface PairList {
   /** Rows of the embeddings [P,2], from 0. Default: rows 2p and 2p + 1 are pair p. */
   pairs?: LabelArray | undefined
-  /** Of each pair [P]: true or 1 where both rows are of one class, false or 0 where they are not. */
+  /** The answer for each pair [P]: true or 1 if both rows are of one class, else false or 0. */
   same: LabelArray | readonly boolean[]
 }
 
-/** Whether a pair belongs together, of each pair [P]: true or 1 where both are of one class, else false or 0. */
+/** The answers for pairs [P]: true or 1 if both rows are of one class, else false or 0. */
 export type Answers = PairList['same']
 
-/** How scores are judged. */
+/** Options that say how scores are judged. */
 export interface ScoreOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
   /** The false accept rates, from 0 to 1, at which true accept rates are wanted. Default 1e-1, 1e-2 … 1e-6. */
   falseAcceptRates?: ArrayLike<number> | undefined
-  /** For lists of pairs: into how many runs of the list it is cut for `folds` of the result, or 0. Default 10, as for LFW. */
+  /** Into how many runs a list of pairs is cut for `folds` of the result; 0 for none. Default 10, as for LFW. */
   folds?: number | undefined
   /**
    * P_target of the detection cost: the prior probability that a pair belongs together, above 0 and below 1. Default 0.01,
@@ -47,11 +47,11 @@ export interface ScoreOptions extends Pick<ExecutionOptions, 'threads' | 'instru
   cMiss?: number | undefined
   /** C_FalseAlarm of the detection cost, above 0: what it costs to accept a pair that does not. Default 1. */
   cFalseAlarm?: number | undefined
-  /** Ends the work: the promise rejects with the signal's reason once no thread is at it any more. Asynchronous calls only. */
+  /** Ends the work: the promise rejects with the signal's reason once no thread works on it any more. Asynchronous calls only. */
   signal?: AbortSignal | undefined
 }
 
-/** How pairs of embeddings are judged. */
+/** Options that say how pairs of embeddings are judged. */
 export interface VerificationOptions extends ScoreOptions {
   /** D. Default: with labels, as many numbers as there are for each label; it must be given with a list of `pairs`. */
   dim?: number | undefined
@@ -108,7 +108,7 @@ export function requestOfScores(
 
 export type VerificationRequest = ReturnType<typeof requestOfPairs> | ReturnType<typeof requestOfScores>
 
-/** What all ways of asking have in common. */
+/** Checks the options that all kinds of verification share. */
 function judgementOf(known: Partial<ScoreOptions>) {
   const { pTarget = 0.01, cMiss = 1, cFalseAlarm = 1 } = known
   if (number(pTarget, 'pTarget') <= 0 || pTarget >= 1)
@@ -166,7 +166,7 @@ function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<Ve
   return { rows, dim, labels: checked }
 }
 
-/** The first −1, or −1. */
+/** The index of the first −1, or −1. */
 function indexOfIgnored(checked: Int32Array, count: number): number {
   for (let i = 0; i < count; i++) if (checked[i] === -1) return i
   return -1
@@ -193,7 +193,7 @@ function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<V
   }
 }
 
-/** `answers` is an array, of `count` elements. */
+/** Answers as 0 and 1. `answers` is an array of `count` elements. */
 function answersOf(answers: readonly unknown[], count: number): Uint8Array {
   const same = newArray(Uint8Array, count, 'same')
   for (let i = 0; i < count; i++) {
@@ -205,7 +205,7 @@ function answersOf(answers: readonly unknown[], count: number): Uint8Array {
   return same
 }
 
-/** Room for the folds of a list of so many pairs, where there are to be any. */
+/** Arrays for the folds of a list of `count` pairs, if there are to be folds. */
 function foldsOf(asked: number | undefined, count: number): Partial<Inputs> {
   const usual = count < usualFolds ? 0 : usualFolds
   const folds = asked === undefined ? usual : integerFrom(asked, 'folds', 0, count)
@@ -217,7 +217,7 @@ function foldsOf(asked: number | undefined, count: number): Partial<Inputs> {
   }
 }
 
-/** In double precision. A list's elements may be getters; a typed array stays the caller's. */
+/** The scores in double precision. A list's elements may be getters; a Float64Array stays the caller's. */
 function scoresOf(given: unknown): Float64Array {
   if (isFloatArray(given)) {
     if (isGone(given)) throw wrongValue('an array that has its memory', 'scores', given)
