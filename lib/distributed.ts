@@ -180,12 +180,12 @@ function arrayType(array: unknown): keyof typeof arrayTypes {
 
 const combinationIndex = (given: unknown) => combinations.indexOf(oneOf(given, 'operation', combinations))
 
-/** How many processes the launcher of Open MPI or MPICH says that it started together with this one. */
+/** The number of processes that the launcher of Open MPI or MPICH says it started together with this one. */
 const launcherSize = process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE
 const launched = Math.max(1, Number(launcherSize) || 1)
 const me = `rank ${process.env.OMPI_COMM_WORLD_RANK ?? process.env.PMI_RANK ?? 0} of ${launched}`
 
-// What the launcher says is inherited by processes that this one starts. They are no ranks.
+// Processes that this one starts inherit what the launcher says, but they are no ranks.
 const isRank =
   isMainThread && [undefined, String(process.pid)].includes(process.env.MARGIN_SOFTMAX_RANK_PROCESS)
 if (isRank && launcherSize) process.env.MARGIN_SOFTMAX_RANK_PROCESS = String(process.pid)

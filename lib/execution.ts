@@ -4,7 +4,7 @@ import { wrongValue } from './errors'
 import { integerFrom, oneOf } from './internal/check'
 import { instructionSets, native, succeeded } from './internal/native'
 
-/** How a computation is to run. */
+/** Options that say how a computation runs. */
 export interface ExecutionOptions {
   /** Threads of the CPU, 1 to 1023. Default: `MARGIN_SOFTMAX_THREADS` in the environment, or as many as the process may use. */
   threads?: number | undefined

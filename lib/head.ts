@@ -65,7 +65,7 @@ export class MarginHead {
   get optimizer(): Optimizer {
     return MarginHead.#of(this).#memory.settings.optimizer
   }
-  /** Where the weights lie and every step runs: `'cpu'`, `'cuda:0'`, … */
+  /** The device where the weights lie and every step runs: `'cpu'`, `'cuda:0'`, … */
   get device(): DeviceName {
     return deviceName(MarginHead.#of(this).#memory.execution.device)
   }

@@ -4,7 +4,7 @@ import { detached, wrongType } from './errors'
 import { floatsToFill, newArrayToFill } from './internal/check'
 import { copyInto, isFloat32, isShared, lengthOf } from './internal/intrinsics'
 
-/** Whether a gradient is computed, or an array to fill with it; undefined leaves that to the default. */
+/** Whether a gradient is computed, or an array to fill with it; undefined stands for the default. */
 export type GradientChoice = boolean | Float32Array | undefined
 
 /** A gradient in a result: undefined where it was switched off with `false`. */

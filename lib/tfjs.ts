@@ -27,7 +27,7 @@ export {
   type WasmGradientsOptions,
 } from './internal/tfjs-gradients'
 
-/** What the adapter needs of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
+/** The part of tfjs that the adapter needs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-node, or tfjs-core) has it. */
 export type Tensorflow = Pick<
   typeof core,
   'Tensor' | 'addN' | 'customGrad' | 'engine' | 'mul' | 'scalar' | 'tensor' | 'tidy' | 'zeros'

@@ -36,9 +36,9 @@ export interface Folds {
   standardDeviation: number
 }
 
-/** How well the scores tell pairs of one class from pairs of different ones. */
+/** Figures of how well scores tell pairs of one class from pairs of different ones. */
 export interface VerificationResult {
-  /** How many pairs there were of either kind. */
+  /** The numbers of pairs of either kind. */
   pairs: {
     /** Pairs of one class. */
     same: number
@@ -73,7 +73,7 @@ export interface VerificationResult {
   minimumDetectionCostThreshold: number
   /** One for each of `falseAcceptRates`. */
   operatingPoints: OperatingPoint[]
-  /** How many pairs of either kind score in each of 128 equal parts of [from, to], the last one with `to`. */
+  /** The numbers of pairs of either kind whose score is in each of 128 equal parts of [from, to], the last one with `to`. */
   histogram: {
     /** −1 for cosines, but if all are above 15/16 a number below them; the lowest of scores that were given. */
     from: number
@@ -88,7 +88,7 @@ export interface VerificationResult {
   folds?: Folds
   /** The scores of a list of pairs [P]. */
   scores?: Float64Array
-  /** How many embeddings are zeros: without a direction, they score 0 with every other. Absent where scores were given. */
+  /** The number of embeddings that are zeros: they have no direction and score 0 with every other. Absent for given scores. */
   zeroRows?: number
 }
 

@@ -85,7 +85,7 @@ function makeInputs({ rows, dim, classes }: BenchCase): BenchInputs {
   }
 }
 
-/** Of as many runs as a second has room for, at least three, after one that is not counted. */
+/** The median time of as many runs as fit into a second, at least three, after one that is not counted. */
 async function median(run: () => unknown): Promise<number> {
   await run()
   const times: number[] = []

@@ -1,4 +1,4 @@
-/** `info`: what runs here, and what would be needed for more. */
+/** `info`: reports what runs here, and what more would need. */
 import os from 'node:os'
 import type { Command } from 'commander'
 import { type Device, devices, ncclState } from '../devices'

@@ -39,7 +39,7 @@ interface Contents {
   head?: Settings & { iteration: number; norms: Norms; classNames?: readonly string[] }
   /** Whether the head's files have checksums. Those that they have were right. */
   checksums?: boolean
-  /** What saves of this path left that did not end. */
+  /** Temporary files that unfinished saves of this path left behind. */
   leftovers: Leftover[]
 }
 

@@ -36,7 +36,7 @@ export function listen(): void {
 /** The exit code of the signal that came, if one did. */
 export const interrupted = () => received
 
-/** What gives the terminal back where the program ends at once. */
+/** Restores the terminal where the program ends at once. */
 export function cleanUp(action: () => void): void {
   atEnd = action
 }

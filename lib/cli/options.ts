@@ -1,7 +1,7 @@
 /** Options that several commands share, and what their arguments may be. */
 import { type Command, InvalidArgumentError, Option } from 'commander'
 
-/** What follows the options in a command's help: how it works, as wide as the terminal is, and what to type. */
+/** Adds notes, wrapped to the terminal's width, and examples behind the options in a command's help. */
 export function explain(command: Command, examples: string[], notes: string[] = []): void {
   command.addHelpText('after', ({ error }) => {
     const { getErrHelpWidth, getOutHelpWidth } = command.configureOutput()

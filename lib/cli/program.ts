@@ -1,4 +1,4 @@
-/** The commands, and what becomes of their failures: 0 done, 1 failed, 2 misused, 130 interrupted. */
+/** Runs the commands and makes exit codes of their failures: 0 done, 1 failed, 2 misused, 130 interrupted. */
 import { Command, CommanderError } from 'commander'
 import { addBench } from './bench'
 import { addBuild } from './build'

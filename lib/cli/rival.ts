@@ -7,7 +7,7 @@ import { findPackage } from './terminal'
 
 export interface Rival {
   name: string
-  /** What the comparison is, and what it is not. */
+  /** A sentence on what the comparison shows and what it does not. */
   note: string
   prepare(size: BenchCase, inputs: BenchInputs): () => void
 }

@@ -1,4 +1,4 @@
-/** What the commands say, and where: results on stdout; progress and complaints on stderr, progress only in a terminal. */
+/** Output of the commands: results go to stdout, progress and complaints to stderr, progress only in a terminal. */
 import { constants, readFileSync, statSync } from 'node:fs'
 import { access, mkdir } from 'node:fs/promises'
 import path from 'node:path'

@@ -49,19 +49,19 @@ interface Options extends TextOptions {
   json?: boolean
 }
 
-/** What was judged, besides the figures. */
+/** A description of what was judged, besides the figures. */
 interface Judged {
   result: VerificationResult
   /** Rows and columns of the embeddings, where there are any. */
   rows?: number
   dim?: number
-  /** What was read, in parts, and in one line for people. */
+  /** A summary of what was read: in parts, and in one line for people. */
   read: Partial<Reading> & { pairs?: string; scores?: string }
   sentence: string
   warnings: string[]
 }
 
-/** What the table shows, and the report's curve: 1e-6 to 1, 40 a decade. */
+/** The false accept rates of the table, and of the report's curve: 1e-6 to 1, 40 a decade. */
 const tableRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 const curveRates = Array.from({ length: 241 }, (_, i) => 10 ** (-6 + i / 40))
 

@@ -122,7 +122,7 @@ function thinOut(embeddings: Float32Array, digits: Uint8Array, most: number): Po
   return points
 }
 
-/** How the angles to the own and to the nearest other centre are distributed over the test images. */
+/** Draws the distribution of the test images' angles to their own centre and to the nearest other one. */
 export function angleHistogram({ angles, setting }: Outcome, largestShare: number): Promise<string> {
   const values = [
     ...binned(angles.own).map((bin) => ({ ...bin, kind: 'own' })),

@@ -1,4 +1,4 @@
-// What the ranks of a process group settle in words, before and after what the native code does together.
+// Agreements of a process group's ranks in JavaScript, before and after the native code's common work.
 import type { ProcessGroup } from '../distributed'
 import { MarginSoftmaxError } from '../errors'
 

@@ -1,4 +1,4 @@
-// Which machine a native binary is for, by its header. Loaders say it badly: to Linux a binary for another processor is
+// Reads from a native binary's header for which machine it is. Loaders say it badly: to Linux a binary for another processor is
 // "No such file or directory", and one that was cut short ends the process with a bus error.
 
 /** The header of a binary, as far as it is read here. */

@@ -41,7 +41,7 @@ export function fileError(expected: string, cause: unknown): MarginSoftmaxError 
   return new MarginSoftmaxError('ERR_FILE', printable(`${expected} but: ${reasonOf(cause)}`), { cause })
 }
 
-/** What a file must hold in its JSON. Throws a plain Error that says what is wrong. */
+/** Parses JSON that a file must hold as its `what`. Throws a plain Error that says what is wrong. */
 export function parseJson(text: unknown, what: string): unknown {
   if (typeof text !== 'string') throw new Error(`it has no ${what}`)
   try {

@@ -1,4 +1,4 @@
-// What of a head may change after it was made: how it trains, by `set` and `load`, and which classes it has.
+// Changes of a head that exists: how it trains, by `set` and `load`, and which classes it has.
 
 import { MarginSoftmaxError, wrongType, wrongValue } from '../errors'
 import { agree } from './agreement'
@@ -21,7 +21,7 @@ const settingChanges = settingNames.filter(
 ) as Exclude<keyof Settings, (typeof fixedNames)[number] | 'weightStorage'>[]
 export const changeNames = [...fixedNames, ...settingChanges, 'classNames']
 
-/** What a change concerns: of a head in memory, or of one in a file. */
+/** The head that a change is checked against: one in memory, or one in a file. */
 export interface Changeable {
   settings: Settings
   /** Updates made when the optimizer's state was zero. */

@@ -19,7 +19,7 @@ export interface HeadMemory extends Omit<HeadPlan, 'iteration'> {
   native: NativeHead
   /** The classes that this process holds. */
   shard: Readonly<ClassRun>
-  /** How the ranks of a sharded head exchange rows. */
+  /** The way in which the ranks of a sharded head exchange rows. */
   exchange?: Exchange
 }
 
@@ -65,11 +65,11 @@ export function loadedHead(plan: HeadPlan, file: HeadFile, checksums: boolean): 
   })
 }
 
-/** How the classes of a head are made from another's. */
+/** A rule that makes a head's classes from another head's. */
 export interface Resizing {
   /** Classes of the other, ascending. */
   kept: Int32Array
-  /** How many come after them, with zeros for optimizer state. */
+  /** The number of classes that follow, with zeros for optimizer state. */
   added: number
   /** The added classes' weights [added,D]; without them they are random. */
   weights?: Float32Array
@@ -130,7 +130,7 @@ export async function saveMemory(
   }
 }
 
-/** What native code is told of a head's settings. */
+/** A head's settings in the form that native code takes. */
 function requestOf({ settings, execution, optimizerStart }: Omit<HeadPlan, 'iteration'>) {
   return { ...settings, ...encodeMargin(settings.margin), ...execution, optimizerStart }
 }

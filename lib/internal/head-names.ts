@@ -41,7 +41,7 @@ export function encodeNames(names: readonly string[]): Uint8Array {
   return bytes
 }
 
-/** What a file's bytes say of so many classes. Throws a plain Error that says what is wrong. */
+/** Reads the names of `classes` classes from a file's bytes. Throws a plain Error that says what is wrong. */
 export function decodeNames(bytes: Uint8Array, classes: number): string[] {
   let text: string
   try {

@@ -14,7 +14,7 @@ export class WorkOrder {
   }
 
   /**
-   * What new work is called with, for when its turn comes: a copy where it has to wait, as the caller may change it
+   * Keeps the arguments of new work until its turn comes: a copy if it has to wait, since the caller may change them
    * meanwhile. A copy that cannot be made is the work's failure, which the other ranks of a sharded head are told of.
    */
   givenNow<T>(called: T, copy: () => T): () => T {

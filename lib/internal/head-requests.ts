@@ -1,4 +1,4 @@
-// What a head asks of native code for a step, an evaluation or a topK, from what the caller gave.
+// Makes the native requests of a step, an evaluation or a topK from the caller's arguments.
 
 import { isNormalized, type Margin } from '../margins'
 import { outputArray } from '../outputs'
@@ -30,7 +30,7 @@ export type StepArguments = [
 
 const stepOptions = ['learningRate', 'gradInput', 'sampleWeights']
 
-/** What a step was called with, for one that must wait for its turn: the caller may change it meanwhile. */
+/** Copies the arguments of a step that must wait its turn, since the caller may change them meanwhile. */
 export function copyOfStep(...[embeddings, labels, given, train]: StepArguments): StepArguments {
   const known = options(given, 'options', stepOptions)
   const sampleWeights = copyOf(known.sampleWeights, 'sampleWeights')

@@ -15,7 +15,7 @@ export const indexFormat = 'margin-softmax sharded head 1'
 export interface ClassRun {
   /** The first of them. */
   first: number
-  /** How many. */
+  /** Their number. */
   count: number
 }
 
@@ -76,7 +76,7 @@ function isPlainName(name: string): boolean {
   return path.basename(name) === name && !['', '.', '..'].includes(name) && !name.includes('\0')
 }
 
-/** On one rank. Where the index does not come about, its shards are removed. */
+/** Writes the index, on one rank. If that fails, its shards are removed. */
 export async function writeIndex(file: string, index: ShardIndex): Promise<void> {
   try {
     await replaceText(file, JSON.stringify({ format: indexFormat, ...index }))
@@ -89,7 +89,7 @@ export async function writeIndex(file: string, index: ShardIndex): Promise<void>
   }
 }
 
-/** The shards that an index of this name has, if there is one: those of the save before. */
+/** The shards that the index of this name lists, if there is one: those of the save before. */
 export async function shardsOf(file: string): Promise<Shard[]> {
   const index = await readIndex(file).catch(() => undefined)
   return index ? index.shards : []

@@ -1,4 +1,4 @@
-// How a head begins: from options, or from a file.
+// Makes a head, from options or from a file.
 
 import { wrongType } from '../errors'
 import { execution, executionOptions } from '../execution'

@@ -1,4 +1,4 @@
-// What a typed array is and where its memory lies, by the getters of JavaScript itself, taken when this module is loaded.
+// Asks for a typed array's type and memory through JavaScript's own getters, taken when this module is loaded.
 // A property of the caller's (`length`, `buffer`, `constructor`, an inherited getter) may say anything, and may free memory
 // while it is read; these run no code of the caller's. They also know the arrays of another realm (node:vm, Jest), for
 // which `instanceof` is false.

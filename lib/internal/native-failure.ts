@@ -1,7 +1,7 @@
-// Why a native binary does not load, and what to do about it: for each cause its own remedy.
+// Says why a native binary does not load and what to do about it: each cause has its own remedy.
 import { formatOf } from './binary-format'
 
-/** What is known of a load that failed. */
+/** The facts about a load that failed. */
 export interface FailedLoad {
   /** As in `process.platform` and `process.arch`. */
   platform: string
@@ -19,7 +19,7 @@ export interface FailedLoad {
   file?: string
   header?: Buffer
   size?: number
-  /** What was thrown, unless the header says enough. */
+  /** The error that was thrown, unless the header says enough. */
   cause?: { name?: string; code?: string; message: string }
 }
 
@@ -51,7 +51,7 @@ export function explain(failed: FailedLoad): Explained {
   return explainHeader(failed) ?? explainLoader(failed, said)
 }
 
-/** Where no binary was found. */
+/** The failure if no binary was found. */
 function explainAbsence({ platform, arch, libc, packaged, folder, prebuilt }: FailedLoad): Explained {
   const machine = `${platform}-${arch}`
   if (!packaged)
@@ -76,7 +76,7 @@ function explainAbsence({ platform, arch, libc, packaged, folder, prebuilt }: Fa
   }
 }
 
-/** What is wrong with a file by its header and size; undefined: nothing. */
+/** Says what is wrong with a file by its header and size; undefined if nothing is. */
 export function explainHeader(failed: FailedLoad): Explained | undefined {
   const { platform, arch, file, given, header, size = 0 } = failed
   if (!header) return undefined
@@ -92,7 +92,7 @@ export function explainHeader(failed: FailedLoad): Explained | undefined {
   return undefined
 }
 
-/** Where the system's loader refused a binary that is whole and for this machine. */
+/** The failure if the system's loader refused a binary that is whole and for this machine. */
 function explainLoader(failed: FailedLoad, said: string): Explained {
   const { libc, given, file = '', prebuilt } = failed
   const reason = said.includes(file) ? said : `${file}: ${said}`

@@ -1,4 +1,4 @@
-// Where the native addons are, and loading them. By createRequire: bundlers rewrite a `require` of a path.
+// Finds the native addons and loads them. It uses createRequire, because bundlers rewrite a `require` of a path.
 import fs from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'

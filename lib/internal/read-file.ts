@@ -17,10 +17,10 @@ const { O_RDONLY, O_NONBLOCK = 0, O_NOCTTY = 0 } = constants as Partial<typeof c
 const pieceBytes = 2 ** 25
 const piecesAtOnce = 4 // as many threads as libuv has for files
 
-/** Where a path leads. The call of Windows fails on RAM disks (EISDIR), and Wine's for more than 260 letters. */
+/** Resolves a path through links. The call of Windows fails on RAM disks (EISDIR), and Wine's for more than 260 letters. */
 export const realpath = process.platform === 'win32' ? promisify(realpathByParts) : realpathBySystem
 
-/** What a path leads to, for a message. */
+/** Names the kind of thing that a path leads to, for a message. */
 export function kindOf(info: Stats): string {
   if (info.isDirectory()) return 'a folder'
   if (info.isFIFO()) return 'a pipe'
@@ -55,7 +55,7 @@ export async function openToRead(file: string): Promise<FileHandle> {
   }
 }
 
-/** What was read is read: that a file does not close as it should is nobody's loss. */
+/** Closes a file. A failure to close loses nothing, because all of it has been read. */
 export async function closeRead(handle: FileHandle): Promise<void> {
   await handle.close().catch(() => {})
 }

@@ -9,7 +9,7 @@ import type * as core from '@tensorflow/tfjs-core'
 import { wrongType, wrongValue } from '../errors'
 import { boolean, options } from './check'
 
-/** What the gradients need of tfjs: `import * as tf from '@tensorflow/tfjs'` (or tfjs-core) has it. */
+/** The part of tfjs that the gradients need: `import * as tf from '@tensorflow/tfjs'` (or tfjs-core) has it. */
 export type TensorflowKernels = Pick<
   typeof core,
   | 'backend_util'
@@ -35,7 +35,7 @@ export type TensorflowKernels = Pick<
   | 'where'
 >
 
-/** Which gradients `registerWasmGradients` registers. */
+/** Options of `registerWasmGradients`: which gradients it registers. */
 export interface WasmGradientsOptions {
   /**
    * Replaces two of the backend's own, too; false by default. Its `MaxPoolGrad` loses the gradient of each window without a
@@ -109,7 +109,7 @@ function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<s
     )
   }
 
-  /** What `convolve` gives with the forward pass's padding in front, and enough behind to reach all of the filter. */
+  /** The result of `convolve` with the forward pass's padding in front, and enough behind to reach all of the filter. */
   function overFilter(info: Info, convolve: (pad: core.backend_util.ExplicitPadding) => core.Tensor) {
     const { filterHeight, filterWidth, padInfo } = info
     const height = (filterHeight - 1) * info.dilationHeight + (info.outHeight - 1) * info.strideHeight + 1

@@ -25,7 +25,7 @@ const openFiles = /^\/proc\/\d+\/(task\/\d+\/)?fd$/
 /** Writes all bytes at a position of the file, or throws. */
 export type Write = (bytes: ArrayBufferView, position: number) => Promise<void>
 
-/** Where a name leads: through symbolic links, to what is there, if anything is. */
+/** Follows a name through symbolic links to what is there, if anything is. */
 export interface Target {
   path: string
   info?: Stats
@@ -101,7 +101,7 @@ export async function targetOf(file: string): Promise<Target> {
     at = path.join(folder, path.basename(at))
     const entry = await lstat(at).catch(absent)
     if (!entry?.isSymbolicLink()) return { path: at, info: entry }
-    // What an open file is called there need not be a name: it is not followed.
+    // The link of an open file there need not hold a name, so it is not followed.
     if (openFiles.test(folder)) {
       const own = folder === `/proc/${process.pid}/fd`
       const info = await stat(at).catch(absent)

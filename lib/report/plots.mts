@@ -4,7 +4,7 @@ import { type Config, compile, type TopLevelSpec } from 'vega-lite'
 import type { PositionFieldDef } from 'vega-lite/types_unstable/channeldef.js'
 import type { OperatingPoint, VerificationResult } from '../index.js'
 
-/** Of what belongs together, and of what does not. */
+/** The colours of pairs that belong together, and of pairs that do not. */
 export const sameColour = '#4585f4'
 export const differentColour = '#e0813a'
 
@@ -81,7 +81,7 @@ export function ruleAt<Axis extends PositionFieldDef<string>>(at: number, x: Axi
   }
 }
 
-/** How a histogram is drawn: bars without gaps, two kinds over each other in the two colours. */
+/** Style of a histogram: bars without gaps, two kinds over each other in the two colours. */
 export const histogramMark = {
   type: 'area',
   interpolate: 'step-after',
@@ -130,7 +130,7 @@ export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate:
   })
 }
 
-/** How the scores of either kind of pairs are distributed, as shares of each kind, with a threshold drawn in. */
+/** Draws the distribution of the scores of either kind of pairs, as shares of each kind, with a threshold. */
 export function scoreHistogram(
   histogram: VerificationResult['histogram'],
   threshold: number

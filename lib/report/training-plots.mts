@@ -2,7 +2,7 @@
 import type { Epoch } from '../cli/train/log.js'
 import { differentColour, draw, ruleAt, sameColour } from './plots.mjs'
 
-/** What a curve is of: the rows that are trained on, those kept back, or neither. */
+/** The rows that a curve describes: those trained on, those kept back, or neither. */
 export const curveColours = { training: sameColour, validation: differentColour } as const
 
 type Kind = keyof typeof curveColours

@@ -9,13 +9,13 @@ export interface VerificationReport {
   /** Points of the ROC curve, from the smallest false accept rate on. */
   curve: OperatingPoint[]
   files: Record<string, string | undefined>
-  /** Of embeddings; absent where scores were given. */
+  /** The embeddings' size; absent where scores were given. */
   rows?: number | undefined
   dim?: number | undefined
   seconds: number
   /** The detection cost's parameters, in words. */
   costs: string
-  /** What makes figures mean less than they seem to. */
+  /** Warnings: reasons why the figures mean less than they seem to. */
   warnings: string[]
 }
 

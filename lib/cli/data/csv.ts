@@ -6,7 +6,7 @@ import { fieldsOf, hasDecimalComma, hasOpenQuote, type Line, numberOf, openQuote
 import { decisiveLines, type Layout, layoutOf, nameOf, roles, type TableRequest } from './layout'
 import { ascii, longestLine, textOf } from './text'
 
-// Of this module: what is imported is looked up at each use, which would take longer than the bytes.
+// Constants of this module, because an import is looked up at each use, which would take longer than the bytes.
 const { newline, carriageReturn, quote, minus, point, zero } = ascii
 const { number: numberRole, label: labelRole } = roles
 
@@ -15,13 +15,13 @@ export interface CsvTable {
   values: Float64Array
   rows: number
   columns: number
-  /** Of the label's column, as written. */
+  /** The texts of the label's column, as written. */
   labels: string[]
   /** Name or number of the label's column, for messages. */
   labelColumn: string
   /** The line that a row is in, as an editor counts. */
   lineOf: (row: number) => number
-  /** What was left out. */
+  /** Remarks for the user: columns that were skipped. */
   notes: string[]
 }
 

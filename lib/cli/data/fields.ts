@@ -1,4 +1,4 @@
-/** A line of a table: what parts its fields, the fields, and the numbers in them. */
+/** Splits a line of a table into fields, and reads the numbers in them. */
 import { shown } from '../../internal/file-error'
 
 export interface Line {
@@ -19,7 +19,7 @@ export const isNumber = (field: string) => !Number.isNaN(numberOf(field))
 export const hasDecimalComma = (field: string) => /^\s*[-+]?[\d.]*\d,\d+\s*$/.test(field)
 
 /**
- * What parts the fields of a table's first two lines: the first of tab, semicolon and comma that stands outside quotes; else
+ * Finds the separator from a table's first two lines: the first of tab, semicolon and comma that stands outside quotes; else
  * spaces, where half of the words are numbers, and two at least. Names have spaces, too.
  */
 export function separatorOf(first: string, second: string): string {
@@ -79,7 +79,7 @@ export function openQuote({ number }: Line): Error {
   return new Error(`line ${number} has a quote that does not end`)
 }
 
-/** What a field that should be a number most likely is, and what to do about it. */
+/** Guesses what a field that should be a number is, and says what to do about it. */
 export function remedyFor(field: string): string {
   const text = field.trim()
   if (text === '') return 'an empty field, which is no number: leave the row out, or fill it'

@@ -31,9 +31,9 @@ export interface FileArray {
   values: Numbers | BigIntegers | string[]
   /** Type of the file's numbers, by its name in `kinds`. */
   kind?: string
-  /** Where a row is, as its reader counts, for messages. */
+  /** The place of a row, as a reader counts, for messages. */
   place: (row: number) => string
-  /** What to tell of it: columns that were left out, or the one that labels come from. */
+  /** Remarks for the user: columns that were skipped, or the column of the labels. */
   notes?: string[]
 }
 
@@ -56,7 +56,7 @@ export function holdsLabels(path: string): boolean {
   return isText(path) || ['npz', 'safetensors'].includes(endingOf(path))
 }
 
-/** How the text files of a command are to be read, where their own first lines do not say it. */
+/** Options for reading text files, where their own first lines do not say it. */
 export interface TextOptions {
   /** The columns of numbers of the embeddings: see `TableRequest`. */
   columns?: string

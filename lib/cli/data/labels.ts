@@ -17,7 +17,7 @@ export interface ClassLabels {
 
 /** The caller may know the classes before the file is read. */
 export interface KnownClasses {
-  /** How many there are: integers are then class numbers already. */
+  /** The number of classes. If it is given, integers are class numbers already. */
   classes?: number
   /** Each class's label, as `ClassLabels` has them: of a head that exists. */
   names?: readonly string[]
@@ -40,7 +40,7 @@ export function asLabels(array: FileArray, { classes, names }: KnownClasses = {}
   return numberIntegers(integers)
 }
 
-/** How many rows each class has. */
+/** The number of rows of each class. */
 export function rowsPerClass({ labels, classes }: Pick<ClassLabels, 'labels' | 'classes'>): Uint32Array {
   const rows = newArray(Uint32Array, classes, 'the rows of each class')
   for (const label of labels) rows[label] = (rows[label] as number) + 1
@@ -137,7 +137,7 @@ function numberTexts(texts: string[]): ClassLabels {
   return { labels, classes: names.length, names, numbering: 'names' }
 }
 
-/** Where more classes are asked for than there are names, the last ones have no rows, and no names. */
+/** Raises the number of classes to that of `--classes`. The classes added have no rows and no names. */
 function atLeast(found: ClassLabels, classes = found.classes): ClassLabels {
   if (classes < found.classes)
     throw new Failure(`Expected at least ${found.classes} for --classes but received ${classes}`)

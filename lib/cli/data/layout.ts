@@ -7,7 +7,7 @@ import { hasDecimalComma, isNumber, type Line, separatorOf, wholeFieldsOf } from
 
 /** A caller asks a table for numbers, for labels, or for both. */
 export interface TableRequest {
-  /** What its numbers are: rules about columns that are no numbers of an embedding are for embeddings. */
+  /** The meaning of its numbers. Rules about columns that do not belong to an embedding apply to embeddings alone. */
   what: string
   numbers: boolean
   labels: boolean
@@ -29,14 +29,14 @@ export interface Layout {
   labelIsGuessed: boolean
   /** Whether the columns of numbers were named by whoever asked. */
   numbersAreNamed: boolean
-  /** How many of the first lines are no rows. */
+  /** The number of first lines that are no rows. */
   skipped: number
   /** Rows that the first line announces. */
   rows?: number
   notes: string[]
 }
 
-/** How many lines of content decide, as far as there are as many: `sep=;`, a header, a row. */
+/** The number of first lines that decide: `sep=;`, a header, a row. */
 export const decisiveLines = 3
 
 /**

@@ -3,11 +3,11 @@ import { elementsOf } from '../../internal/safetensors'
 import { type ArrayLayout, kinds } from './numbers'
 
 export interface NpyHeader extends ArrayLayout {
-  /** Where the elements begin. */
+  /** The offset in bytes at which the elements begin. */
   start: number
 }
 
-/** What must be read of a file to know its header: longer ones are not written by NumPy. */
+/** Bytes to read for the header. NumPy writes no longer one. */
 export const npyHeaderBytes = 2 ** 16
 
 /** Throws a plain Error that says what is wrong. */

@@ -1,4 +1,4 @@
-/** Elements as files hold them: how many bytes each takes, and how they become an array of ours. */
+/** The element types of files: their sizes in bytes, and their conversion into our arrays. */
 import { isUtf8 } from 'node:buffer'
 import { native } from '../../internal/native'
 import { elementsOf } from '../../internal/safetensors'
@@ -6,7 +6,7 @@ import { elementsOf } from '../../internal/safetensors'
 export type Numbers = Float32Array | Float64Array | Int32Array
 export type BigIntegers = BigInt64Array | BigUint64Array
 
-/** How the elements of an array lie in a file. */
+/** The layout of an array's elements in a file. */
 export interface ArrayLayout {
   /** By a name of `kinds`, or `U` or `S` and a length: texts, in UTF-32 or bytes. */
   kind: string

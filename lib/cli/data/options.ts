@@ -51,7 +51,7 @@ export function checkTextOptions(
   }
 }
 
-/** What was read, for --json and, as a sentence, for stderr. */
+/** A summary of what was read, for --json and, as a sentence, for stderr. */
 export interface Reading {
   embeddings: { from: string; rows: number; columns: number; notes: string[] }
   labels?: { from: string; classes: number; numbering: ClassLabels['numbering']; notes: string[] }

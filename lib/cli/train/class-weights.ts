@@ -1,4 +1,4 @@
-/** How much each class counts in the loss: `--class-weights`. */
+/** `--class-weights`: the weight of each class in the loss. */
 import { type FloatArray, isLossWeight } from '../../internal/check'
 import { parseSource, readArray } from '../data/files'
 import { rowsPerClass } from '../data/labels'

@@ -1,4 +1,4 @@
-/** What `train` reads, and what it says of it before any memory is taken for a head. */
+/** Reads the data of `train`, and reports what is odd about it before any memory is taken for a head. */
 import { stat } from 'node:fs/promises'
 import { reasonOf } from '../../internal/file-error'
 import { asMatrix, holdsLabels, parseSource, readArray, readBoth, type TextOptions } from '../data/files'
@@ -22,9 +22,9 @@ export interface DataFiles extends TextOptions {
 export interface ReadData extends ClassLabels {
   data: TrainingData
   rows: number
-  /** Where a row of the embeddings is, for messages. */
+  /** The place of a row in its file, for messages. */
   place(row: number): string
-  /** What was read, to tell. */
+  /** What was read, for the report. */
   reading: Reading
 }
 

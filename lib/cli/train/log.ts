@@ -1,4 +1,4 @@
-/** The file beside the head's: what a training is, how far it has come, and what its checkpoint belongs to. */
+/** The log file beside the head's file: settings of a training run, its progress, and the checkpoint that belongs to it. */
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { integerFrom, number } from '../../internal/check'
@@ -54,9 +54,9 @@ export interface Log {
   settings: TrainingSettings
   /** Files as the options named them, relative to this file's folder unless absolute. */
   sources?: Record<string, string>
-  /** What `--classes` said, if it did: it decides how labels are numbered. */
+  /** The value of `--classes`, if it was given: it decides how labels are numbered. */
   classesGiven?: number
-  /** How text files were to be read. */
+  /** The options with which text files were read. */
   text?: TextOptions
   /** `balanced`, or their file as in `sources`; the numbers are in the head's file. */
   classWeights?: string

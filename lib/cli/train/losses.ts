@@ -1,7 +1,7 @@
 /** The losses of the command line: which options each takes, and the margin that they make. */
 import { arcface, combined, cosface, type Margin, normface, softmaxMargin, sphereface } from '../../index'
 
-/** What only some losses have. */
+/** Options that only some losses have. */
 export interface LossOptions {
   scale?: number
   margin?: number
@@ -17,7 +17,7 @@ interface Loss {
   make(given: LossOptions): Margin
 }
 
-/** What is not given is undefined, which stands for the loss's own default. */
+/** The options that each loss takes, and the margin that it makes. An undefined option stands for the loss's own default. */
 export const losses: Record<string, Loss> = {
   arcface: {
     takes: ['scale', 'margin', 'interclassFilter'],

@@ -1,4 +1,4 @@
-/** The options that set what decides the bits of a training: one table, and how options and settings become each other. */
+/** The options that decide the bits of a training run: one table, and the conversions between options and settings. */
 import { InvalidArgumentError, Option } from 'commander'
 import { precisions } from '../../devices'
 import { adamW, type Optimizer, sgd } from '../../index'
@@ -220,7 +220,7 @@ const flagOf = new Map(settingOptions.flatMap(({ option, at }) => at.map((path) 
 const optionNamed = (name: string) =>
   settingOptions.find(({ option }) => option.attributeName() === name)?.option.long
 
-/** Which options go with which choice: given with another one, they are refused rather than ignored. */
+/** Options that belong to one choice of another option. With any other choice they are refused rather than ignored. */
 const belongsTo: { to: keyof SettingOptions; of: Partial<Record<keyof SettingOptions, string>> }[] = [
   { to: 'optimizer', of: { momentum: 'sgd' } },
   { to: 'schedule', of: { power: 'polynomial', milestones: 'step', gamma: 'step' } },
@@ -295,7 +295,7 @@ export function settingsOf(from: SettingOptions, dim: number, classes: number): 
   }
 }
 
-/** What the command line would have to say for these settings. */
+/** The command line's options for these settings. */
 export function optionsOf(settings: TrainingSettings): Partial<SettingOptions> {
   const values = byPath(complete(settings))
   return Object.fromEntries(

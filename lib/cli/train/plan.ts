@@ -1,4 +1,4 @@
-/** What a training will do, worked out and checked before any memory is taken for a head. */
+/** Plans a training run: works out and checks all of it before any memory is taken for a head. */
 import { complain, counted, Failure, percent } from '../terminal'
 import type { TrainingData } from './data'
 import { balancedEpoch, shuffledEpoch } from './sampler'

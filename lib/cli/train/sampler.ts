@@ -1,4 +1,4 @@
-/** The order of the rows of an epoch, a function of seed and epoch alone: a resumed training finds it again. */
+/** The order of an epoch's rows. It depends on seed and epoch alone, so a resumed training run has the same order. */
 import { seededRandom, shuffled } from '../../internal/random'
 
 /** As many classes in each batch, with as many rows of each. */

@@ -1,4 +1,4 @@
-/** What decides the bits of a training. */
+/** The settings that decide the bits of a training run. */
 
 import { wrongType } from '../../errors'
 import type { MarginHeadOptions } from '../../index'
@@ -20,7 +20,7 @@ export interface TrainingSettings extends Schedule, Balance {
   seed: number
 }
 
-/** What a setting is where it is not given, on the command line or in the file of a training before it had the option. */
+/** Defaults, also for the log of a training run that was written before an option existed. */
 export const trainingDefaults = {
   batch: 256,
   epochs: 20,

@@ -1,4 +1,4 @@
-/** What `train` says: while it runs, and of what has become of it. */
+/** Prints the progress of `train` and its summary. */
 import type { Reading } from '../data/options'
 import { counted, duration, Progress, percent, print, printJson, printList } from '../terminal'
 import type { Epoch } from './log'

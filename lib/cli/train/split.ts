@@ -1,4 +1,4 @@
-/** Which rows are trained on, and which are kept back to judge by. */
+/** Chooses the rows that are trained on and those that are kept back for validation. */
 
 import { seededRandom, shuffled } from '../../internal/random'
 import { rowsPerClass } from '../data/labels'
@@ -8,7 +8,7 @@ export interface Split {
   validation: Uint32Array
 }
 
-/** How many rows the classes have. */
+/** Counts of the classes' rows. */
 export interface Census {
   /** [classes] */
   counts: Uint32Array

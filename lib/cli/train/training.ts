@@ -1,4 +1,4 @@
-/** The training of a head on embeddings that are given: what `train` runs, and how it goes on after an interruption. */
+/** Trains a head on embeddings from files, writes checkpoints, and continues after an interruption. */
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
 import { MarginHead, type MarginHeadOptions, MarginSoftmaxError } from '../../index'
@@ -18,7 +18,7 @@ export interface Step {
   accuracy: number
 }
 
-/** What is told while a training runs. */
+/** Events that a training run reports. */
 export interface Listener {
   step(step: Step): void
   /** After the epoch's checkpoint: what fails here loses nothing. @param number from 1 */

@@ -2,7 +2,7 @@
 import { shown } from '../../internal/file-error'
 import { Failure } from '../terminal'
 
-/** What a list answers, and what `--answer` may be. A list uses the words of one pair. */
+/** The pairs of words with which a list answers. A list uses the words of one pair. */
 const vocabularies = [
   ['1', '0'],
   ['1', '-1'],
@@ -39,7 +39,7 @@ export function isHeading(field = '', below = ''): boolean {
 export interface Column {
   count: number
   valueAt: (p: number) => string | number
-  /** Where pair p is, as its reader counts. */
+  /** The place of pair p in its file, as a reader counts. */
   place: (p: number) => string
 }
 

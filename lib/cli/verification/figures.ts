@@ -62,7 +62,7 @@ export function accuracyText(result: VerificationResult): string {
 /** Ties are told above this share of the comparisons of a pair of one class with one of different classes. */
 const manyTies = 0.01
 
-/** What makes figures mean less than they seem to. */
+/** Warnings: reasons why the figures mean less than they seem to. */
 export function warningsOf({ zeroRows = 0, ties }: VerificationResult): string[] {
   const warnings: string[] = []
   if (zeroRows > 0)

@@ -9,7 +9,7 @@ export interface Lines {
   from: string
   /** The fields of each line that is not blank. */
   fields: string[][]
-  /** Where a line is, as an editor counts. */
+  /** The number of a line, as an editor counts. */
   place: (line: number) => string
 }
 

@@ -9,7 +9,7 @@ export interface Scores {
   scores: Float64Array
   same: Uint8Array
   place: (p: number) => string
-  /** What was read, for people. */
+  /** A sentence for people about what was read. */
   summary: string
 }
 

@@ -20,11 +20,11 @@ export interface Trials extends PairList {
   same: Uint8Array
   /** As the list's own header says. */
   folds?: number
-  /** Where pair p is, as its reader counts. */
+  /** The place of pair p in its file, as a reader counts. */
   place: (p: number) => string
-  /** How many rows the names are for. */
+  /** The number of rows that have names. */
   names?: RowNames
-  /** What was read, for people. */
+  /** A sentence for people about what was read. */
   summary: string
 }
 
