@@ -56,6 +56,9 @@ export interface ReduceScatterOptions {
   counts?: readonly number[] | undefined
 }
 
+/** What native code reads of every request, where an operation takes no choice. */
+const usualChoices = { combination: 0, root: 0, counts: undefined }
+
 /**
  * The processes that one `mpirun` started. Every rank makes the same calls in the same order; calls in flight together
  * are fine. Each call runs on a thread of the group's and copies its array when called; an array over a
@@ -134,7 +137,7 @@ export class ProcessGroup {
 
   /** Resolves when every rank has called it. */
   async barrier(): Promise<void> {
-    succeeded(await this.#native.collective({ operation: 'barrier' }))
+    succeeded(await this.#native.collective({ __proto__: null, operation: 'barrier' }))
   }
 
   /** @param into the array for the result; undefined for a new one of the same type as `array` */
@@ -147,7 +150,7 @@ export class ProcessGroup {
     const type = arrayType(array)
     const given = array.length
     const { values, length = given } = succeeded(
-      await this.#native.collective({ operation, array, combination: 0, root: 0, ...request })
+      await this.#native.collective({ ...usualChoices, ...request, operation, array, __proto__: null })
     )
     if (into && into.length !== given)
       throw new MarginSoftmaxError(

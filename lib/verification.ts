@@ -4,6 +4,7 @@ import type { FloatArray, LabelArray } from './internal/check'
 import { type NativeVerification, native, succeeded } from './internal/native'
 import {
   type Answers,
+  nativeRequest,
   type PairList,
   requestOfPairs,
   requestOfScores,
@@ -161,13 +162,13 @@ export function verificationFromScoresSync(
 
 async function run(request: VerificationRequest): Promise<VerificationResult> {
   const result = await abortable(request.signal, (ticket) =>
-    native().verification({ ...request, ticket, __proto__: null })
+    native().verification(nativeRequest(request, ticket))
   )
   return resultOf(result, request)
 }
 
 function runSync(request: VerificationRequest): VerificationResult {
-  return resultOf(native().verification(request) as NativeVerification, request)
+  return resultOf(native().verification(nativeRequest(request, 0)) as NativeVerification, request)
 }
 
 function resultOf(raw: NativeVerification, request: VerificationRequest): VerificationResult {

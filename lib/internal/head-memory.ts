@@ -130,9 +130,12 @@ export async function saveMemory(
   }
 }
 
-/** A head's settings in the form that native code takes. */
+/** A head's settings in the form that native code takes: all but `ignoreIndex`, as labels are checked before. */
 function requestOf({ settings, execution, optimizerStart }: Omit<HeadPlan, 'iteration'>) {
-  return { ...settings, ...encodeMargin(settings.margin), ...execution, optimizerStart }
+  const { margin, ignoreIndex: _, ...told } = settings
+  const { marginKind, marginParameters } = encodeMargin(margin)
+  const { device, precision } = execution
+  return { ...told, marginKind, marginParameters, device, precision, optimizerStart }
 }
 
 /** Memory for the (share of the) classes, filled by `fill`; on every rank of a group, or on none. */
@@ -149,11 +152,17 @@ async function allocate(
     throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
   checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), execution.device === cpu, besides)
   const start = { iteration, random }
-  const shared = group && { group: group[groupTable], name: `head ${++sharded}` }
-  const request = { __proto__: null, ...requestOf(plan), classWeights, ...start, ...shared }
+  const name = group && `head ${++sharded}`
+  const request = {
+    __proto__: null,
+    ...requestOf(plan),
+    ...{ classWeights, ...start, threads: execution.threads },
+    group: group?.[groupTable],
+    ...(group && { name }),
+  }
   if (group)
     await agree(group, {
-      head: shared?.name,
+      head: name,
       ...settings,
       ...start,
       precision: execution.precision,

@@ -89,6 +89,7 @@ export function topKRequest({ settings, execution }: HeadMemory, embeddings: Flo
     ...execution,
     ...outputs,
     asynchronous: false,
+    ticket: 0,
   }
   return { request, outputs }
 }

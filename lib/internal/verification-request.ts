@@ -108,6 +108,14 @@ export function requestOfScores(
 
 export type VerificationRequest = ReturnType<typeof requestOfPairs> | ReturnType<typeof requestOfScores>
 
+/** What native code is told, under every name that it reads. */
+export function nativeRequest(
+  { signal: _, order: __, ...request }: VerificationRequest,
+  ticket: number
+): object {
+  return { ...noInputs, ...request, ticket, __proto__: null }
+}
+
 /** Checks the options that all kinds of verification share. */
 function judgementOf(known: Partial<ScoreOptions>) {
   const { pTarget = 0.01, cMiss = 1, cFalseAlarm = 1 } = known
@@ -142,6 +150,17 @@ interface Inputs {
   foldThresholds?: Float64Array
   scores?: Float64Array
   givenScores?: Float64Array
+}
+
+const noInputs: Record<Exclude<keyof Inputs, 'rows' | 'dim'> | 'embeddings', undefined> = {
+  embeddings: undefined,
+  labels: undefined,
+  pairs: undefined,
+  same: undefined,
+  foldAccuracies: undefined,
+  foldThresholds: undefined,
+  scores: undefined,
+  givenScores: undefined,
 }
 
 /** Whether these are labels rather than a `PairList`. */

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../node/binding.h"
+#include "../node/request.h"
 #include "group.h"
 
 namespace margin_softmax::binding {
@@ -116,27 +116,24 @@ void readArray(CollectiveJob& job, Napi::Value value, bool wanted) {
 }
 
 Napi::Value collective(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
   const Group& group = Group::instance();
   return perform<CollectiveJob>(info, [&](CollectiveJob& job) {
-    Napi::Object request = info[0].As<Napi::Object>();
-    job.operation = request.Get("operation").As<Napi::String>().Utf8Value();
+    const Request request(info[0], job);
+    job.operation = request.text("operation");
     if (job.operation == "barrier") return;
-    job.root = request.Get("root").As<Napi::Number>().Int32Value();
-    job.reduceOp = static_cast<ReduceOp>(request.Get("combination").As<Napi::Number>().Int32Value());
-    if (job.root < 0 || job.root >= group.size() || job.reduceOp < ReduceOp::sum || job.reduceOp >= ReduceOp::count)
-      throw Napi::RangeError::New(env, "Expected a root and a combination");
-    const Napi::Value array = request.Get("array"), given = request.Get("counts");
-    readArray(job, array, job.operation != "broadcast" || job.root == group.rank());
-    const Span<double> counts = elements<double>(given, "counts");
+    job.root = static_cast<int>(request.integer("root", 0, group.size() - 1));
+    const int last = static_cast<int>(ReduceOp::count) - 1;
+    job.reduceOp = static_cast<ReduceOp>(request.integer("combination", 0, last));
+    readArray(job, request.get("array"), job.operation != "broadcast" || job.root == group.rank());
+    const std::vector<double> counts = request.copy<double>("counts");
     int64_t total = 0;
-    for (size_t i = 0; i < counts.length; i++) {
-      job.counts.push_back(static_cast<int64_t>(counts.data[i]));
-      if (job.counts.back() < 0 || job.counts.back() > job.count) throw Napi::RangeError::New(env, "Expected counts");
+    for (const double count : counts) {
+      if (!(count >= 0 && count <= static_cast<double>(job.count))) request.refuse("Expected counts");
+      job.counts.push_back(static_cast<int64_t>(count));
       total += job.counts.back();
     }
-    if (counts.length && (counts.length != static_cast<size_t>(group.size()) || total != job.count))
-      throw Napi::RangeError::New(env, "Expected counts of the array");
+    if (!counts.empty() && (counts.size() != static_cast<size_t>(group.size()) || total != job.count))
+      request.refuse("Expected counts of the array");
   });
 }
 

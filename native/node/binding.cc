@@ -1,9 +1,10 @@
 // The addon's entry, what it tells of itself, and what most requests hold: see binding.h.
-#include "binding.h"
+#include <algorithm>
 
 #include "../core/executor.h"
 #include "../core/pool.h"
 #include "../cpu/kernels/kernels.h"
+#include "request.h"
 
 namespace margin_softmax::binding {
 namespace {
@@ -82,45 +83,45 @@ Napi::Value preferHugePages(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-int readDevice(Napi::Object request) {
-  const int device = request.Get("device").As<Napi::Number>().Int32Value();
-  if (device < cpuDevice || !executorOf(device)) throw Napi::RangeError::New(request.Env(), "Expected a device");
+int readDevice(const Request& request) {
+  const int device = static_cast<int>(request.integer("device", cpuDevice, INT32_MAX));
+  if (!executorOf(device)) request.refuse("Expected a device");
   return device;
 }
 
-Precision readPrecision(Napi::Object request) {
-  const int precision = request.Get("precision").As<Napi::Number>().Int32Value();
-  if (precision < 0 || precision > static_cast<int>(Precision::bfloat16))
-    throw Napi::RangeError::New(request.Env(), "Expected a precision");
-  return static_cast<Precision>(precision);
+Precision readPrecision(const Request& request) {
+  return static_cast<Precision>(request.integer("precision", 0, static_cast<int>(Precision::bfloat16)));
 }
 
-Margin readMargin(Napi::Object request) {
+int readThreads(const Request& request) {
+  return static_cast<int>(request.integer("threads", 1, cpu::Pool::maxThreads));
+}
+
+Reduction readReduction(const Request& request) {
+  return static_cast<Reduction>(request.integer("reduction", 0, static_cast<int>(Reduction::none)));
+}
+
+Margin readMargin(const Request& request) {
   Margin margin;
-  margin.kind = request.Get("marginKind").As<Napi::Number>().Int32Value();
-  const Span<double> parameters = elements<double>(request.Get("marginParameters"), "marginParameters");
-  if (margin.kind < 0 || margin.kind >= MarginList::count || parameters.length > maxMarginParameters)
-    throw Napi::RangeError::New(request.Env(), "Expected the kind and parameters of a margin");
-  for (size_t i = 0; i < parameters.length; i++) margin.parameters[i] = parameters.data[i];
+  margin.kind = static_cast<int>(request.integer("marginKind", 0, MarginList::count - 1));
+  const std::vector<double> parameters = request.copy<double>("marginParameters");
+  if (parameters.size() > maxMarginParameters) request.refuse("Expected the parameters of a margin");
+  std::copy(parameters.begin(), parameters.end(), margin.parameters);
   return margin;
 }
 
-Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet) {
+Execution readExecution(const Request& request, std::string& instructionSet) {
+  Job& job = request.job();
   Execution execution;
   execution.device = job.device = readDevice(request);
   execution.precision = readPrecision(request);
-  execution.threads = request.Get("threads").As<Napi::Number>().Int32Value();
-  execution.workspaceBytes = request.Get("workspace").As<Napi::Number>().Int64Value();
-  const Napi::Value forced = request.Get("instructionSet");
-  if (forced.IsString()) {
-    instructionSet = forced.As<Napi::String>().Utf8Value();
+  execution.threads = readThreads(request);
+  execution.workspaceBytes = request.integer("workspace");
+  if (request.has("instructionSet")) {
+    instructionSet = request.text("instructionSet");
     execution.instructionSet = instructionSet.c_str();
   }
-  if (execution.threads < 1 || execution.threads > cpu::Pool::maxThreads)
-    throw Napi::RangeError::New(request.Env(), "Expected 1 to 1023 threads");
   execution.cancelled = &job.cancelled;
-  const Napi::Value ticket = request.Get("ticket");
-  if (ticket.IsNumber()) job.ticket = ticket.As<Napi::Number>().DoubleValue();
   return execution;
 }
 

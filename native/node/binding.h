@@ -101,29 +101,6 @@ class Job : public Task {
   // The work, or why there is none. Never throws.
   Status outcome() noexcept;
 
-  // The elements of an array to be read. Synchronous work reads them in place. Asynchronous work must survive that the
-  // caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer is shared: that can do
-  // neither.
-  template <class T>
-  const T* input(Napi::Value value, const char* name, size_t length) {
-    return static_cast<const T*>(keep(value, elements<T>(value, name, length).data, length * sizeof(T)));
-  }
-  // The elements of an array to be written, always in place: lib/ passes asynchronous work only arrays of its own.
-  template <class T>
-  T* output(Napi::Value value, const char* name, size_t length) {
-    if (value.IsUndefined()) return nullptr;
-    T* data = elements<T>(value, name, length).data;
-    useInPlace(value, data, length * sizeof(T));
-    return data;
-  }
-
-  // Indices are the one input that memory safety depends on: always copied, and checked in the copy, so that not even
-  // another thread that writes to a shared array can change them afterwards. Each is from `least` to below `end`.
-  const int32_t* indices(Napi::Value value, const char* name, int64_t count, int32_t least, int64_t end);
-  const int32_t* labels(Napi::Value value, int64_t rows, int64_t classes) {
-    return indices(value, "labels", rows, ignoredLabel, classes);
-  }
-
   // Throws where an array that is used in place is not where it was when its address was taken: a property that was
   // read after it ran JavaScript which detached or resized its buffer.
   void checkPlaces(Napi::Env env) const;
@@ -137,11 +114,13 @@ class Job : public Task {
 
  private:
   friend class Environment;
+  friend class Request;
   struct Place {
     napi_value value;
     const void* data;
     size_t bytes;
   };
+  // Each keeps an array or a copy of it until the job is destroyed; see Request.
   const void* keep(Napi::Value value, const void* data, size_t bytes);
   const void* copyOf(const void* data, size_t bytes);
   void useInPlace(Napi::Value value, const void* data, size_t bytes);
@@ -212,15 +191,6 @@ Napi::Value external(Napi::Env env, std::unique_ptr<T> value, const napi_type_ta
   return Napi::Value(env, result);
 }
 
-// Parts of a request object. lib/ hands in objects without a prototype that have every name, so that reading one runs
-// no JavaScript.
-Margin readMargin(Napi::Object request);
-int readDevice(Napi::Object request);
-Precision readPrecision(Napi::Object request);
-Execution readExecution(Napi::Object request, Job& job, std::string& instructionSet);
-
-void readBatch(Napi::Object request, Job& job, Problem& problem);
-void readTopK(Napi::Object request, Job& job, TopKProblem& problem, std::string& instructionSet);
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics);
 
 // Each binding_<room>.cc adds its functions to the addon's exports.

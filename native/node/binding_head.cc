@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "../head/head.h"
-#include "binding.h"
+#include "request.h"
 
 namespace margin_softmax::binding {
 namespace {
@@ -50,19 +50,18 @@ int64_t bytesHere(Head& head) {
   return head.bytes();
 }
 
-Optimizer readOptimizer(Napi::Object request) {
-  const auto number = [&](const char* name) { return request.Get(name).As<Napi::Number>().DoubleValue(); };
+Optimizer readOptimizer(const Request& request) {
   Optimizer optimizer;
-  optimizer.learningRate = number("learningRate");
-  optimizer.weightDecay = number("weightDecay");
-  if (request.Get("name").As<Napi::String>().Utf8Value() == "adamw") {
+  optimizer.learningRate = request.number("learningRate");
+  optimizer.weightDecay = request.number("weightDecay");
+  if (request.text("name") == "adamw") {
     optimizer.kind = OptimizerKind::adamW;
-    optimizer.beta1 = number("beta1");
-    optimizer.beta2 = number("beta2");
-    optimizer.epsilon = number("epsilon");
+    optimizer.beta1 = request.number("beta1");
+    optimizer.beta2 = request.number("beta2");
+    optimizer.epsilon = request.number("epsilon");
   } else {
-    optimizer.momentum = number("momentum");
-    optimizer.nesterov = request.Get("nesterov").ToBoolean();
+    optimizer.momentum = request.number("momentum");
+    optimizer.nesterov = request.flag("nesterov");
   }
   return optimizer;
 }
@@ -113,64 +112,58 @@ struct CreateJob : Job {
   }
 };
 
-HeadSettings readSettings(Napi::Object request) {
-  const auto text = [&](const char* name) { return request.Get(name).As<Napi::String>().Utf8Value(); };
-  const auto number = [&](const char* name) { return request.Get(name).As<Napi::Number>().DoubleValue(); };
-  const auto integer = [&](const char* name) { return request.Get(name).As<Napi::Number>().Int64Value(); };
+HeadSettings readSettings(const Request& request) {
   HeadSettings settings;
-  settings.classes = integer("classes");
-  settings.dim = integer("dim");
-  if (settings.classes < 1 || settings.dim < 1 || settings.classes > INT32_MAX || settings.dim > INT32_MAX)
-    throw Napi::RangeError::New(request.Env(), "Expected sizes for classes and dim");
+  settings.classes = request.integer("classes", 1, largestSize);
+  settings.dim = request.integer("dim", 1, largestSize);
   settings.margin = readMargin(request);
-  settings.optimizer = readOptimizer(request.Get("optimizer").As<Napi::Object>());
-  settings.bias = request.Get("bias").ToBoolean();
-  settings.labelSmoothing = number("labelSmoothing");
+  settings.optimizer = readOptimizer(request.part("optimizer"));
+  settings.bias = request.flag("bias");
+  settings.labelSmoothing = request.number("labelSmoothing");
   settings.device = readDevice(request);
   settings.precision = readPrecision(request);
-  settings.bfloat16Weights = text("weightStorage") == "bfloat16";
+  settings.bfloat16Weights = request.text("weightStorage") == "bfloat16";
   if (settings.bfloat16Weights && settings.device != cpuDevice)
-    throw Napi::RangeError::New(request.Env(), "Expected the CPU for weights stored in bfloat16");
-  settings.warmupSteps = integer("marginWarmupSteps");
-  settings.sampleRate = number("sampleRate");
-  settings.sampleCorrection = request.Get("sampleCorrection").ToBoolean();
-  settings.interclassFilter = number("interclassFilter");
-  settings.negligible = number("negligible");
-  settings.maxGradientNorm = number("maxGradientNorm");
-  settings.seed = static_cast<uint64_t>(integer("seed"));
-  settings.optimizerStart = integer("optimizerStart");
+    request.refuse("Expected the CPU for weights stored in bfloat16");
+  settings.warmupSteps = request.integer("marginWarmupSteps");
+  settings.sampleRate = request.number("sampleRate");
+  settings.sampleCorrection = request.flag("sampleCorrection");
+  settings.interclassFilter = request.number("interclassFilter");
+  settings.negligible = request.number("negligible");
+  settings.maxGradientNorm = request.number("maxGradientNorm");
+  settings.seed = static_cast<uint64_t>(request.integer("seed", 0));
+  settings.optimizerStart = request.integer("optimizerStart");
   if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))
-    throw Napi::RangeError::New(request.Env(), "Expected a share of the classes for sampleRate");
+    request.refuse("Expected a share of the classes for sampleRate");
   return settings;
 }
 
 Napi::Value create(const Napi::CallbackInfo& info) {
   return perform<CreateJob>(info, [&](CreateJob& job) {
     job.asynchronous = true;
-    Napi::Object request = info[0].As<Napi::Object>();
+    const Request request(info[0], job);
     HeadSettings settings = readSettings(request);
     job.device = settings.device;
     const int64_t classes = settings.classes;
-    const Napi::Value table = request.Get("group");
-    if (!table.IsUndefined()) {
-      const Collectives& group = groupOf(table);
+    if (request.has("group")) {
+      const Collectives& group = groupOf(request.get("group"));
       const Share share = shareOf(classes, group.rank, group.size);
-      if (share.count == 0) throw Napi::RangeError::New(info.Env(), "Expected a class for every rank");
+      if (share.count == 0) request.refuse("Expected a class for every rank");
       settings.firstClass = share.from;
       settings.classes = share.count;
       job.head = std::make_shared<Head>(settings);
-      job.head->shard(group, classes, request.Get("name").As<Napi::String>().Utf8Value());
+      job.head->shard(group, classes, request.text("name"));
     } else {
       job.head = std::make_shared<Head>(settings);
     }
-    const Napi::Value weights = request.Get("classWeights");
-    if (!weights.IsUndefined()) {
-      const Span<float> span = elements<float>(weights, "classWeights", static_cast<size_t>(classes));
-      job.head->weighClasses({span.data, span.data + span.length});
+    if (request.has("classWeights")) {
+      std::vector<float> weights = request.copy<float>("classWeights");
+      if (static_cast<int64_t>(weights.size()) != classes) request.refuse("Expected a weight for every class");
+      job.head->weighClasses(std::move(weights));
     }
-    job.head->setIteration(request.Get("iteration").As<Napi::Number>().Int64Value());
-    job.random = request.Get("random").ToBoolean();
-    job.threads = request.Get("threads").As<Napi::Number>().Int32Value();
+    job.head->setIteration(request.integer("iteration"));
+    job.random = request.flag("random");
+    job.threads = readThreads(request);
   });
 }
 
@@ -194,7 +187,7 @@ Napi::Value change(const Napi::CallbackInfo& info) {
     job.asynchronous = true;
     job.belongTo(info[0]);
     job.told = handleOf(info[0]).told;
-    job.next = readSettings(info[1].As<Napi::Object>());
+    job.next = readSettings({info[1], job});
   });
 }
 
@@ -217,17 +210,16 @@ Napi::Value adopt(const Napi::CallbackInfo& info) {
     job.asynchronous = true;
     job.belongTo(info[0]);
     job.from = headOf(info[1]);
-    Napi::Object request = info[2].As<Napi::Object>();
-    const Span<int32_t> kept = elements<int32_t>(request.Get("kept"), "kept");
-    job.kept.assign(kept.data, kept.data + kept.length);
-    job.random = request.Get("random").ToBoolean();
-    job.threads = request.Get("threads").As<Napi::Number>().Int32Value();
+    const Request request(info[2], job);
+    job.kept = request.copy<int32_t>("kept");
+    job.random = request.flag("random");
+    job.threads = readThreads(request);
     const HeadSettings &to = job.head->settings(), &from = job.from->settings();
     const auto known = [&](int32_t j) { return j >= 0 && j < from.classes; };
     if (job.grouped || job.from->sharding() || job.head == job.from || to.device != from.device || to.dim != from.dim ||
         to.bfloat16Weights != from.bfloat16Weights || static_cast<int64_t>(job.kept.size()) > to.classes ||
         !std::all_of(job.kept.begin(), job.kept.end(), known))
-      throw Napi::RangeError::New(info.Env(), "Expected classes of a head like this one");
+      request.refuse("Expected classes of a head like this one");
   });
 }
 
@@ -271,18 +263,18 @@ struct StepJob : HeadJob {
 
 Napi::Value step(const Napi::CallbackInfo& info) {
   return perform<StepJob>(info, [&](StepJob& job) {
-    Napi::Object request = info[1].As<Napi::Object>();
-    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    const Request request(info[1], job);
+    job.asynchronous = request.flag("asynchronous");
     job.belongTo(info[0]);
     Problem& problem = job.problem;
-    problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
+    problem.rows = request.integer("rows", 1, largestSize);
     problem.dim = job.head->settings().dim;
     problem.classes = job.head->totalClasses();
-    readBatch(request, job, problem);
+    readBatch(request, problem);
     problem.statistics = &job.statistics;
-    problem.execution = readExecution(request, job, job.instructionSet);
-    job.train = request.Get("train").ToBoolean();
-    job.learningRate = request.Get("learningRate").As<Napi::Number>().DoubleValue();
+    problem.execution = readExecution(request, job.instructionSet);
+    job.train = request.flag("train");
+    job.learningRate = request.number("learningRate");
   });
 }
 
@@ -295,13 +287,14 @@ struct HeadTopKJob : HeadJob {
 
 Napi::Value topK(const Napi::CallbackInfo& info) {
   return perform<HeadTopKJob>(info, [&](HeadTopKJob& job) {
-    Napi::Object request = info[1].As<Napi::Object>();
-    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    const Request request(info[1], job);
+    job.asynchronous = request.flag("asynchronous");
+    job.ticket = request.number("ticket");
     job.belongTo(info[0]);
-    readTopK(request, job, job.problem, job.instructionSet);
+    readTopK(request, job.problem, job.instructionSet);
     const HeadSettings& settings = job.head->settings();
     if (job.problem.dim != settings.dim || job.problem.classes != job.head->totalClasses())
-      throw Napi::RangeError::New(info.Env(), "Expected the head's sizes");
+      request.refuse("Expected the head's sizes");
   });
 }
 

@@ -205,16 +205,6 @@ Status Job::outcome() noexcept {
   }
 }
 
-const int32_t* Job::indices(Napi::Value value, const char* name, int64_t count, int32_t least, int64_t end) {
-  const Span<int32_t> given = elements<int32_t>(value, name, static_cast<size_t>(count));
-  const auto* copy = static_cast<const int32_t*>(copyOf(given.data, given.length * sizeof(int32_t)));
-  if (!copy) return nullptr;
-  for (int64_t i = 0; i < count; i++)
-    if (copy[i] < least || copy[i] >= end)
-      throw Napi::RangeError::New(value.Env(), std::string("Expected indices in range for ") + name);
-  return copy;
-}
-
 const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
   if (!data || bytes == 0) return data;
   if (asynchronous) {

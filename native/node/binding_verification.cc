@@ -1,6 +1,6 @@
 // verification: JavaScript request → VerificationProblem → result.
 #include "../core/verification.h"
-#include "binding.h"
+#include "request.h"
 
 namespace margin_softmax::binding {
 namespace {
@@ -29,55 +29,45 @@ struct VerificationJob : Job {
 };
 
 // Indices into the embeddings or the pairs' scores, and an answer for each pair.
-void readPairs(Napi::Object request, VerificationJob& job) {
-  VerificationProblem& problem = job.problem;
-  const Napi::Value same = request.Get("same"), rows = request.Get("pairs"), given = request.Get("givenScores");
-  problem.pairs = static_cast<int64_t>(elements<uint8_t>(same, "same").length);
-  const size_t pairs = static_cast<size_t>(problem.pairs);
-  problem.same = job.input<uint8_t>(same, "same", pairs);
-  if (!given.IsUndefined()) problem.givenScores = job.input<double>(given, "givenScores", pairs);
-  else if (!rows.IsUndefined()) problem.pairRows = job.indices(rows, "pairs", 2 * problem.pairs, 0, problem.rows);
-  else if (problem.rows < 2 * problem.pairs)
-    throw Napi::RangeError::New(request.Env(), "Expected two rows for each pair");
-  const Napi::Value accuracies = request.Get("foldAccuracies");
-  problem.folds = static_cast<int64_t>(elements<double>(accuracies, "foldAccuracies").length);
-  if (problem.folds > problem.pairs) throw Napi::RangeError::New(request.Env(), "Expected at most as many folds");
-  const size_t folds = static_cast<size_t>(problem.folds);
-  problem.foldAccuracies = job.output<double>(accuracies, "foldAccuracies", folds);
-  problem.foldThresholds = job.output<double>(request.Get("foldThresholds"), "foldThresholds", folds);
-  problem.scores = job.output<double>(request.Get("scores"), "scores", pairs);
+void readPairs(const Request& request, bool scored, VerificationProblem& problem) {
+  const Span<const uint8_t> same = request.input<uint8_t>("same");
+  problem.same = same.data;
+  problem.pairs = static_cast<int64_t>(same.length);
+  if (scored) problem.givenScores = request.input<double>("givenScores", same.length);
+  else if (request.has("pairs")) problem.pairRows = request.indices("pairs", 2 * problem.pairs, 0, problem.rows);
+  else if (problem.rows < 2 * problem.pairs) request.refuse("Expected two rows for each pair");
+  const Span<double> accuracies = request.output<double>("foldAccuracies");
+  if (accuracies.length > same.length) request.refuse("Expected at most as many folds as pairs");
+  problem.folds = static_cast<int64_t>(accuracies.length);
+  problem.foldAccuracies = accuracies.data;
+  problem.foldThresholds = request.optionalOutput<double>("foldThresholds", accuracies.length);
+  problem.scores = request.optionalOutput<double>("scores", same.length);
 }
 
 Napi::Value verification(const Napi::CallbackInfo& info) {
   return perform<VerificationJob>(info, [&](VerificationJob& job) {
-    Napi::Object request = info[0].As<Napi::Object>();
-    job.asynchronous = request.Get("asynchronous").ToBoolean();
+    const Request request(info[0], job);
+    job.asynchronous = request.flag("asynchronous");
     VerificationProblem& problem = job.problem;
-    problem.rows = request.Get("rows").As<Napi::Number>().Int64Value();
-    problem.dim = request.Get("dim").As<Napi::Number>().Int64Value();
-    const Napi::Value labels = request.Get("labels"), wanted = request.Get("limits");
-    const size_t rows = static_cast<size_t>(problem.rows);
-    if (request.Get("givenScores").IsUndefined()) {
-      if (problem.rows < 1 || problem.rows > INT32_MAX || problem.dim < 1 || problem.dim > INT32_MAX)
-        throw Napi::RangeError::New(info.Env(), "Expected sizes for rows and dim");
-      problem.embeddings =
-          job.input<float>(request.Get("embeddings"), "embeddings", rows * static_cast<size_t>(problem.dim));
+    const bool scored = request.has("givenScores");
+    if (!scored) {
+      problem.rows = request.integer("rows", 1, largestSize);
+      problem.dim = request.integer("dim", 1, largestSize);
+      problem.embeddings = request.input<float>("embeddings", static_cast<size_t>(problem.rows * problem.dim));
     }
-    if (labels.IsUndefined() || !problem.embeddings) readPairs(request, job);
-    else problem.labels = job.input<int32_t>(labels, "labels", rows);
-    problem.limits = static_cast<int64_t>(elements<double>(wanted, "limits").length);
-    const size_t limits = static_cast<size_t>(problem.limits);
-    problem.falseAcceptLimits = job.input<double>(wanted, "limits", limits);
-    problem.trueAcceptRates = job.output<double>(request.Get("trueAcceptRates"), "trueAcceptRates", limits);
-    problem.falseAcceptRates = job.output<double>(request.Get("falseAcceptRates"), "falseAcceptRates", limits);
-    problem.thresholds = job.output<double>(request.Get("thresholds"), "thresholds", limits);
-    problem.sameHistogram = job.output<double>(request.Get("sameHistogram"), "sameHistogram", histogramBins);
-    problem.differentHistogram =
-        job.output<double>(request.Get("differentHistogram"), "differentHistogram", histogramBins);
-    problem.detectionCost = {request.Get("pTarget").As<Napi::Number>().DoubleValue(),
-                             request.Get("cMiss").As<Napi::Number>().DoubleValue(),
-                             request.Get("cFalseAlarm").As<Napi::Number>().DoubleValue()};
-    problem.execution = readExecution(request, job, job.instructionSet);
+    if (scored || !request.has("labels")) readPairs(request, scored, problem);
+    else problem.labels = request.input<int32_t>("labels", static_cast<size_t>(problem.rows));
+    const Span<const double> limits = request.input<double>("limits");
+    problem.limits = static_cast<int64_t>(limits.length);
+    problem.falseAcceptLimits = limits.data;
+    problem.trueAcceptRates = request.output<double>("trueAcceptRates", limits.length);
+    problem.falseAcceptRates = request.output<double>("falseAcceptRates", limits.length);
+    problem.thresholds = request.output<double>("thresholds", limits.length);
+    problem.sameHistogram = request.output<double>("sameHistogram", histogramBins);
+    problem.differentHistogram = request.output<double>("differentHistogram", histogramBins);
+    problem.detectionCost = {request.number("pTarget"), request.number("cMiss"), request.number("cFalseAlarm")};
+    problem.execution = readExecution(request, job.instructionSet);
+    job.ticket = request.number("ticket");
   });
 }
 
