@@ -11,7 +11,7 @@ import { Command, Option } from 'commander'
 import { Progress } from '../lib/cli/terminal'
 import { processGroup } from '../lib/distributed'
 import { arcface, MarginHead, type Precision, sgd, type WeightStorage } from '../lib/index'
-import { weightStorages } from '../lib/internal/head-settings'
+import { weightStorages } from '../lib/internal/head-options'
 import { seededRandom } from '../lib/internal/random'
 
 interface Given {

@@ -3,6 +3,7 @@ import { cpu, type DeviceName, deviceIndex, type Precision, precisionIndex } fro
 import { wrongValue } from './errors'
 import { integerFrom, oneOf } from './internal/check'
 import { instructionSets, native, succeeded } from './internal/native'
+import { namesOf } from './internal/option-table'
 
 /** Options that say how a computation runs. */
 export interface ExecutionOptions {
@@ -35,7 +36,13 @@ export interface ExecutionOptions {
   instructionSet?: string | undefined
 }
 
-export const executionOptions = ['threads', 'device', 'precision', 'workspace', 'instructionSet'] as const
+export const executionOptions = namesOf<ExecutionOptions>({
+  threads: true,
+  device: true,
+  precision: true,
+  workspace: true,
+  instructionSet: true,
+})
 
 const leastWorkspace = 32 * 2 ** 20
 const usualWorkspace = 256 * 2 ** 20

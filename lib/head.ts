@@ -13,6 +13,7 @@ import {
   withoutClasses,
 } from './internal/head-changes'
 import { type HeadMemory, saveMemory } from './internal/head-memory'
+import type { WeightStorage } from './internal/head-options'
 import { WorkOrder } from './internal/head-order'
 import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './internal/head-requests'
 import type {
@@ -24,7 +25,6 @@ import type {
   SignalOptions,
   StepOptions,
   StepResult,
-  WeightStorage,
 } from './internal/head-settings'
 import type { ClassRun } from './internal/head-shards'
 import { headFromFile, headFromOptions } from './internal/head-start'

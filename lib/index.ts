@@ -9,6 +9,7 @@ export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
 export type { FloatArray, LabelArray, ParametersOf } from './internal/check'
 export { type ClassMeansOptions, classMeans } from './internal/class-means'
+export type { WeightStorage } from './internal/head-options'
 export type {
   AddedClasses,
   EvaluateResult,
@@ -19,7 +20,6 @@ export type {
   StepOptions,
   StepResult,
   StepStatistics,
-  WeightStorage,
 } from './internal/head-settings'
 export type { ClassRun } from './internal/head-shards'
 export { type Exchange, instructionSets, type LeftOut } from './internal/native'

@@ -4,19 +4,25 @@ import {
   apart,
   type FloatArray,
   floats,
-  ignoreIndexRange,
-  integerFrom,
   type LabelArray,
   labels,
   lossWeights,
   number,
-  numberFrom,
-  oneOf,
   options,
   rowsOf,
   size,
 } from './internal/check'
 import { type LeftOut, type NativeResult, native, succeeded, watched } from './internal/native'
+import {
+  choiceRow,
+  ignoreIndexRow,
+  labelSmoothingRow,
+  namesIn,
+  namesOf,
+  negligibleRow,
+  type ValuesOf,
+  valuesOf,
+} from './internal/option-table'
 import { arcface, encodeMargin, isNormalized, type Margin } from './margins'
 import {
   copyBack,
@@ -120,28 +126,42 @@ export interface MarginLossResult<
   leftOut: LeftOut
 }
 
-const batchNames = ['input', 'weight', 'dim', 'bias', 'labels']
 const outputNames = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
+export const reductions: readonly Reduction[] = ['mean', 'sum', 'none']
+/** Of marginLoss and of crossEntropyLoss. */
+export const reductionRow = choiceRow('mean', reductions)
+
+/** The options that say which loss, a row for each. */
+const lossSettings = {
+  margin: { check: (value: unknown) => encodeMargin(value), default: arcface() },
+  reduction: reductionRow,
+  ignoreIndex: ignoreIndexRow,
+  labelSmoothing: labelSmoothingRow,
+  negligible: negligibleRow(0), // as long as it is not known who takes the gradient
+}
+
+/** Their values. */
+export type LossSettings = ValuesOf<typeof lossSettings>
+
+type LossArrays = Omit<MarginLossOptions, keyof typeof lossSettings | keyof ExecutionOptions>
+
+/** What marginLoss takes. */
 export const lossOptions = [
-  'margin',
-  'reduction',
-  'ignoreIndex',
-  'labelSmoothing',
-  'classWeights',
-  'sampleWeights',
-  'negligible',
-  'gradOutput',
-  ...outputNames,
+  ...namesIn(lossSettings),
+  ...namesOf<LossArrays>({
+    classWeights: true,
+    sampleWeights: true,
+    gradOutput: true,
+    losses: true,
+    gradInput: true,
+    gradWeight: true,
+    gradBias: true,
+  }),
   ...executionOptions,
 ]
-export const reductions: readonly Reduction[] = ['mean', 'sum', 'none']
+const batchNames = namesOf<Batch>({ input: true, weight: true, labels: true, dim: true, bias: true })
 
 type Outputs = Omit<MarginLossResult, 'loss' | 'leftOut'>
-
-/** The norm of what may be left out, as a multiple of a gradient's: nothing, as long as it is not known who takes the gradient. */
-export function checkNegligible(given: unknown = 0): number {
-  return numberFrom(given, 'negligible', 0, 1e-3)
-}
 
 /** The reduction and the upstream gradient that goes with it: of marginLoss and of crossEntropyLoss. */
 export function upstream(gradOutput: number | FloatArray | undefined, reduction: Reduction, rows: number) {
@@ -156,12 +176,10 @@ export function upstream(gradOutput: number | FloatArray | undefined, reduction:
 function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   const known = options(given, 'options', lossOptions)
   const taken = options(batch ?? null, 'batch', batchNames)
-  const encoded = encodeMargin(known.margin === undefined ? defaultMargin : known.margin)
+  const settings = valuesOf(lossSettings, known)
+  const { margin: encoded, reduction, ignoreIndex, labelSmoothing, negligible } = settings
   const checked = checkBatch(taken, encoded.margin)
   const { bias, dim, rows, classes } = checked
-  const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
-  const ignoreIndex =
-    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)
   if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
   const inputs = {
     labels: labels(taken.labels, 'labels', rows, classes, ignoreIndex),
@@ -176,9 +194,8 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   const how = {
     ...scalars,
     ...execution(known),
-    labelSmoothing:
-      known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1),
-    negligible: checkNegligible(known.negligible),
+    labelSmoothing,
+    negligible,
   }
   const outputs: Outputs = {
     losses: resultArray(known.losses, 'losses', rows),
@@ -202,8 +219,6 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
   }
   return { request, outputs, known }
 }
-
-const defaultMargin = arcface()
 
 /** The arrays of a batch but for its labels, checked against each other. */
 export function checkBatch(batch: Partial<Omit<Batch, 'labels'>>, margin: Margin) {

@@ -5,19 +5,16 @@ import {
   apart,
   countOf,
   floats,
-  ignoreIndexRange,
-  integerFrom,
   isFloatArray,
   options as knownOptions,
   labels,
   lossWeights,
-  numberFrom,
-  oneOf,
   size,
 } from './internal/check'
 import { isList, lengthOf, typeOf } from './internal/intrinsics'
 import { native, succeeded } from './internal/native'
-import { type Reduction, reductions, upstream } from './loss'
+import { ignoreIndexRow, labelSmoothingRow, namesIn, namesOf, valuesOf } from './internal/option-table'
+import { type Reduction, reductionRow, upstream } from './loss'
 import { type Gradient, type GradientChoice, outputArray, resultArray } from './outputs'
 
 /**
@@ -215,17 +212,27 @@ export interface CrossEntropyLossResult<Choice extends GradientChoice = Gradient
   gradLogits: Gradient<Choice>
 }
 
+/** The options that say which loss, a row for each. */
+const crossEntropySettings = {
+  reduction: reductionRow,
+  ignoreIndex: ignoreIndexRow,
+  labelSmoothing: labelSmoothingRow,
+}
+
+type OtherOptions = Omit<CrossEntropyLossOptions, keyof typeof crossEntropySettings | keyof RowExecution>
+
+/** What crossEntropyLoss takes. */
 export const crossEntropyOptions = [
-  'classes',
-  'reduction',
-  'ignoreIndex',
-  'labelSmoothing',
-  'classWeights',
-  'gradOutput',
-  'gradLogits',
-  'losses',
+  ...namesIn(crossEntropySettings),
+  ...namesOf<OtherOptions>({
+    classes: true,
+    classWeights: true,
+    gradOutput: true,
+    gradLogits: true,
+    losses: true,
+  }),
   ...rowExecution,
-] as const
+]
 
 /**
  * Computes the cross-entropy loss of given logits, with its gradient:
@@ -258,9 +265,7 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   )
   if (probabilities && known.ignoreIndex !== undefined)
     throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
-  const ignoreIndex =
-    known.ignoreIndex === undefined ? -1 : integerFrom(known.ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)
-  const reduction = known.reduction === undefined ? 'mean' : oneOf(known.reduction, 'reduction', reductions)
+  const { reduction, ignoreIndex, labelSmoothing } = valuesOf(crossEntropySettings, known)
   const inputs = {
     labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),
     targets: probabilities ? floats(target, 'target', elements) : undefined,
@@ -276,8 +281,6 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
     apart(gradLogits, 'gradLogits', { ...inputs, logits: undefined, gradOutput, losses })
     apartOrSame(gradLogits, 'gradLogits', input, 'logits')
   }
-  const labelSmoothing =
-    known.labelSmoothing === undefined ? 0 : numberFrom(known.labelSmoothing, 'labelSmoothing', 0, 1)
   const request = {
     __proto__: null,
     ...execution(known, 'cpu'),

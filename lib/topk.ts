@@ -1,6 +1,7 @@
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import { integerFrom, newArrayToFill, options } from './internal/check'
 import { type NativeResult, native, succeeded, watched } from './internal/native'
+import { namesOf } from './internal/option-table'
 import { type Batch, checkBatch } from './loss'
 import { arcface, encodeMargin, type Margin } from './margins'
 
@@ -23,9 +24,15 @@ export interface TopKResult {
   scores: Float32Array
 }
 
+const batchNames = namesOf<TopKBatch>({ input: true, weight: true, dim: true, bias: true })
+const topKOptions = [
+  ...namesOf<Omit<TopKOptions, keyof ExecutionOptions>>({ k: true, margin: true }),
+  ...executionOptions,
+]
+
 function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
-  const known = options(given, 'options', ['k', 'margin', ...executionOptions])
-  const taken = options(batch ?? null, 'batch', ['input', 'weight', 'dim', 'bias'])
+  const known = options(given, 'options', topKOptions)
+  const taken = options(batch ?? null, 'batch', batchNames)
   const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
   const { input, weight, bias, dim, rows, classes } = checkBatch(taken, encoded.margin)
   const k = known.k === undefined ? 1 : integerFrom(known.k, 'k', 1, classes)

@@ -15,7 +15,7 @@ import { counted, duration, exitCodes, percent, printTable } from '../../lib/cli
 import { mean } from '../../lib/demo/metrics'
 import { ProgressBars } from '../../lib/demo/progress'
 import { adamW, arcface, cosface, sgd, type WeightStorage } from '../../lib/index'
-import { weightStorages } from '../../lib/internal/head-settings'
+import { weightStorages } from '../../lib/internal/head-options'
 import { draw, installed, kanji, typefaces } from './glyph-images'
 import { falseAcceptRate, type GlyphData, type GlyphOutcome, train } from './glyph-training'
 

@@ -3,7 +3,7 @@ import path from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import type { DemoOptions } from '../demo/demo'
 import { losses } from '../demo/losses'
-import { defaultSeed } from '../internal/head-settings'
+import { seedRow } from '../internal/option-table'
 import { explain, parseInteger } from './options'
 import { needPackages } from './terminal'
 
@@ -26,7 +26,7 @@ export function addDemo(all: Command): void {
       '--seed <number>',
       'of the initial weights, the order of the images and their shifts',
       parseInteger(0),
-      defaultSeed
+      seedRow.default
     )
     .addOption(
       new Option('--held-out <digits>', 'the two digits that are left out of training')

@@ -3,7 +3,7 @@ import path from 'node:path'
 import type { Command } from 'commander'
 import { reasonOf } from '../internal/file-error'
 import { type HeadFile, numbersOf, openHead, readClassNames } from '../internal/head-file'
-import type { Settings } from '../internal/head-settings'
+import { type Settings, settingRows, type TypedName } from '../internal/head-options'
 import { fileFormat, indexFormat, isIndex } from '../internal/head-shards'
 import { type Leftover, leftoversOf } from '../internal/leftovers'
 import { elementsOf, SafetensorsFile, type SafetensorsHeader } from '../internal/safetensors'
@@ -140,21 +140,7 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
       ['Margin', asCode(head.margin)],
       ['Optimizer', asCode(head.optimizer)],
       ['Progress', counted(head.iteration, 'step')],
-      ...(head.marginWarmupSteps
-        ? [['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`] as [string, string]]
-        : []),
-      ...(head.sampleRate < 1
-        ? [
-            [
-              'Sampling',
-              `${percent(head.sampleRate)} of the classes in a step${head.sampleCorrection ? ', corrected' : ''}`,
-            ] as [string, string],
-          ]
-        : []),
-      ...(head.interclassFilter < 1
-        ? [['Filter', `other classes above a cosine of ${head.interclassFilter}`] as [string, string]]
-        : []),
-      ...(head.labelSmoothing ? [['Smoothing', String(head.labelSmoothing)] as [string, string]] : []),
+      ...optionsOf(head),
       [
         'Weights',
         `${head.weightStorage}, norms from ${least.toPrecision(4)} to ${most.toPrecision(4)}, mean ${mean.toPrecision(4)}`,
@@ -187,6 +173,32 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
   if (leftovers.length) print(`\nLeft by saves that did not end:`)
   for (const leftover of leftovers)
     print(`  ${path.basename(leftover.file)}, ${megabytes(leftover.bytes)}: ${fateOf(leftover)}`)
+}
+
+/** How settings are told that are not their defaults; the others are told by their names. */
+const wordings: Partial<Record<TypedName, (head: Settings) => [label: string, text: string] | undefined>> = {
+  marginWarmupSteps: (head) => ['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`],
+  labelSmoothing: (head) => ['Smoothing', String(head.labelSmoothing)],
+  sampleRate: ({ sampleRate, sampleCorrection }) => [
+    'Sampling',
+    `${percent(sampleRate)} of the classes in a step${sampleCorrection ? ', corrected' : ''}`,
+  ],
+  sampleCorrection: ({ sampleRate }) => (sampleRate < 1 ? undefined : ['Sampling', 'corrected']),
+  interclassFilter: (head) => ['Filter', `other classes above a cosine of ${head.interclassFilter}`],
+  bias: () => undefined, // a tensor
+  weightStorage: () => undefined, // beside the weights' norms
+}
+
+function optionsOf(head: Settings): [string, string][] {
+  const others: string[] = []
+  const entries = settingRows.flatMap(([name, row]): [string, string][] => {
+    if (!row.typed || head[name] === row.default) return []
+    const worded = wordings[name as TypedName]
+    if (!worded) others.push(`${name} ${head[name]}`)
+    const entry = worded?.(head)
+    return entry ? [entry] : []
+  })
+  return others.length ? [...entries, ['Options', others.join(', ')]] : entries
 }
 
 /** The first of the names, as JSON strings; --json has all. */

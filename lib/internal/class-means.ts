@@ -1,17 +1,6 @@
 import { notFinite } from '../errors'
-import {
-  type FloatArray,
-  floats,
-  ignoreIndexRange,
-  integerFrom,
-  type LabelArray,
-  labels,
-  newArray,
-  options,
-  rowsOf,
-  size,
-} from './check'
-import { defaultSeed } from './head-settings'
+import { type FloatArray, floats, type LabelArray, labels, newArray, options, rowsOf, size } from './check'
+import { ignoreIndexRow, namesIn, type OptionRow, seedRow, valuesOf } from './option-table'
 import { seededRandom } from './random'
 
 /** Options of `classMeans`. */
@@ -25,6 +14,13 @@ export interface ClassMeansOptions {
   /** Seeds the random directions that classes without rows get: an integer from 0. Default 0. */
   seed?: number | undefined
 }
+
+const meansOptions = {
+  classes: { check: size },
+  dim: { check: size },
+  ignoreIndex: ignoreIndexRow,
+  seed: seedRow,
+} satisfies Record<keyof ClassMeansOptions, OptionRow<number>>
 
 /**
  * Computes the mean direction of each class's embeddings, of length 1: first weights for a head, or for classes that are
@@ -43,14 +39,12 @@ export function classMeans(
   labelsOf: LabelArray,
   given: ClassMeansOptions
 ): Float32Array {
-  const known = options(given ?? null, 'options', ['classes', 'dim', 'ignoreIndex', 'seed'])
-  const { ignoreIndex = -1, seed = defaultSeed } = known
-  const [classes, dim] = [size(known.classes, 'classes'), size(known.dim, 'dim')]
-  const random = seededRandom(integerFrom(seed, 'seed', 0))
-  const ignored = integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange)
+  const known = options(given ?? null, 'options', namesIn(meansOptions))
+  const { classes, dim, ignoreIndex, seed } = valuesOf(meansOptions, known)
+  const random = seededRandom(seed)
   const taken = floats(embeddings, 'embeddings')
   const rows = rowsOf(taken, 'embeddings', dim, 'dim')
-  const classOf = labels(labelsOf, 'labels', rows, classes, ignored)
+  const classOf = labels(labelsOf, 'labels', rows, classes, ignoreIndex)
   // As they are after the labels, which may be a list with getters.
   const input = floats(taken, 'embeddings', rows * dim)
   const means = newArray(Float32Array, classes * dim, 'the means')

@@ -5,21 +5,14 @@ import { agree } from './agreement'
 import { countOf, floats, integerFrom, isLabels, lossWeights, newArray, options, size } from './check'
 import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
 import { checkClassNames, digestOfNames, indexOfAgain } from './head-names'
-import {
-  type AddedClasses,
-  checkSettings,
-  expectedShapes,
-  type HeadChanges,
-  type Settings,
-  settingNames,
-} from './head-settings'
+import { checkSettings, type Settings, settingNames, settingsThatChange } from './head-options'
+import { type AddedClasses, expectedShapes, type HeadChanges, type LoadOptions } from './head-settings'
+import { namesOf } from './option-table'
 
-/** Settings that no change of a head touches. */
-const fixedNames = ['classes', 'dim', 'bias'] as const
-const settingChanges = settingNames.filter(
-  (name) => name !== 'weightStorage' && !(fixedNames as readonly string[]).includes(name)
-) as Exclude<keyof Settings, (typeof fixedNames)[number] | 'weightStorage'>[]
-export const changeNames = [...fixedNames, ...settingChanges, 'classNames']
+/** Settings that no change of a head touches: they may be named if they stay what they are. */
+const fixedNames = settingsThatChange('never')
+/** What `set` takes. */
+export const changeNames = [...fixedNames, ...settingsThatChange(undefined), 'classNames']
 
 /** The head that a change is checked against: one in memory, or one in a file. */
 export interface Changeable {
@@ -32,14 +25,17 @@ export interface Changeable {
 /** @param iteration where the state of an optimizer of another kind begins */
 export function changed(
   { settings, optimizerStart, classNames }: Changeable,
-  known: Partial<HeadChanges>,
+  known: Partial<HeadChanges & LoadOptions>,
   iteration: number
 ): Changeable {
-  for (const name of fixedNames)
-    if (known[name] !== undefined && known[name] !== settings[name])
-      throw wrongValue(`the head's own ${settings[name]}`, name, known[name])
-  const asked: Record<string, unknown> = {}
-  for (const name of settingChanges) if (known[name] !== undefined) asked[name] = known[name]
+  const asked: Partial<Record<keyof Settings, unknown>> = {}
+  for (const name of settingNames) {
+    const value: unknown = known[name]
+    if (value === undefined) continue
+    if (fixedNames.includes(name) && value !== settings[name])
+      throw wrongValue(`the head's own ${settings[name]}`, name, value)
+    asked[name] = value
+  }
   const next = checkSettings({ ...settings, ...asked })
   const names = known.classNames
   return {
@@ -70,6 +66,8 @@ export function unavailable(what: string, instead: string): MarginSoftmaxError {
 const alone = (name: string) =>
   unavailable(`no ${name}`, `save it, load it without a group, call ${name}, save it, load it with the group`)
 
+const addedOptions = namesOf<AddedClasses>({ weights: true, classNames: true, classWeights: true })
+
 /** A head with `count` more classes after those that there are. */
 export function withClasses(
   head: HeadMemory,
@@ -78,7 +76,7 @@ export function withClasses(
 ): Promise<HeadMemory> {
   if (head.group) throw alone('addClasses')
   const { dim, classes } = head.settings
-  const known = options(given, 'options', ['weights', 'classNames', 'classWeights'])
+  const known = options(given, 'options', addedOptions)
   const added = size(count, 'count')
   size(classes + added, 'classes with those of count')
   const weights = known.weights === undefined ? undefined : floats(known.weights, 'weights', added * dim)

@@ -6,13 +6,11 @@ import { gatherTexts, together } from './agreement'
 import { integerFrom, isLossWeight, newArray, options } from './check'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
 import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
+import { checkSettings, type Settings, settingNames } from './head-options'
 import {
-  checkSettings,
   expectedShapes,
   type HeadPlan,
   namesTensor,
-  type Settings,
-  settingNames,
   stateNames,
   tensorType,
   weightsTensor,

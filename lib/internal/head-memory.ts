@@ -193,8 +193,8 @@ async function allocate(
   }
 }
 
-export function groupOf({ group }: { group?: ProcessGroup }): ProcessGroup | undefined {
-  if (group !== undefined && !(isObject(group) && group[groupTable]))
-    throw wrongType("a process group of 'margin-softmax/distributed'", 'group', group)
-  return group
+export function checkGroup(value: unknown, name: string): ProcessGroup {
+  if (!isObject(value) || !(value as Partial<ProcessGroup>)[groupTable])
+    throw wrongType("a process group of 'margin-softmax/distributed'", name, value)
+  return value as ProcessGroup
 }

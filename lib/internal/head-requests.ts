@@ -20,6 +20,7 @@ import {
 import type { HeadMemory } from './head-memory'
 import type { StepOptions, StepResult } from './head-settings'
 import type { NativeResult } from './native'
+import { namesOf } from './option-table'
 
 export type StepArguments = [
   embeddings: FloatArray,
@@ -28,7 +29,7 @@ export type StepArguments = [
   train: boolean,
 ]
 
-const stepOptions = ['learningRate', 'gradInput', 'sampleWeights']
+const stepOptions = namesOf<StepOptions>({ learningRate: true, gradInput: true, sampleWeights: true })
 
 /** Copies the arguments of a step that must wait its turn, since the caller may change them meanwhile. */
 export function copyOfStep(...[embeddings, labels, given, train]: StepArguments): StepArguments {

@@ -1,22 +1,14 @@
 import os from 'node:os'
 import type { ProcessGroup } from '../distributed'
-import { MarginSoftmaxError, wrongValue } from '../errors'
-import { type Execution, type ExecutionOptions, executionOptions } from '../execution'
-import { checkNegligible } from '../loss'
-import { arcface, encodeMargin, isNormalized, type Margin } from '../margins'
-import { checkOptimizer, type Optimizer, sgd } from '../optimizers'
+import { MarginSoftmaxError } from '../errors'
+import type { Execution, ExecutionOptions } from '../execution'
+import type { Margin } from '../margins'
+import type { Optimizer } from '../optimizers'
 import type { Gradient, GradientChoice } from '../outputs'
-import { boolean, type FloatArray, ignoreIndexRange, integerFrom, numberFrom, oneOf, size } from './check'
+import type { FloatArray } from './check'
+import type { LoadedName, Settings, WeightStorage } from './head-options'
 import type { LeftOut } from './native'
 import { elementBytes } from './safetensors'
-
-/** What a head's class weights are stored in: 4 or 2 bytes each. */
-export type WeightStorage = 'float32' | 'bfloat16'
-
-export const weightStorages: readonly WeightStorage[] = ['float32', 'bfloat16']
-
-/** The seed of whatever is random and was given none: heads, `train`, `demo`. */
-export const defaultSeed = 0
 
 /** What a new head is. */
 export interface MarginHeadOptions extends ExecutionOptions {
@@ -106,7 +98,7 @@ export interface MarginHeadOptions extends ExecutionOptions {
 export interface LoadOptions
   extends ExecutionOptions,
     HeadChanges,
-    Pick<MarginHeadOptions, 'group' | 'weightStorage'> {
+    Pick<MarginHeadOptions, 'group' | LoadedName> {
   /**
    * Whether to hold what is read against the SHA-256 of each tensor that `save` put into the file. A rank that needs only
    * a part of a file reads all of it for that. Files without checksums load either way. Default true.
@@ -170,7 +162,7 @@ export interface StepResult<Choice extends GradientChoice = GradientChoice> exte
  * `classes`, `dim` and `bias` may only be what they are. Steps of `marginWarmupSteps` count from the head's first.
  */
 export interface HeadChanges
-  extends Partial<Pick<MarginHeadOptions, Exclude<keyof Settings, 'weightStorage'> | 'classNames'>> {}
+  extends Partial<Pick<MarginHeadOptions, Exclude<keyof Settings, LoadedName> | 'classNames'>> {}
 
 /** What classes that are added to a head begin with. */
 export interface AddedClasses {
@@ -180,25 +172,6 @@ export interface AddedClasses {
   classNames?: readonly string[] | undefined
   /** What they count in the loss [n]: to be given where the other classes have `classWeights`, and only there. */
   classWeights?: FloatArray | undefined
-}
-
-/** What a head is, apart from the numbers it holds: what a checkpoint's metadata says. */
-export interface Settings {
-  classes: number
-  dim: number
-  margin: Margin
-  optimizer: Optimizer
-  bias: boolean
-  marginWarmupSteps: number
-  labelSmoothing: number
-  ignoreIndex: number
-  sampleRate: number
-  sampleCorrection: boolean
-  interclassFilter: number
-  negligible: number
-  maxGradientNorm: number
-  weightStorage: WeightStorage
-  seed: number
 }
 
 /** What a head is made as, apart from the numbers that it holds. */
@@ -216,31 +189,6 @@ export interface HeadPlan {
   classWeights?: Float32Array
 }
 
-export const settingNames: readonly (keyof Settings)[] = [
-  'classes',
-  'dim',
-  'margin',
-  'bias',
-  'optimizer',
-  'marginWarmupSteps',
-  'labelSmoothing',
-  'ignoreIndex',
-  'sampleRate',
-  'sampleCorrection',
-  'interclassFilter',
-  'negligible',
-  'maxGradientNorm',
-  'weightStorage',
-  'seed',
-]
-export const headOptions = [
-  ...settingNames,
-  'weights',
-  'classNames',
-  'classWeights',
-  'group',
-  ...executionOptions,
-]
 /** No machine maps more than this many bytes. */
 const addressable = 2n ** 47n
 
@@ -259,47 +207,6 @@ export const stateNames = {
     biasState0: 'optimizer.biasFirstMoment',
     biasState1: 'optimizer.biasSecondMoment',
   },
-}
-
-export function checkSettings(given: MarginHeadOptions): Settings {
-  // Defaults stand in for what was not given, never for null, which is a mistake to be named as one.
-  const { margin: asked = arcface(), bias = false, optimizer = sgd() } = given
-  const { marginWarmupSteps = 0, labelSmoothing = 0, ignoreIndex = -1 } = given
-  const { sampleRate = 1, sampleCorrection = false, interclassFilter = 1 } = given
-  const { negligible = 1e-7, maxGradientNorm = 0, weightStorage = 'float32', seed = defaultSeed } = given
-  const classes = size(given.classes, 'classes')
-  const dim = size(given.dim, 'dim')
-  const { margin } = encodeMargin(asked)
-  if (boolean(bias, 'bias') && isNormalized(margin))
-    throw wrongValue(`false with ${margin.name}, which works on cosines,`, 'bias', bias)
-  if (numberFrom(sampleRate, 'sampleRate', 0, 1) === 0)
-    throw wrongValue('a number above 0', 'sampleRate', sampleRate)
-  if (numberFrom(interclassFilter, 'interclassFilter', -1, 1) < 1) {
-    if (!isNormalized(margin))
-      throw wrongValue('1 with softmax, which has no cosines,', 'interclassFilter', interclassFilter)
-    if (labelSmoothing) throw wrongValue('1 with labelSmoothing', 'interclassFilter', interclassFilter)
-  }
-  return {
-    classes,
-    dim,
-    margin,
-    bias,
-    optimizer: checkOptimizer(optimizer),
-    marginWarmupSteps: integerFrom(marginWarmupSteps, 'marginWarmupSteps', 0),
-    labelSmoothing: numberFrom(labelSmoothing, 'labelSmoothing', 0, 1),
-    ignoreIndex: integerFrom(ignoreIndex, 'ignoreIndex', ...ignoreIndexRange),
-    sampleRate,
-    sampleCorrection: boolean(sampleCorrection, 'sampleCorrection'),
-    interclassFilter,
-    negligible: checkNegligible(negligible),
-    maxGradientNorm: numberFrom(maxGradientNorm, 'maxGradientNorm', 0),
-    weightStorage: checkWeightStorage(weightStorage),
-    seed: integerFrom(seed, 'seed', 0),
-  }
-}
-
-export function checkWeightStorage(given: unknown): WeightStorage {
-  return oneOf(given, 'weightStorage', weightStorages)
 }
 
 /** The type in a file, and in memory, of a head's tensor. (Spelt out: the public types may need none of Node's.) */

@@ -1,56 +1,79 @@
 // Makes a head, from options or from a file.
 
 import { wrongType } from '../errors'
-import { execution, executionOptions } from '../execution'
+import { type ExecutionOptions, execution, executionOptions } from '../execution'
 import { boolean, floats, lossWeights, newArray, options } from './check'
 import { changed, changeNames } from './head-changes'
 import { openHeadTogether, readClassNames, readClassWeights } from './head-file'
-import { groupOf, type HeadMemory, loadedHead, newHead } from './head-memory'
+import { checkGroup, type HeadMemory, loadedHead, newHead } from './head-memory'
 import { checkClassNames } from './head-names'
-import {
-  checkSettings,
-  checkWeightStorage,
-  headOptions,
-  type LoadOptions,
-  type MarginHeadOptions,
-} from './head-settings'
+import { checkSettings, type Settings, settingNames, settingsThatChange } from './head-options'
+import type { LoadOptions, MarginHeadOptions } from './head-settings'
+import { namesOf } from './option-table'
+
+/**
+ * Options of a new head beside its settings, a row for each with its check: arrays as large as the head, and the processes
+ * that share it.
+ */
+const headData = {
+  weights: (value: unknown, name: string, { classes, dim }: Settings) => floats(value, name, classes * dim),
+  classNames: (value: unknown, name: string, { classes }: Settings) => checkClassNames(value, name, classes),
+  classWeights: (value: unknown, name: string, { classes }: Settings) =>
+    newArray(Float32Array, lossWeights(value, name, classes) as Float32Array, name),
+  group: (value: unknown, name: string) => checkGroup(value, name),
+} satisfies Record<
+  Exclude<keyof MarginHeadOptions, keyof Settings | keyof ExecutionOptions>,
+  (value: unknown, name: string, settings: Settings) => unknown
+>
+
+/** What `create` takes. */
+export const headOptions = [...settingNames, ...Object.keys(headData), ...executionOptions]
+/** What `load` takes. */
+const loadOptions = [
+  ...changeNames,
+  ...settingsThatChange('load'),
+  ...namesOf<Pick<LoadOptions, 'group' | 'checksums'>>({ group: true, checksums: true }),
+  ...executionOptions,
+]
+
+/** The data of a new head; undefined where there are none. */
+function dataOf(known: Partial<MarginHeadOptions>, settings: Settings) {
+  const one = <Name extends keyof typeof headData>(name: Name) =>
+    (known[name] === undefined ? undefined : headData[name](known[name], name, settings)) as
+      | ReturnType<(typeof headData)[Name]>
+      | undefined
+  return {
+    weights: one('weights'),
+    classNames: one('classNames'),
+    classWeights: one('classWeights'),
+    group: one('group'),
+  }
+}
 
 /** A head as `MarginHead.create` is asked for it. */
 export async function headFromOptions(given: MarginHeadOptions): Promise<HeadMemory> {
   const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
   const settings = checkSettings(known)
-  const { classes, dim } = settings
-  const classNames =
-    known.classNames === undefined ? undefined : checkClassNames(known.classNames, 'classNames', classes)
-  const weighted = lossWeights(known.classWeights, 'classWeights', classes)
-  const classWeights = weighted && newArray(Float32Array, weighted, 'classWeights')
-  const weights = known.weights === undefined ? undefined : floats(known.weights, 'weights', classes * dim)
-  const start = { iteration: 0, optimizerStart: 0, classNames, classWeights }
-  return newHead({ settings, execution: execution(known), group: groupOf(known), ...start }, weights)
+  const { weights, ...data } = dataOf(known, settings)
+  const start = { iteration: 0, optimizerStart: 0 }
+  return newHead({ settings, execution: execution(known), ...data, ...start }, weights)
 }
 
 /** A head as `MarginHead.load` is asked for it. */
 export async function headFromFile(path: string, given: LoadOptions | undefined): Promise<HeadMemory> {
   if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-  const known = options(given, 'options', [
-    ...changeNames,
-    ...['group', 'weightStorage', 'checksums'],
-    ...executionOptions,
-  ])
+  const known = options(given, 'options', loadOptions)
   const run = execution(known)
-  const asked =
-    known.weightStorage === undefined ? {} : { weightStorage: checkWeightStorage(known.weightStorage) }
-  const { checksums = true } = known
-  const group = groupOf(known)
+  const { checksums = true, group: shared } = known
+  const group = shared === undefined ? undefined : checkGroup(shared, 'group')
   boolean(checksums, 'checksums')
   const file = await openHeadTogether(path, group)
   try {
     const { iteration } = file
     const classNames = await readClassNames(file, checksums, group)
     const next = changed({ ...file, classNames }, known, iteration)
-    const settings = { ...next.settings, ...asked }
     const classWeights = await readClassWeights(file, checksums, group)
-    const plan = { ...next, settings, execution: run, group, iteration, classWeights }
+    const plan = { ...next, execution: run, group, iteration, classWeights }
     return await loadedHead(plan, file, checksums)
   } finally {
     await file.close()

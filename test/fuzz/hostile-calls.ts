@@ -3,7 +3,7 @@
 import { executionOptions } from '../../lib/execution'
 import * as library from '../../lib/index'
 import { changeNames } from '../../lib/internal/head-changes'
-import { headOptions } from '../../lib/internal/head-settings'
+import { headOptions } from '../../lib/internal/head-start'
 import { lossOptions } from '../../lib/loss'
 import { crossEntropyOptions } from '../../lib/probability'
 import { anyCall, anyShape, anyValues, tamper } from './batches'

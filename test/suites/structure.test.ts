@@ -36,7 +36,8 @@ function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
   assert.equal(elsewhere, [])
 }
 
-test('only the binding knows Node-API', () => onlyIn(/\bnapi/i, /^native\/(node|mpi)\/(binding|request)[^/]*$/))
+test('only the binding knows Node-API', () =>
+  onlyIn(/\bnapi/i, /^native\/(node|mpi)\/(binding|request)[^/]*$/))
 test('only native-file.ts says where the addon is', () =>
   onlyIn(/node-gyp-build/, /\/native-file\.ts$|\.d\.ts$/, files('lib', /\.ts$/)))
 test('only gpu.cuh contains PTX and asks which compiler reads it', () => {

@@ -3,7 +3,7 @@
 import * as assert from 'uvu/assert'
 import { type ClassRun, MarginSoftmaxError, sgd } from '../../lib/index'
 import { numbersOf, openHead, writeHead } from '../../lib/internal/head-file'
-import { checkSettings, type Settings } from '../../lib/internal/head-settings'
+import { checkSettings, type Settings } from '../../lib/internal/head-options'
 import { inProcessGroups } from './in-process-group'
 import { rejectsLike } from './support'
 

@@ -8,8 +8,6 @@ export interface LossOptions {
   m1?: number
   m2?: number
   m3?: number
-  interclassFilter?: number
-  bias?: boolean
 }
 
 interface Loss {
@@ -20,21 +18,21 @@ interface Loss {
 /** The options that each loss takes, and the margin that it makes. An undefined option stands for the loss's own default. */
 export const losses: Record<string, Loss> = {
   arcface: {
-    takes: ['scale', 'margin', 'interclassFilter'],
+    takes: ['scale', 'margin'],
     make: ({ scale, margin }) => arcface({ scale, margin }),
   },
   cosface: {
-    takes: ['scale', 'margin', 'interclassFilter'],
+    takes: ['scale', 'margin'],
     make: ({ scale, margin }) => cosface({ scale, margin }),
   },
   combined: {
-    takes: ['scale', 'm1', 'm2', 'm3', 'interclassFilter'],
+    takes: ['scale', 'm1', 'm2', 'm3'],
     make: ({ scale, m1, m2, m3 }) => combined({ scale, m1, m2, m3 }),
   },
-  normface: { takes: ['scale', 'interclassFilter'], make: ({ scale }) => normface({ scale }) },
+  normface: { takes: ['scale'], make: ({ scale }) => normface({ scale }) },
   sphereface: {
-    takes: ['scale', 'margin', 'interclassFilter'],
+    takes: ['scale', 'margin'],
     make: ({ scale, margin }) => sphereface({ scale, m: margin }),
   },
-  softmax: { takes: ['bias'], make: () => softmaxMargin() },
+  softmax: { takes: [], make: () => softmaxMargin() },
 }

@@ -2,7 +2,7 @@
 import { InvalidArgumentError, Option } from 'commander'
 import { precisions } from '../../devices'
 import { adamW, type Optimizer, sgd } from '../../index'
-import { weightStorages } from '../../internal/head-settings'
+import { fits, type HeadRow, type Settings, settingRows, type TypedName } from '../../internal/head-options'
 import { parseAnyNumber, parseInteger, parseNumber, parseNumberAbove } from '../options'
 import { Failure, Misuse } from '../terminal'
 import { type LossOptions, losses } from './losses'
@@ -11,22 +11,19 @@ import { type Schedule, scheduleNames } from './schedules'
 import { byPath, complete, type TrainingSettings, trainingDefaults } from './settings'
 
 /** As the options give them, before the data say how many classes and dimensions there are. */
-export interface SettingOptions extends LossOptions, Omit<Schedule, 'learningRate'>, Balance {
+export interface SettingOptions
+  extends LossOptions,
+    Omit<Schedule, 'learningRate'>,
+    Balance,
+    Partial<Pick<Settings, TypedName>> {
   loss: string
-  labelSmoothing: number
-  negligible: number
-  maxGradientNorm: number
-  sampleRate: number
-  sampleCorrection: boolean
   precision: string
-  weightStorage: string
   optimizer: 'sgd' | 'adamw'
   learningRate?: number
   momentum: number
   weightDecay: number
   epochs: number
   batch: number
-  marginWarmupSteps: number
   validation: number
   patience: number
   seed: number
@@ -57,6 +54,38 @@ function setting(flags: string, text: string, at: string | string[], details: De
 
 const usualRates = { sgd: 0.1, adamw: 1e-3 }
 
+/** A head's settings that are options here, from their table. */
+const typedRows = settingRows.flatMap(([name, row]) =>
+  row.typed ? [{ name: name as TypedName, row, typed: row.typed }] : []
+)
+
+const headSettingOptions = typedRows.map(({ name, row, typed }) =>
+  setting(`${flagFor(name)}${typed.argument ? ` <${typed.argument}>` : ''}`, typed.text, `head.${name}`, {
+    ...parserOf(row),
+    aliases: typed.aliases,
+  })
+)
+
+/** `marginWarmupSteps` as `--margin-warmup-steps`. */
+function flagFor(name: string): string {
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+}
+
+/** How the texts of a row's values are read. A default is shown unless it depends on the loss. */
+function parserOf({ form, only, default: usual }: HeadRow<unknown>): Details {
+  if (!form || form.kind === 'flag') return {}
+  const shown = only ? {} : { default: usual }
+  if (form.kind === 'choice') return { ...shown, choices: form.choices }
+  const { min, max } = form
+  const parse =
+    form.kind === 'integer'
+      ? parseInteger(min, Math.min(max, 2 ** 31 - 1))
+      : form.kind === 'number'
+        ? parseNumber(min, max)
+        : parseNumberAbove(min, max)
+  return { ...shown, parse }
+}
+
 /** In the order of the help. */
 export const settingOptions: SettingOption[] = [
   setting('--loss <name>', 'the margin', 'head.margin.name', {
@@ -77,28 +106,7 @@ export const settingOptions: SettingOption[] = [
   }),
   setting('--m2 <number>', 'of combined (default: 0.3)', 'head.margin.m2', { parse: parseAnyNumber }),
   setting('--m3 <number>', 'of combined (default: 0.2)', 'head.margin.m3', { parse: parseAnyNumber }),
-  setting('--bias', 'a bias of each class, for softmax', 'head.bias'),
-  setting(
-    '--interclass-filter <cosine>',
-    'leave out other classes nearer than this: the same identity twice (default: 1, none)',
-    'head.interclassFilter',
-    { parse: parseNumber(-1, 1) }
-  ),
-  setting('--label-smoothing <share>', 'of the target that goes to all classes', 'head.labelSmoothing', {
-    parse: parseNumber(0, 1),
-    default: 0,
-  }),
-  setting(
-    '--sample-rate <share>',
-    'of the classes that take part in a step, for very many of them (Partial FC)',
-    'head.sampleRate',
-    { parse: parseNumberAbove(0, 1), default: 1 }
-  ),
-  setting(
-    '--sample-correction',
-    'each class of a sample stands for all that it was drawn from',
-    'head.sampleCorrection'
-  ),
+  ...headSettingOptions,
   setting('--optimizer <name>', 'of the weights', 'head.optimizer.name', {
     choices: Object.keys(usualRates),
     default: 'sgd',
@@ -149,12 +157,6 @@ export const settingOptions: SettingOption[] = [
       aliases: ['--lr-warmup-steps'],
     }
   ),
-  setting(
-    '--margin-warmup-steps <number>',
-    'over which the margin grows to its size',
-    'head.marginWarmupSteps',
-    { parse: parseInteger(0), default: 0, aliases: ['--warmup-steps'] }
-  ),
   setting('--epochs <number>', 'passes over the rows', 'epochs', {
     parse: parseInteger(1),
     default: trainingDefaults.epochs,
@@ -191,22 +193,6 @@ export const settingOptions: SettingOption[] = [
     choices: precisions,
     default: 'float32',
   }),
-  setting('--weight-storage <name>', 'what the weights are stored in', 'head.weightStorage', {
-    choices: weightStorages,
-    default: 'float32',
-  }),
-  setting(
-    '--negligible <share>',
-    "of a gradient's norm that a step may leave out; 0: nothing",
-    'head.negligible',
-    { parse: parseNumber(0, 1e-3), default: 1e-7 }
-  ),
-  setting(
-    '--max-gradient-norm <number>',
-    "to which the weights' gradient is clipped, all of it together; 0: not at all",
-    'head.maxGradientNorm',
-    { parse: parseNumber(0), default: 0, aliases: ['--max-grad-norm', '--clip-grad-norm', '--gradient-clip'] }
-  ),
 ]
 
 function ascendingIntegers(text: string): number[] {
@@ -235,9 +221,10 @@ export function checkTogether(all: SettingOptions, given: Partial<SettingOptions
     if (given[name] !== undefined)
       throw new Misuse(`Expected no ${optionNamed(name)} with ${beside} but received ${given[name]}`)
   }
-  const { takes } = losses[all.loss] as (typeof losses)[string]
-  for (const name of ['scale', 'margin', 'm1', 'm2', 'm3', 'interclassFilter', 'bias'] as const)
+  const { takes, make } = losses[all.loss] as (typeof losses)[string]
+  for (const name of ['scale', 'margin', 'm1', 'm2', 'm3'] as const)
     if (!takes.includes(name)) refuse(name, all.loss)
+  for (const { name, row } of typedRows) if (!fits(row, make({}))) refuse(name, all.loss)
   for (const { to, of } of belongsTo)
     for (const [name, choice] of Object.entries(of))
       if (all[to] !== choice) refuse(name as keyof SettingOptions, all[to])
@@ -266,17 +253,9 @@ export function settingsOf(from: SettingOptions, dim: number, classes: number): 
       classes,
       dim,
       margin: (losses[loss] as (typeof losses)[string]).make(from),
-      bias: from.bias ?? false,
       optimizer,
-      labelSmoothing: from.labelSmoothing,
-      sampleRate: from.sampleRate,
-      sampleCorrection: from.sampleCorrection ?? false,
-      interclassFilter: from.interclassFilter ?? 1,
-      negligible: from.negligible,
-      maxGradientNorm: from.maxGradientNorm,
-      weightStorage: from.weightStorage as 'float32',
+      ...Object.fromEntries(typedRows.map(({ name, row }) => [name, from[name] ?? row.default])),
       precision: from.precision as 'float32',
-      marginWarmupSteps: from.marginWarmupSteps,
       seed: from.seed,
     },
     batch: classesPerBatch * rowsPerClass || from.batch,

@@ -4,7 +4,8 @@ import { wrongType } from '../../errors'
 import type { MarginHeadOptions } from '../../index'
 import { numberFrom as atLeast, oneOf, options, integerFrom as wholeNumber } from '../../internal/check'
 import { reasonOf } from '../../internal/file-error'
-import { checkSettings, defaultSeed, settingNames } from '../../internal/head-settings'
+import { checkSettings, settingNames } from '../../internal/head-options'
+import { seedRow } from '../../internal/option-table'
 import { Failure } from '../terminal'
 import type { Balance } from './sampler'
 import { type Schedule, scheduleNames } from './schedules'
@@ -33,7 +34,7 @@ export const trainingDefaults = {
   rowsPerClass: 0,
   validation: 0.1,
   patience: 5,
-  seed: defaultSeed,
+  seed: seedRow.default,
 } as const
 
 const wholeSettings = ['patience', 'seed', 'rateWarmupSteps', 'classesPerBatch', 'rowsPerClass'] as const
