@@ -1,12 +1,11 @@
 // Heads: made, stepped, evaluated, searched, changed, saved, loaded and disposed of in any order, beside the oracle's step.
 import fs from 'node:fs'
-import os from 'node:os'
 import path from 'node:path'
 import * as assert from 'uvu/assert'
 import { MarginHead, MarginSoftmaxError, sgd } from '../../lib/index'
 import { marginCases, oracleAt } from '../support/margins'
 import { type OracleResult, reference } from '../support/reference'
-import { distance, norm, normals, sameBits, within } from '../support/support'
+import { distance, norm, normals, quickFolder, sameBits, within } from '../support/support'
 import { OracleHead } from '../support/trainer'
 import { anyLabels, anyLossWeights, anyShape, anyValues, inAnyForm, tamper } from './batches'
 import type { Dice } from './campaign'
@@ -16,10 +15,10 @@ import { boundOf, checkBest } from './valid-losses'
 
 let folder: string | undefined
 
-/** A folder of this process for heads, in memory where the system has such a place. */
+/** A folder of this process for heads. */
 function temporary(): string {
   if (folder) return folder
-  const made = fs.mkdtempSync(path.join(fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir(), 'fuzz-heads-'))
+  const made = fs.mkdtempSync(path.join(quickFolder, 'fuzz-heads-'))
   process.on('exit', () => fs.rmSync(made, { recursive: true, force: true }))
   folder = made
   return made

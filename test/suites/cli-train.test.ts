@@ -77,6 +77,19 @@ test('labels as names, without validation, as JSON', () =>
     assert.equal(JSON.parse(read(folder, 'h.classes.json').toString()), ['ann', 'zoe'])
   }))
 
+/** A training that takes a while, with a checkpoint every few steps; and the head and log of one that was not cut short. */
+const long = ['--epochs', '120', '--patience', '0', '--warmup-steps', '40', '--checkpoint-steps', '3']
+let uncut: Promise<{ head: Buffer; log: { epochs: object[] } }> | undefined
+async function trainUncut() {
+  let made: Awaited<typeof uncut>
+  await inFolder(async (folder) => {
+    writeData(folder, 2, 1.2)
+    await good(['--out', 'whole.safetensors', ...long], { cwd: folder })
+    made = { head: read(folder, 'whole.safetensors'), log: logOf(folder, 'whole') }
+  })
+  return made as NonNullable<typeof made>
+}
+
 // SIGKILL leaves whatever was on the disk at the moment: also from there the bits are the same.
 for (const [signal, code] of [
   ['SIGINT', 130],
@@ -87,9 +100,9 @@ for (const [signal, code] of [
   test(`${signal} loses nothing: the resumed training gives the same bits`, () =>
     inFolder(async (folder) => {
       writeData(folder, 2, 1.2)
-      const args = ['--epochs', '120', '--patience', '0', '--warmup-steps', '40', '--checkpoint-steps', '3']
-      await good(['--out', 'whole.safetensors', ...args], { cwd: folder })
-      const cut = ['--out', 'cut.safetensors', ...args]
+      uncut ??= trainUncut()
+      const { head, log } = await uncut
+      const cut = ['--out', 'cut.safetensors', ...long]
       const whileRunning = signalAtCheckpoint(folder, 'cut', signal)
       const ended = await cli([...common, ...cut], { cwd: folder, whileRunning })
       assert.is(ended.code, code, ended.stderr)
@@ -109,8 +122,8 @@ for (const [signal, code] of [
         assert.is(second, 130)
       }
       await good([...cut, '--resume'], { cwd: folder })
-      assert.ok(read(folder, 'cut.safetensors').equals(read(folder, 'whole.safetensors')), 'the heads differ')
-      assert.equal(logOf(folder, 'cut').epochs, logOf(folder, 'whole').epochs)
+      assert.ok(read(folder, 'cut.safetensors').equals(head), 'the heads differ')
+      assert.equal(logOf(folder, 'cut').epochs, log.epochs)
       assert.not(fs.existsSync(path.join(folder, 'cut.checkpoint.safetensors')))
     }))
 
