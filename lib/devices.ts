@@ -12,9 +12,9 @@ export const precisions: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
 
 /** The file of NCCL that sharded heads look for, or '' where `MARGIN_SOFTMAX_NCCL` is `off`. */
 export function ncclLibrary(): string {
-  const given = process.env.MARGIN_SOFTMAX_NCCL
-  if (given === 'off') return ''
-  return given && given !== 'auto' ? given : 'libnccl.so.2'
+  const library = process.env.MARGIN_SOFTMAX_NCCL
+  if (library === 'off') return ''
+  return library && library !== 'auto' ? library : 'libnccl.so.2'
 }
 
 /** The version of NCCL, or why this process would not use it. */
@@ -113,12 +113,12 @@ function describe(gpu: NativeDevice): Device {
  * The index of a device by its name.
  * @param auto what `'auto'` means unless `MARGIN_SOFTMAX_DEVICE` says otherwise: the best device, or always the CPU
  */
-export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
-  if (given === undefined || given === 'auto') return usualDevice(auto)
-  if (typeof given !== 'string') throw wrongType("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', given)
-  if (given === 'cpu') return cpu
-  const named = /^cuda(?::(\d+))?$/.exec(given)
-  if (!named) throw wrongValue("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', given)
+export function deviceIndex(device: unknown, auto: 'best' | 'cpu'): number {
+  if (device === undefined || device === 'auto') return usualDevice(auto)
+  if (typeof device !== 'string') throw wrongType("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', device)
+  if (device === 'cpu') return cpu
+  const named = /^cuda(?::(\d+))?$/.exec(device)
+  if (!named) throw wrongValue("'auto', 'cpu', 'cuda' or 'cuda:<index>'", 'device', device)
   const index = Number(named[1] ?? 0)
   const gpu = named[1] === undefined ? firstUsable() : tryGpu(index)
   if (gpu?.usable) return gpu.index
@@ -130,13 +130,13 @@ export function deviceIndex(given: unknown, auto: 'best' | 'cpu'): number {
   )
   throw new MarginSoftmaxError(
     'ERR_UNAVAILABLE',
-    `Expected a usable GPU for device but received ${JSON.stringify(given)}: ${reasons.join('; ')}`
+    `Expected a usable GPU for device but received ${JSON.stringify(device)}: ${reasons.join('; ')}`
   )
 }
 
 function usualDevice(auto: 'best' | 'cpu'): number {
-  const given = process.env.MARGIN_SOFTMAX_DEVICE
-  if (given && given !== 'auto') return deviceIndex(given, 'cpu')
+  const fromEnvironment = process.env.MARGIN_SOFTMAX_DEVICE
+  if (fromEnvironment && fromEnvironment !== 'auto') return deviceIndex(fromEnvironment, 'cpu')
   return auto === 'cpu' ? cpu : (firstUsable()?.index ?? cpu)
 }
 
@@ -145,12 +145,12 @@ export function deviceName(index: number): DeviceName {
 }
 
 /** The addon's number for a precision, which the device must have. */
-export function precisionIndex(given: unknown, device: number): number {
-  if (given === undefined) return 0
-  const precision = oneOf(given, 'precision', precisions)
+export function precisionIndex(name: unknown, device: number): number {
+  if (name === undefined) return 0
+  const precision = oneOf(name, 'precision', precisions)
   if (precision === 'float32') return 0
   if (device === cpu) {
-    if (precision === 'tf32') throw wrongValue("'float32' or 'bfloat16' on the CPU", 'precision', given)
+    if (precision === 'tf32') throw wrongValue("'float32' or 'bfloat16' on the CPU", 'precision', name)
     return precisions.indexOf(precision)
   }
   const gpu = tryGpu(device) as NativeDevice
@@ -158,7 +158,7 @@ export function precisionIndex(given: unknown, device: number): number {
     throw wrongValue(
       `'float32' on a GPU of compute capability ${describe(gpu).computeCapability}`,
       'precision',
-      given
+      name
     )
   return precisions.indexOf(precision)
 }

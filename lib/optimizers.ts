@@ -41,8 +41,8 @@ export interface AdamWOptimizer {
  *   `weightDecay` ≥ 0, default 0
  */
 export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
-  const known = options(parameters, 'sgd', ['learningRate', 'momentum', 'nesterov', 'weightDecay'])
-  const { learningRate = 0.1, momentum = 0, nesterov = false, weightDecay = 0 } = known
+  const parsed = options(parameters, 'sgd', ['learningRate', 'momentum', 'nesterov', 'weightDecay'])
+  const { learningRate = 0.1, momentum = 0, nesterov = false, weightDecay = 0 } = parsed
   return {
     name: 'sgd',
     learningRate: numberFrom(learningRate, 'learningRate', 0),
@@ -58,8 +58,8 @@ export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
  *   `epsilon` ≥ 0, default 1e-8; `weightDecay` ≥ 0, default 0.01
  */
 export function adamW(parameters?: ParametersOf<AdamWOptimizer>): AdamWOptimizer {
-  const known = options(parameters, 'adamW', ['learningRate', 'beta1', 'beta2', 'epsilon', 'weightDecay'])
-  const { learningRate = 0.001, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = known
+  const parsed = options(parameters, 'adamW', ['learningRate', 'beta1', 'beta2', 'epsilon', 'weightDecay'])
+  const { learningRate = 0.001, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = parsed
   const belowOne = 1 - 2 ** -24 // the largest single-precision number below 1
   return {
     name: 'adamw',

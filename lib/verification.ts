@@ -180,8 +180,8 @@ function resultOf(raw: NativeVerification, request: VerificationRequest): Verifi
       `Expected pairs of both kinds for verification but received ${samePairs} of one class and ${differentPairs} of different ones`
     )
   const operatingPoints: OperatingPoint[] = new Array(order.length)
-  order.forEach((asked, i) => {
-    operatingPoints[asked] = {
+  order.forEach((position, i) => {
+    operatingPoints[position] = {
       limit: request.limits[i] as number,
       trueAcceptRate: request.trueAcceptRates[i] as number,
       falseAcceptRate: request.falseAcceptRates[i] as number,

@@ -44,8 +44,8 @@ export async function run(args: string[]): Promise<number> {
     // Its code is 0 where help or the version was asked for.
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.success : exitCodes.misuse
     const ours = error instanceof Failure || error instanceof Misuse || 'code' in (error as object)
-    const known = ours || error instanceof RangeError || error instanceof TypeError
-    complain(`margin-softmax: ${known ? (error as Error).message : (error as Error).stack}`)
+    const expected = ours || error instanceof RangeError || error instanceof TypeError
+    complain(`margin-softmax: ${expected ? (error as Error).message : (error as Error).stack}`)
     return error instanceof Misuse ? exitCodes.misuse : exitCodes.failure
   }
 }

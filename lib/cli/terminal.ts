@@ -54,8 +54,8 @@ export function printList(entries: [string, string][]): void {
 }
 
 /** The first column to the left, the others to the right; the first row is the head. */
-export function printTable(given: string[][]): void {
-  const rows = given.map((row) => row.map(printable))
+export function printTable(cells: string[][]): void {
+  const rows = cells.map((row) => row.map(printable))
   const widths = rows[0]?.map((_, column) => longest(rows.map((row) => row[column] ?? ''))) ?? []
   rows.forEach((row, i) => {
     const cells = row.map((cell, j) =>
@@ -67,7 +67,7 @@ export function printTable(given: string[][]): void {
 }
 
 /** Not by spreading arguments: there may be any number. */
-const longest = (texts: string[]) => texts.reduce((most, { length }) => Math.max(most, length), 0)
+const longest = (texts: string[]) => texts.reduce((soFar, { length }) => Math.max(soFar, length), 0)
 
 /** A bar on stderr where that is a terminal, else nothing. It is gone when the work is done. */
 export class Progress {

@@ -111,9 +111,9 @@ interface Point {
   digit: number
 }
 
-/** At most `most` rows, evenly spread over the file, as points. */
-function thinOut(embeddings: Float32Array, digits: Uint8Array, most: number): Point[] {
-  const stride = Math.max(1, digits.length / most)
+/** At most `limit` rows, evenly spread over the file, as points. */
+function thinOut(embeddings: Float32Array, digits: Uint8Array, limit: number): Point[] {
+  const stride = Math.max(1, digits.length / limit)
   const points: Point[] = []
   for (let i = 0; i < digits.length; i += stride) {
     const row = Math.floor(i)

@@ -103,9 +103,9 @@ export async function targetOf(file: string): Promise<Target> {
     if (!entry?.isSymbolicLink()) return { path: at, info: entry }
     // The link of an open file there need not hold a name, so it is not followed.
     if (openFiles.test(folder)) {
-      const own = folder === `/proc/${process.pid}/fd`
+      const ownDescriptor = folder === `/proc/${process.pid}/fd`
       const info = await stat(at).catch(absent)
-      return { path: at, info, descriptor: own ? Number(path.basename(at)) : undefined }
+      return { path: at, info, descriptor: ownDescriptor ? Number(path.basename(at)) : undefined }
     }
     const link = await readlink(at)
     at = path.isAbsolute(link) ? link : `${folder}${path.sep}${link}` // not path.join: it would take away `link/..`
@@ -158,10 +158,11 @@ async function moveOver(from: string, to: string): Promise<void> {
 }
 
 async function keepOwnerAndMode(file: FileHandle, old: Stats): Promise<void> {
-  const made = await file.stat()
+  const created = await file.stat()
   // Only root may give a file away; in any case the content is the saver's.
-  if (made.uid !== old.uid || made.gid !== old.gid) await file.chown(old.uid, old.gid).catch(unless('EPERM'))
-  if ((made.mode & permissions) !== (old.mode & permissions)) await file.chmod(old.mode & permissions)
+  if (created.uid !== old.uid || created.gid !== old.gid)
+    await file.chown(old.uid, old.gid).catch(unless('EPERM'))
+  if ((created.mode & permissions) !== (old.mode & permissions)) await file.chmod(old.mode & permissions)
 }
 
 /** So that the new name outlasts a power failure. A folder that may not be read, and some file systems, do not allow it. */

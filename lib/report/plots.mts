@@ -44,13 +44,13 @@ export async function draw(description: string, spec: TopLevelSpec): Promise<str
 }
 
 /** Axes of a ROC curve: true against false accept rate, the latter logarithmic from `least`, a power of ten, on. */
-export function rocAxes(least: number) {
-  const powers = Array.from({ length: 1 - Math.round(Math.log10(least)) }, (_, i) => 10 ** -i)
+export function rocAxes(lowestRate: number) {
+  const powers = Array.from({ length: 1 - Math.round(Math.log10(lowestRate)) }, (_, i) => 10 ** -i)
   const x = {
     field: 'falseAccepts',
     type: 'quantitative',
     title: 'false accept rate',
-    scale: { type: 'log', domain: [least, 1], nice: false },
+    scale: { type: 'log', domain: [lowestRate, 1], nice: false },
     axis: { format: '~%', values: powers },
   } satisfies PositionFieldDef<string>
   const y = {
@@ -99,11 +99,15 @@ export function kindColour(belonging: string, not: string) {
 }
 
 /** True against false accept rate, the latter on a logarithmic axis from `least` on. */
-export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate: number): Promise<string> {
+export function rocCurve(
+  curve: OperatingPoint[],
+  lowestRate: number,
+  equalErrorRate: number
+): Promise<string> {
   const values = curve
-    .filter(({ limit }) => limit >= least)
+    .filter(({ limit }) => limit >= lowestRate)
     .map(({ limit, trueAcceptRate }) => ({ falseAccepts: limit, trueAccepts: trueAcceptRate }))
-  const axes = rocAxes(least)
+  const axes = rocAxes(lowestRate)
   return draw('ROC curve', {
     width: 360,
     height: 250,
@@ -117,7 +121,7 @@ export function rocCurve(curve: OperatingPoint[], least: number, equalErrorRate:
         mark: { type: 'line', strokeWidth: 2.2, interpolate: 'step-after', color: sameColour },
         encoding: axes,
       },
-      ...(equalErrorRate >= least
+      ...(equalErrorRate >= lowestRate
         ? [
             {
               data: { values: [{ falseAccepts: equalErrorRate, trueAccepts: 1 - equalErrorRate }] },

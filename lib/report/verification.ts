@@ -24,7 +24,7 @@ export async function renderVerificationReport(report: VerificationReport): Prom
   const plots = await import('./plots.mjs')
   const { pairs, folds } = result
   // Below one false accept in all there is nothing to see.
-  const least = 10 ** Math.max(-6, Math.min(-1, Math.ceil(Math.log10(1 / pairs.different))))
+  const lowestRate = 10 ** Math.max(-6, Math.min(-1, Math.ceil(Math.log10(1 / pairs.different))))
   const number = (value: number) => value.toLocaleString('en')
   const threshold = (value: number) => thresholdText(value, result)
   const shown = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== undefined)
@@ -84,7 +84,7 @@ export async function renderVerificationReport(report: VerificationReport): Prom
 <section>
   <h2>ROC curve</h2>
   <div class="beside">
-    <figure class="panel">${await plots.rocCurve(curve, least, result.equalErrorRate)}</figure>
+    <figure class="panel">${await plots.rocCurve(curve, lowestRate, result.equalErrorRate)}</figure>
     <div>
     <table class="numbers">
       <thead><tr><th>FAR up to</th><th>TAR</th><th>threshold</th><th>false accepts</th></tr></thead>

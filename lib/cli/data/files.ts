@@ -197,12 +197,13 @@ async function fromSafetensors({ path, name }: Source, what: string, labels: boo
   }
 }
 
-function choose(names: string[], asked: string | undefined, usual: string): string {
-  const most = 20
-  const more = names.length > most ? ` and ${names.length - most} more` : ''
-  const has = `it has ${names.slice(0, most).map(brief).join(', ') || 'none'}${more}`
-  if (asked !== undefined && !names.includes(asked)) throw new Error(`it has no array named ${asked}: ${has}`)
-  const chosen = asked ?? (names.includes(usual) ? usual : names.length === 1 ? names[0] : undefined)
+function choose(names: string[], requested: string | undefined, usual: string): string {
+  const limit = 20
+  const more = names.length > limit ? ` and ${names.length - limit} more` : ''
+  const has = `it has ${names.slice(0, limit).map(brief).join(', ') || 'none'}${more}`
+  if (requested !== undefined && !names.includes(requested))
+    throw new Error(`it has no array named ${requested}: ${has}`)
+  const chosen = requested ?? (names.includes(usual) ? usual : names.length === 1 ? names[0] : undefined)
   if (chosen === undefined) throw new Error(`it has no array named ${usual}: ${has}; name one as file:name`)
   return chosen
 }

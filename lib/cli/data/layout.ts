@@ -126,29 +126,29 @@ function isNamed(header: string[], { labels, labelColumn = 'label' }: TableReque
   return labels && !isNumber(labelColumn) && header.some((name) => sameName(name, labelColumn))
 }
 
-const sameName = (name: string, asked: string) =>
-  name.trim() === asked.trim() || (asked === 'label' && name.trim().toLowerCase() === asked)
+const sameName = (name: string, requested: string) =>
+  name.trim() === requested.trim() || (requested === 'label' && name.trim().toLowerCase() === requested)
 
 function withHeader(names: string[], separator: string, request: TableRequest): Layout {
   const header = names.map((name) => name.trim())
-  const { labels, labelColumn: asked } = request
+  const { labels, labelColumn: requested } = request
   let labelColumn = -1
-  if (labels && asked === undefined && header.length === 1 && !request.numbers) labelColumn = 0
-  else if (labels) labelColumn = columnNamed(header, asked ?? 'label', '--label-column')
+  if (labels && requested === undefined && header.length === 1 && !request.numbers) labelColumn = 0
+  else if (labels) labelColumn = columnNamed(header, requested ?? 'label', '--label-column')
   return complete({ separator, header, labelColumn, labelIsGuessed: false }, header.length, request)
 }
 
 function withoutHeader(row: string[], separator: string, request: TableRequest): Layout {
-  const { labels, numbers, labelColumn: asked } = request
+  const { labels, numbers, labelColumn: requested } = request
   let labelColumn = -1
-  if (labels && asked !== undefined) labelColumn = positionOf(asked, row.length, '--label-column')
+  if (labels && requested !== undefined) labelColumn = positionOf(requested, row.length, '--label-column')
   else if (labels && (numbers || row.length === 1)) labelColumn = 0
   else if (labels)
     throw new Error(
       `it has ${row.length} columns and none is named label: say which one with --label-column (its first line: ${listed(row)})`
     )
   return complete(
-    { separator, labelColumn, labelIsGuessed: labels && numbers && asked === undefined },
+    { separator, labelColumn, labelIsGuessed: labels && numbers && requested === undefined },
     row.length,
     request
   )
@@ -254,27 +254,27 @@ function namedColumns(list: string, header: string[] | undefined, width: number)
   return columns
 }
 
-function columnNamed(header: string[], asked: string, option: string): number {
-  const found = header.flatMap((name, column) => (sameName(name, asked) ? [column] : []))
-  if (found.length > 1) throw new Error(`it has ${found.length} columns named ${brief(asked)}`)
+function columnNamed(header: string[], requested: string, option: string): number {
+  const found = header.flatMap((name, column) => (sameName(name, requested) ? [column] : []))
+  if (found.length > 1) throw new Error(`it has ${found.length} columns named ${brief(requested)}`)
   if (found.length === 0)
     throw new Error(
-      `no column of its header is named ${brief(asked)}: it has ${listed(header)}; name one with ${option}`
+      `no column of its header is named ${brief(requested)}: it has ${listed(header)}; name one with ${option}`
     )
   return found[0] as number
 }
 
-function positionOf(asked: string, width: number, option: string): number {
-  const position = /^ *[1-9]\d*$/.test(asked) ? Number(asked) : Number.NaN
+function positionOf(requested: string, width: number, option: string): number {
+  const position = /^ *[1-9]\d*$/.test(requested) ? Number(requested) : Number.NaN
   if (!(position <= width))
     throw new Error(
-      `it has no header, so that ${option} takes numbers from 1 to ${width}, not ${brief(asked)}`
+      `it has no header, so that ${option} takes numbers from 1 to ${width}, not ${brief(requested)}`
     )
   return position - 1
 }
 
 function listed(names: string[]): string {
-  const most = 8
-  const more = names.length > most ? `, … (${names.length} in all)` : ''
-  return `${names.slice(0, most).map(brief).join(', ')}${more}`
+  const limit = 8
+  const more = names.length > limit ? `, … (${names.length} in all)` : ''
+  return `${names.slice(0, limit).map(brief).join(', ')}${more}`
 }

@@ -44,9 +44,9 @@ export function checkTextOptions(
     ['--encoding', options.encoding, [embeddings, labels, ...others]],
   ]
   for (const [flag, value, files] of uses) {
-    const given = files.filter((file) => file !== undefined)
-    if (value === undefined || given.some((file) => isText(parseSource(file).path))) continue
-    const why = given.length ? `with ${given.join(', ')}, no text file,` : 'without labels'
+    const dataFiles = files.filter((file) => file !== undefined)
+    if (value === undefined || dataFiles.some((file) => isText(parseSource(file).path))) continue
+    const why = dataFiles.length ? `with ${dataFiles.join(', ')}, no text file,` : 'without labels'
     throw new Misuse(`Expected no ${flag} ${why} but received ${value}`)
   }
 }

@@ -31,18 +31,18 @@ export function balancedEpoch(
   const byClass = new Map<number, number[]>()
   for (const row of rows) {
     const label = labels[row] as number
-    const known = byClass.get(label)
-    if (known) known.push(row)
+    const rows = byClass.get(label)
+    if (rows) rows.push(row)
     else byClass.set(label, [row])
   }
   const rounds = new Rounds([...byClass.keys()], random)
-  const rowsOf = new Map([...byClass].map(([label, own]) => [label, new Rounds(own, random)]))
+  const rowsOf = new Map([...byClass].map(([label, rowsOfClass]) => [label, new Rounds(rowsOfClass, random)]))
   const order = new Uint32Array(batches * classesPerBatch * rowsPerClass)
   let at = 0
   for (let batch = 0; batch < batches; batch++)
     for (const label of rounds.take(classesPerBatch)) {
-      const own = rowsOf.get(label) as Rounds
-      for (let i = 0; i < rowsPerClass; i++) order[at++] = own.next()
+      const rowsOfClass = rowsOf.get(label) as Rounds
+      for (let i = 0; i < rowsPerClass; i++) order[at++] = rowsOfClass.next()
     }
   return order
 }

@@ -221,9 +221,9 @@ export class Training {
   async #validate(): Promise<{ loss: number; accuracy: number }> {
     const { validationRows } = this.plan
     let [loss, accuracy] = [0, 0]
-    const most = 512
-    for (let first = 0; first < validationRows.length; first += most) {
-      const { embeddings, labels } = this.#rows(validationRows.subarray(first, first + most))
+    const batch = 512
+    for (let first = 0; first < validationRows.length; first += batch) {
+      const { embeddings, labels } = this.#rows(validationRows.subarray(first, first + batch))
       const part = await this.head.evaluate(embeddings, labels)
       loss += (part.loss * labels.length) / validationRows.length
       accuracy += (part.stats.accuracy * labels.length) / validationRows.length
@@ -233,8 +233,8 @@ export class Training {
 
   /** The log first: killed between the two, the old checkpoint still finds its sums in it. */
   async #checkpoint(sums: Sums): Promise<void> {
-    const known = this.log.sums.filter(({ iteration }) => iteration !== sums.iteration)
-    this.log.sums = [...known.slice(-1), sums]
+    const earlier = this.log.sums.filter(({ iteration }) => iteration !== sums.iteration)
+    this.log.sums = [...earlier.slice(-1), sums]
     await writeLog(this.files.log, this.log)
     await this.head.save(this.files.checkpoint)
   }

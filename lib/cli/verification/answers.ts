@@ -86,9 +86,9 @@ export type AnswerSide = 'first' | 'last'
 export function chooseAnswers(
   columns: Record<AnswerSide, Column>,
   from: string,
-  asked?: AnswerSide
+  requested?: AnswerSide
 ): { side: AnswerSide; same: Uint8Array } {
-  if (asked) return { side: asked, same: answersOf(columns[asked]) }
+  if (requested) return { side: requested, same: answersOf(columns[requested]) }
   const [first, last] = [read(columns.first), read(columns.last)]
   const answers = (of: Read) => of.wrong === undefined
   if (answers(first) && answers(last) && first.both === last.both)

@@ -49,8 +49,8 @@ export class RowNames {
   }
 
   #index(which: string, rule: (name: string) => string): Map<string, number> {
-    const known = this.#indices.get(which)
-    if (known) return known
+    const cached = this.#indices.get(which)
+    if (cached) return cached
     const index = new Map<string, number>()
     this.#names.forEach((name, row) => {
       const key = rule(name)

@@ -74,7 +74,11 @@ export function checkCount(count: number, answers: Column | undefined, from: str
     throw new Failure(`Expected ${counted(count, 'answer')} for ${from} but received ${answers.count}`)
 }
 
-function fromNumbers(array: FileArray, answers: Column | undefined, asked: AnswerSide | undefined): Trials {
+function fromNumbers(
+  array: FileArray,
+  answers: Column | undefined,
+  requested: AnswerSide | undefined
+): Trials {
   const { from, shape, values, place } = array
   const [count = 0, columns = 0] = shape
   const wanted = answers ? 2 : 3
@@ -95,7 +99,7 @@ function fromNumbers(array: FileArray, answers: Column | undefined, asked: Answe
     valueAt: (p: number) => values[3 * p + offset] as number,
     place,
   })
-  const { side, same } = chooseAnswers({ first: column(0), last: column(2) }, from, asked)
+  const { side, same } = chooseAnswers({ first: column(0), last: column(2) }, from, requested)
   const begin = side === 'first' ? 1 : 0
   const rows = new Float64Array(2 * count)
   for (let p = 0; p < count; p++) {
@@ -120,7 +124,7 @@ function fromLines(
   lines: Lines,
   names: RowNames | undefined,
   answers: Column | undefined,
-  asked: AnswerSide | undefined
+  requested: AnswerSide | undefined
 ): Trials {
   const wanted = answers ? 2 : 3
   const { from } = lines
@@ -137,7 +141,7 @@ function fromLines(
   const column = (offset: number) => ({ count, valueAt: (p: number) => fields[p]?.[offset] as string, place })
   const { side, same } = answers
     ? { side: 'last', same: answersOf(answers) }
-    : chooseAnswers({ first: column(0), last: column(2) }, from, asked)
+    : chooseAnswers({ first: column(0), last: column(2) }, from, requested)
   const begin = side === 'first' ? 1 : 0
   const pairs = new Int32Array(2 * count)
   for (let p = 0; p < count; p++)
