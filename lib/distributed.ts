@@ -8,7 +8,7 @@
  */
 import { isMainThread } from 'node:worker_threads'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { integerFrom, oneOf, options } from './internal/check'
+import { integerInRange, oneOf, options } from './internal/check'
 import { type ProcessGroupOptions, say, Waiting } from './internal/group-wait'
 import { groupTable, type NativeGroup, nativeGroup, succeeded } from './internal/native'
 
@@ -131,7 +131,7 @@ export class ProcessGroup {
    * @param array the same type and length on every rank
    */
   async broadcast<T extends NumberArray>(array: T, root = 0): Promise<T> {
-    integerFrom(root, 'root', 0, this.size - 1)
+    integerInRange(root, 'root', 0, this.size - 1)
     return this.#collective('broadcast', array, { root }, array)
   }
 
@@ -166,7 +166,7 @@ export class ProcessGroup {
     if (!Array.isArray(given)) throw wrongType('an array of integers', 'counts', given)
     if (given.length !== this.size) throw wrongValue(`${this.size} counts`, 'counts', given)
     given.forEach((count, i) => {
-      integerFrom(count, `counts[${i}]`, 0)
+      integerInRange(count, `counts[${i}]`, 0)
     })
     const sum = given.reduce((total, count) => total + count, 0)
     if (sum !== length) throw wrongValue(`a sum of ${length}, the array's length,`, 'counts', sum)

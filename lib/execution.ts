@@ -1,7 +1,7 @@
 import os from 'node:os'
 import { cpu, type DeviceName, deviceIndex, type Precision, precisionIndex } from './devices'
 import { wrongValue } from './errors'
-import { integerFrom, oneOf } from './internal/check'
+import { integerInRange, oneOf } from './internal/check'
 import { instructionSets, native, succeeded } from './internal/native'
 import { namesOf } from './internal/option-table'
 
@@ -63,7 +63,7 @@ function defaultThreads(): number {
 function threadsOf(text: string): number {
   if (!/^\d+$/.test(text))
     throw wrongValue(`an integer from 1 to ${mostThreads}`, 'MARGIN_SOFTMAX_THREADS', text)
-  return integerFrom(Number(text), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
+  return integerInRange(Number(text), 'MARGIN_SOFTMAX_THREADS', 1, mostThreads)
 }
 
 /** `ExecutionOptions` in the form that the addon takes. */
@@ -92,11 +92,13 @@ export function execution(given: ExecutionOptions, auto: 'best' | 'cpu' = 'best'
     device,
     precision: precisionIndex(given.precision, device),
     threads:
-      given.threads === undefined ? defaultThreads() : integerFrom(given.threads, 'threads', 1, mostThreads),
+      given.threads === undefined
+        ? defaultThreads()
+        : integerInRange(given.threads, 'threads', 1, mostThreads),
     workspace:
       given.workspace === undefined
         ? usualWorkspace
-        : integerFrom(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
+        : integerInRange(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
     instructionSet,
   }
 }

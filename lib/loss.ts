@@ -1,7 +1,6 @@
 import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import {
-  apart,
   type FloatArray,
   floats,
   type LabelArray,
@@ -9,6 +8,7 @@ import {
   lossWeights,
   number,
   options,
+  rejectOverlap,
   rowsOf,
   size,
 } from './internal/check'
@@ -239,7 +239,7 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
   for (const name of outputNames) {
     const output = outputs[name]
     if (!output) continue
-    apart(output, name, seen)
+    rejectOverlap(output, name, seen)
     seen[name] = output
   }
 }

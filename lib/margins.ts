@@ -1,9 +1,9 @@
 import { wrongType, wrongValue } from './errors'
 import {
   boolean,
-  integerFrom,
+  integerInRange,
   number,
-  numberFrom,
+  numberInRange,
   oneOf,
   options,
   type ParametersOf,
@@ -124,7 +124,7 @@ export function arcface(parameters?: ParametersOf<ArcFaceMargin>): ArcFaceMargin
   return {
     name: 'arcface',
     scale: positiveNumber(scale, 'scale'),
-    margin: numberFrom(margin, 'margin', 0, Math.PI),
+    margin: numberInRange(margin, 'margin', 0, Math.PI),
     easyMargin: boolean(easyMargin, 'easyMargin'),
   }
 }
@@ -143,7 +143,7 @@ export function combined(parameters?: ParametersOf<CombinedMargin>): CombinedMar
   return {
     name: 'combined',
     scale: positiveNumber(scale, 'scale'),
-    m1: numberFrom(m1, 'm1', 0),
+    m1: numberInRange(m1, 'm1', 0),
     m2: number(m2, 'm2'),
     m3: number(m3, 'm3'),
   }
@@ -167,17 +167,17 @@ export function sphereface(
     for (const name of annealing)
       if (given[name as keyof typeof given] !== undefined)
         throw wrongValue(`only one of lambda and ${name}`, 'sphereface', name)
-    numberFrom(lambda, 'lambda', 0)
+    numberInRange(lambda, 'lambda', 0)
   }
   return {
     name: 'sphereface',
     scale: scale === 'norm' ? scale : positiveNumber(scale, 'scale'),
-    m: integerFrom(m, 'm', 0, 5),
-    base: lambda ?? numberFrom(base, 'base', 0),
-    gamma: lambda === undefined ? numberFrom(gamma, 'gamma', 0) : 0,
-    power: numberFrom(power, 'power', 0),
-    lambdaMin: lambda ?? numberFrom(lambdaMin, 'lambdaMin', 0),
-    iteration: integerFrom(iteration, 'iteration', 0),
+    m: integerInRange(m, 'm', 0, 5),
+    base: lambda ?? numberInRange(base, 'base', 0),
+    gamma: lambda === undefined ? numberInRange(gamma, 'gamma', 0) : 0,
+    power: numberInRange(power, 'power', 0),
+    lambdaMin: lambda ?? numberInRange(lambdaMin, 'lambdaMin', 0),
+    iteration: integerInRange(iteration, 'iteration', 0),
   }
 }
 

@@ -1,5 +1,5 @@
 import { wrongType } from './errors'
-import { boolean, numberFrom, oneOf, options, type ParametersOf } from './internal/check'
+import { boolean, numberInRange, oneOf, options, type ParametersOf } from './internal/check'
 import { isRecord } from './internal/intrinsics'
 
 /** Says how a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
@@ -45,10 +45,10 @@ export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
   const { learningRate = 0.1, momentum = 0, nesterov = false, weightDecay = 0 } = parsed
   return {
     name: 'sgd',
-    learningRate: numberFrom(learningRate, 'learningRate', 0),
-    momentum: numberFrom(momentum, 'momentum', 0, 1),
+    learningRate: numberInRange(learningRate, 'learningRate', 0),
+    momentum: numberInRange(momentum, 'momentum', 0, 1),
     nesterov: boolean(nesterov, 'nesterov'),
-    weightDecay: numberFrom(weightDecay, 'weightDecay', 0),
+    weightDecay: numberInRange(weightDecay, 'weightDecay', 0),
   }
 }
 
@@ -63,11 +63,11 @@ export function adamW(parameters?: ParametersOf<AdamWOptimizer>): AdamWOptimizer
   const belowOne = 1 - 2 ** -24 // the largest single-precision number below 1
   return {
     name: 'adamw',
-    learningRate: numberFrom(learningRate, 'learningRate', 0),
-    beta1: numberFrom(beta1, 'beta1', 0, belowOne),
-    beta2: numberFrom(beta2, 'beta2', 0, belowOne),
-    epsilon: numberFrom(epsilon, 'epsilon', 0),
-    weightDecay: numberFrom(weightDecay, 'weightDecay', 0),
+    learningRate: numberInRange(learningRate, 'learningRate', 0),
+    beta1: numberInRange(beta1, 'beta1', 0, belowOne),
+    beta2: numberInRange(beta2, 'beta2', 0, belowOne),
+    epsilon: numberInRange(epsilon, 'epsilon', 0),
+    weightDecay: numberInRange(weightDecay, 'weightDecay', 0),
   }
 }
 

@@ -2,13 +2,13 @@ import { wrongType, wrongValue } from './errors'
 import { type ExecutionOptions, execution } from './execution'
 import type { FloatArray, LabelArray } from './internal/check'
 import {
-  apart,
   countOf,
   floats,
   isFloatArray,
   options as knownOptions,
   labels,
   lossWeights,
+  rejectOverlap,
   size,
 } from './internal/check'
 import { isList, lengthOf, typeOf } from './internal/intrinsics'
@@ -56,9 +56,9 @@ function rowsIn(array: Float32Array, name: string, classes: number): number {
   return length / classes
 }
 
-/** Like `apart`, but the very array that is named may be overwritten: each element is read before it is written. */
+/** Like `rejectOverlap`, but the very array that is named may be overwritten: each element is read before it is written. */
 function apartOrSame(output: Float32Array, name: string, input: Float32Array, inputName: string): void {
-  if (output !== input) apart(output, name, { [inputName]: input })
+  if (output !== input) rejectOverlap(output, name, { [inputName]: input })
 }
 
 /** The option `classes`: whole rows of `input`, which is one row where it was not given. */
@@ -108,7 +108,7 @@ function perRow(
   const q = second && floats(second, 'q', lengthOf(p))
   const { classes, rows } = classesIn(p, 'p', known.classes)
   const out = resultArray(known.out, 'out', rows)
-  apart(out, 'out', { p, q })
+  rejectOverlap(out, 'out', { p, q })
   return measure(name, { p, q, out }, classes, known)
 }
 
@@ -276,9 +276,9 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
   const losses = resultArray(known.losses, 'losses', rows)
   const gradLogits = outputArray(known.gradLogits, 'gradLogits', elements, true)
-  apart(losses, 'losses', { ...inputs, gradOutput })
+  rejectOverlap(losses, 'losses', { ...inputs, gradOutput })
   if (gradLogits) {
-    apart(gradLogits, 'gradLogits', { ...inputs, logits: undefined, gradOutput, losses })
+    rejectOverlap(gradLogits, 'gradLogits', { ...inputs, logits: undefined, gradOutput, losses })
     apartOrSame(gradLogits, 'gradLogits', input, 'logits')
   }
   const request = {

@@ -1,5 +1,5 @@
 import { type ExecutionOptions, execution, executionOptions } from './execution'
-import { integerFrom, newArrayToFill, options } from './internal/check'
+import { integerInRange, newArrayToFill, options } from './internal/check'
 import { type NativeResult, native, succeeded, watched } from './internal/native'
 import { namesOf } from './internal/option-table'
 import { type Batch, checkBatch } from './loss'
@@ -35,7 +35,7 @@ function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
   const taken = options(batch ?? null, 'batch', batchNames)
   const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
   const { input, weight, bias, dim, rows, classes } = checkBatch(taken, encoded.margin)
-  const k = known.k === undefined ? 1 : integerFrom(known.k, 'k', 1, classes)
+  const k = known.k === undefined ? 1 : integerInRange(known.k, 'k', 1, classes)
   const outputs = topKArrays(rows, k)
   const request = {
     __proto__: null,

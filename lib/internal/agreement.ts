@@ -15,7 +15,7 @@ export async function gatherTexts(group: ProcessGroup, text: string): Promise<st
 }
 
 /** Fails on every rank, and names what differs, unless all of them give equal values. */
-export async function agree(group: ProcessGroup, values: object): Promise<void> {
+export async function assertSameOnAllRanks(group: ProcessGroup, values: object): Promise<void> {
   const all = (await gatherTexts(group, JSON.stringify(values))).map((text) => JSON.parse(text))
   for (const [rank, theirs] of all.entries())
     for (const name of Object.keys({ ...all[0], ...theirs })) {
@@ -29,7 +29,7 @@ export async function agree(group: ProcessGroup, values: object): Promise<void> 
 }
 
 /** Work that may fail on some ranks only: then it fails on all of them. Without a group just the work. */
-export async function together<T>(
+export async function allOrNone<T>(
   group: ProcessGroup | undefined,
   what: string,
   work: () => Promise<T>

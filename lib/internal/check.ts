@@ -60,11 +60,11 @@ export function number(value: unknown, name: string): number {
   return value
 }
 
-export function numberFrom(value: unknown, name: string, least: number, most = Infinity): number {
+export function numberInRange(value: unknown, name: string, min: number, max = Infinity): number {
   const checked = number(value, name)
-  if (checked < least || checked > most)
+  if (checked < min || checked > max)
     throw wrongValue(
-      most === Infinity ? `a number of at least ${least}` : `a number from ${least} to ${most}`,
+      max === Infinity ? `a number of at least ${min}` : `a number from ${min} to ${max}`,
       name,
       value
     )
@@ -77,18 +77,16 @@ export function positiveNumber(value: unknown, name: string): number {
   return checked
 }
 
-export function integerFrom(
+export function integerInRange(
   value: unknown,
   name: string,
-  least: number,
-  most = Number.MAX_SAFE_INTEGER
+  min: number,
+  max = Number.MAX_SAFE_INTEGER
 ): number {
   if (typeof value !== 'number') throw wrongType('an integer', name, value)
-  if (!Number.isInteger(value) || value < least || value > most)
+  if (!Number.isInteger(value) || value < min || value > max)
     throw wrongValue(
-      most === Number.MAX_SAFE_INTEGER
-        ? `an integer of at least ${least}`
-        : `an integer from ${least} to ${most}`,
+      max === Number.MAX_SAFE_INTEGER ? `an integer of at least ${min}` : `an integer from ${min} to ${max}`,
       name,
       value
     )
@@ -274,7 +272,7 @@ export function labels(
 }
 
 /** Refuses an output that shares memory with an input: it would be overwritten while it is still read. */
-export function apart(
+export function rejectOverlap(
   output: Float32Array,
   name: string,
   others: Record<string, ArrayBufferView | undefined>

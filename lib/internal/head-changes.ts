@@ -1,8 +1,8 @@
 // Changes of a head that exists: how it trains, by `set` and `load`, and which classes it has.
 
 import { MarginSoftmaxError, wrongType, wrongValue } from '../errors'
-import { agree } from './agreement'
-import { countOf, floats, integerFrom, isLabels, lossWeights, newArray, options, size } from './check'
+import { assertSameOnAllRanks } from './agreement'
+import { countOf, floats, integerInRange, isLabels, lossWeights, newArray, options, size } from './check'
 import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
 import { checkClassNames, digestOfNames, indexOfAgain } from './head-names'
 import { checkSettings, type Settings, settingNames, settingsThatChange } from './head-options'
@@ -50,7 +50,10 @@ export async function changeHead(head: HeadMemory, next: Changeable): Promise<He
   const { settings, group } = head
   if (group) {
     const { classNames } = next
-    await agree(group, { ...next.settings, classNames: classNames && digestOfNames(classNames) })
+    await assertSameOnAllRanks(group, {
+      ...next.settings,
+      classNames: classNames && digestOfNames(classNames),
+    })
     // A rank without memory for new state would leave the others with another optimizer.
     const arrays = (of: Settings) => Object.keys(expectedShapes(of)).join()
     if (arrays(next.settings) !== arrays(settings))
@@ -122,7 +125,7 @@ export async function withoutClasses(
   const places = newArray(Int32Array, classes, 'the places')
   const count = countOf(given)
   for (let i = 0; i < count; i++) {
-    const removed = integerFrom(given[i], `classes[${i}]`, 0, classes - 1)
+    const removed = integerInRange(given[i], `classes[${i}]`, 0, classes - 1)
     if (places[removed]) throw wrongValue('a class that is not removed already', `classes[${i}]`, removed)
     places[removed] = -1
   }

@@ -2,8 +2,8 @@
 import { unlink } from 'node:fs/promises'
 import path from 'node:path'
 import type { ProcessGroup } from '../distributed'
-import { gatherTexts, together } from './agreement'
-import { integerFrom, isLossWeight, newArray, options } from './check'
+import { allOrNone, gatherTexts } from './agreement'
+import { integerInRange, isLossWeight, newArray, options } from './check'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
 import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
 import { checkSettings, type Settings, settingNames } from './head-options'
@@ -107,7 +107,7 @@ export async function writeHead(
   group?: ProcessGroup
 ): Promise<void> {
   const head = JSON.stringify({ ...settings, iteration, ...(optimizerStart > 0 && { optimizerStart }) })
-  const { path: target } = await together(group, 'find the file', () =>
+  const { path: target } = await allOrNone(group, 'find the file', () =>
     targetOf(file).catch((cause) => {
       throw fileError(`Expected to write ${file}`, cause)
     })
@@ -152,7 +152,7 @@ async function writeShards(
   if (group.rank === 0) await removeShards(target, [])
   await removeLeftovers(target) // on every rank: each knows the processes of its own machine
   try {
-    await together(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own), save }))
+    await allOrNone(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own), save }))
   } catch (error) {
     await unlink(mine).catch(() => {}) // else a later save does
     throw error
@@ -160,7 +160,7 @@ async function writeShards(
   // From here on the index may come to name this rank's shard: whatever fails, only rank 0 knows whether it does.
   const runs = (await gatherTexts(group, JSON.stringify(own))).map((text) => JSON.parse(text) as ClassRun)
   const shards = runs.map((run, rank) => ({ file: path.basename(name(rank)), ...run }))
-  await together(group, 'see the index', async () => {
+  await allOrNone(group, 'see the index', async () => {
     if (group.rank === 0) await writeIndex(target, { head: JSON.parse(head), save, shards })
   })
   if (group.rank === 0) await removeShards(target, old)
@@ -221,7 +221,7 @@ export const unreadable = (file: string, cause: unknown) =>
 export async function openHeadTogether(file: string, group: ProcessGroup | undefined): Promise<HeadFile> {
   let opened: HeadFile | undefined
   try {
-    return await together(group, 'open the file', async () => {
+    return await allOrNone(group, 'open the file', async () => {
       opened = await openHead(file)
       return opened
     })
@@ -237,11 +237,11 @@ function settingsOf(saved: unknown): Omit<HeadFile, 'shards' | 'close'> {
   const names = [...settingNames, 'iteration', 'optimizerStart']
   const known = options(propertiesOf(saved, 'head'), 'head', names)
   const { iteration: made, optimizerStart = 0, ...given } = known as unknown as Settings & HeadPlan
-  const iteration = integerFrom(made, 'iteration', 0)
+  const iteration = integerInRange(made, 'iteration', 0)
   return {
     settings: checkSettings(given),
     iteration,
-    optimizerStart: integerFrom(optimizerStart, 'optimizerStart', 0, iteration),
+    optimizerStart: integerInRange(optimizerStart, 'optimizerStart', 0, iteration),
   }
 }
 
@@ -284,7 +284,7 @@ export function readClassNames(
   checksums: boolean,
   group?: ProcessGroup
 ): Promise<readonly string[] | undefined> {
-  return together(group, 'read the class names', async () => {
+  return allOrNone(group, 'read the class names', async () => {
     const named = shards.filter(({ file }) => file.entries.has(namesTensor))
     if (!named.length) return undefined
     const names: string[] = []
@@ -312,7 +312,7 @@ export function readClassWeights(
   checksums: boolean,
   group?: ProcessGroup
 ): Promise<Float32Array | undefined> {
-  return together(group, 'read the class weights', async () => {
+  return allOrNone(group, 'read the class weights', async () => {
     if (!shards.some(({ file }) => file.entries.has(weightsTensor))) return undefined
     const weights = newArray(Float32Array, settings.classes, weightsTensor)
     for (const shard of shards)

@@ -5,7 +5,7 @@ import type { ProcessGroup } from '../distributed'
 import { detached, notFinite, wrongType, wrongValue } from '../errors'
 import { encodeMargin } from '../margins'
 import { throwIfAborted } from './abort'
-import { agree, together } from './agreement'
+import { allOrNone, assertSameOnAllRanks } from './agreement'
 import { type Fill, type HeadFile, numbersOf, unreadable, writeHead } from './head-file'
 import { digestOf, digestOfNames } from './head-names'
 import { bytesOf, checkBytes, expectedShapes, type HeadPlan } from './head-settings'
@@ -161,7 +161,7 @@ async function allocate(
     ...(group && { name }),
   }
   if (group)
-    await agree(group, {
+    await assertSameOnAllRanks(group, {
       head: name,
       ...settings,
       ...start,
@@ -171,7 +171,7 @@ async function allocate(
     })
   let made: NativeHead | undefined
   try {
-    const memory = await together(group, 'make its share of the head', async () => {
+    const memory = await allOrNone(group, 'make its share of the head', async () => {
       const { head, firstClass, ownClasses }: NativeResult = succeeded(await native().headCreate(request))
       made = head
       const shard = { first: firstClass, count: ownClasses }

@@ -4,17 +4,17 @@ import { isNormalized, type Margin } from '../margins'
 import { outputArray } from '../outputs'
 import { topKArrays } from '../topk'
 import {
-  apart,
   copyOf,
   type FloatArray,
   floats,
-  integerFrom,
+  integerInRange,
   type LabelArray,
   labels,
   lossWeights,
   newArrayToFill,
-  numberFrom,
+  numberInRange,
   options,
+  rejectOverlap,
   rowsOf,
 } from './check'
 import type { HeadMemory } from './head-memory'
@@ -56,7 +56,7 @@ export function stepRequest(
   }
   const sampleWeights = lossWeights(known.sampleWeights, 'sampleWeights', rows)
   if (outputs.gradInput)
-    apart(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked, sampleWeights })
+    rejectOverlap(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked, sampleWeights })
   const request = {
     __proto__: null,
     input,
@@ -66,7 +66,7 @@ export function stepRequest(
     gradOutput: undefined,
     reduction: 0,
     gradScale: 1,
-    learningRate: numberFrom(learningRate, 'learningRate', 0),
+    learningRate: numberInRange(learningRate, 'learningRate', 0),
     train,
     ...execution,
     ...outputs,
@@ -79,7 +79,7 @@ export function topKRequest({ settings, execution }: HeadMemory, embeddings: Flo
   const { dim, classes } = settings
   const input = floats(embeddings, 'embeddings')
   const rows = rowsOf(input, 'embeddings', dim, 'dim')
-  const outputs = topKArrays(rows, integerFrom(k, 'k', 1, classes))
+  const outputs = topKArrays(rows, integerInRange(k, 'k', 1, classes))
   const request = {
     __proto__: null,
     input,

@@ -1,7 +1,7 @@
 // Options as tables, a row for each: what it may be, and what undefined stands for. Lists of names, defaults and the types
 // of the values follow from the rows, so that none of them can be forgotten elsewhere.
 import { wrongValue } from '../errors'
-import { boolean, ignoreIndexRange, integerFrom, numberFrom, oneOf } from './check'
+import { boolean, ignoreIndexRange, integerInRange, numberInRange, oneOf } from './check'
 
 /** What may be typed for an option, for those who read it from a text. */
 export type Form =
@@ -27,12 +27,12 @@ export function flag(usual: boolean): FormedRow<boolean> {
 }
 
 export function integerRow(usual: number, min: number, max = Number.MAX_SAFE_INTEGER): FormedRow<number> {
-  const check = (value: unknown, name: string) => integerFrom(value, name, min, max)
+  const check = (value: unknown, name: string) => integerInRange(value, name, min, max)
   return { check, default: usual, form: { kind: 'integer', min, max } }
 }
 
 export function numberRow(usual: number, min: number, max = Number.POSITIVE_INFINITY): FormedRow<number> {
-  const check = (value: unknown, name: string) => numberFrom(value, name, min, max)
+  const check = (value: unknown, name: string) => numberInRange(value, name, min, max)
   return { check, default: usual, form: { kind: 'number', min, max } }
 }
 
@@ -43,7 +43,7 @@ export function numberAboveRow(
   max = Number.POSITIVE_INFINITY
 ): FormedRow<number> {
   const check = (value: unknown, name: string) => {
-    if (numberFrom(value, name, bound, max) === bound)
+    if (numberInRange(value, name, bound, max) === bound)
       throw wrongValue(`a number above ${bound}`, name, value)
     return value as number
   }

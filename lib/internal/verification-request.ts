@@ -7,13 +7,13 @@ import {
   countOf,
   type FloatArray,
   floats,
-  integerFrom,
+  integerInRange,
   isFloatArray,
   type LabelArray,
   labels,
   newArray,
   number,
-  numberFrom,
+  numberInRange,
   options,
   positiveNumber,
   rowsOf,
@@ -227,7 +227,7 @@ function answersOf(answers: readonly unknown[], count: number): Uint8Array {
 /** Arrays for the folds of a list of `count` pairs, if there are to be folds. */
 function foldsOf(asked: number | undefined, count: number): Partial<Inputs> {
   const usual = count < usualFolds ? 0 : usualFolds
-  const folds = asked === undefined ? usual : integerFrom(asked, 'folds', 0, count)
+  const folds = asked === undefined ? usual : integerInRange(asked, 'folds', 0, count)
   if (folds === 1) throw wrongValue('0 or at least 2', 'folds', folds)
   if (folds === 0) return {}
   return {
@@ -270,6 +270,6 @@ function ratesOf(given: unknown): Float64Array {
     throw wrongValue('an array that has its memory', 'falseAcceptRates', given)
   const rates: number[] = []
   const count = countOf(given)
-  for (let i = 0; i < count; i++) rates.push(numberFrom(given[i], `falseAcceptRates[${i}]`, 0, 1))
+  for (let i = 0; i < count; i++) rates.push(numberInRange(given[i], `falseAcceptRates[${i}]`, 0, 1))
   return Float64Array.from(rates)
 }

@@ -1,7 +1,7 @@
 /** The log file beside the head's file: settings of a training run, its progress, and the checkpoint that belongs to it. */
 import { createHash } from 'node:crypto'
 import path from 'node:path'
-import { integerFrom, number } from '../../internal/check'
+import { integerInRange, number } from '../../internal/check'
 import { parseJson, propertiesOf, reasonOf, shown } from '../../internal/file-error'
 import { readText } from '../../internal/read-file'
 import { replaceText } from '../../internal/write-file'
@@ -95,8 +95,8 @@ function checkLog(content: unknown): Log {
   propertiesOf(propertiesOf(log.settings, 'settings').head, 'settings.head')
   if (typeof log.data !== 'string') throw new Error(`its data is ${shown(log.data)}, not a string`)
   if (typeof log.finished !== 'boolean') throw new Error(`its finished is ${shown(log.finished)}`)
-  if (log.classesGiven !== undefined) integerFrom(log.classesGiven, 'classesGiven', 1)
-  if (log.patienceFrom !== undefined) integerFrom(log.patienceFrom, 'patienceFrom', 0)
+  if (log.classesGiven !== undefined) integerInRange(log.classesGiven, 'classesGiven', 1)
+  if (log.patienceFrom !== undefined) integerInRange(log.patienceFrom, 'patienceFrom', 0)
   for (const part of ['sources', 'text'] as const)
     for (const [name, value] of Object.entries(propertiesOf(log[part] ?? {}, part)))
       if (typeof value !== 'string') throw new Error(`its ${part}.${name} is ${shown(value)}, not a string`)
@@ -107,7 +107,7 @@ function checkLog(content: unknown): Log {
     if (!Array.isArray(entries)) throw new Error(`its ${part} are ${shown(entries)}, not an array`)
     entries.forEach((entry, i) => {
       const { iteration, loss, accuracy, learningRate, validation } = propertiesOf(entry, `${part}[${i}]`)
-      integerFrom(iteration, `${part}[${i}].iteration`, 0)
+      integerInRange(iteration, `${part}[${i}].iteration`, 0)
       checkFigures({ loss, accuracy }, `${part}[${i}]`)
       if (learningRate !== undefined) number(learningRate, `${part}[${i}].learningRate`)
       if (validation !== undefined)

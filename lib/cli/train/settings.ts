@@ -2,7 +2,7 @@
 
 import { wrongType } from '../../errors'
 import type { MarginHeadOptions } from '../../index'
-import { numberFrom as atLeast, oneOf, options, integerFrom as wholeNumber } from '../../internal/check'
+import { integerInRange, numberInRange, oneOf, options } from '../../internal/check'
 import { reasonOf } from '../../internal/file-error'
 import { checkSettings, settingNames } from '../../internal/head-options'
 import { seedRow } from '../../internal/option-table'
@@ -45,12 +45,12 @@ export function complete({ head, ...settings }: TrainingSettings): TrainingSetti
   const known = { ...trainingDefaults, ...settings }
   try {
     oneOf(known.schedule, 'schedule', scheduleNames)
-    for (const name of ['batch', 'epochs'] as const) wholeNumber(known[name], name, 1)
-    for (const name of wholeSettings) wholeNumber(known[name], name, 0)
+    for (const name of ['batch', 'epochs'] as const) integerInRange(known[name], name, 1)
+    for (const name of wholeSettings) integerInRange(known[name], name, 0)
     for (const name of ['learningRate', 'power', 'gamma', 'validation'] as const)
-      atLeast(known[name], name, 0)
+      numberInRange(known[name], name, 0)
     if (!Array.isArray(known.milestones)) throw wrongType('an array', 'milestones', known.milestones)
-    for (const milestone of known.milestones) wholeNumber(milestone, 'milestones', 1)
+    for (const milestone of known.milestones) integerInRange(milestone, 'milestones', 1)
     return {
       head: { ...checkSettings(options(given, 'head', settingNames) as typeof given), precision },
       ...known,
