@@ -75,7 +75,7 @@ uint64_t hashOf(const std::vector<float>& values, uint64_t hash) {  // FNV-1a
 size_t freeAtFirst = 0;
 
 size_t freeBytes() {
-  const cuda::Turn turn(0);
+  const cuda::DeviceLock lock(0);
   size_t available = 0, total = 0;
   cudaMemGetInfo(&available, &total);
   return available;
@@ -85,14 +85,14 @@ size_t freeBytes() {
 struct Clock {
   cudaEvent_t begin, end;
   Clock() {
-    const cuda::Turn turn(0);
+    const cuda::DeviceLock lock(0);
     cudaEventCreate(&begin);
     cudaEventCreate(&end);
-    turn.device().timeWork(begin, end);
+    lock.device().timeWork(begin, end);
   }
   ~Clock() {
-    const cuda::Turn turn(0);
-    turn.device().timeWork(nullptr, nullptr);
+    const cuda::DeviceLock lock(0);
+    lock.device().timeWork(nullptr, nullptr);
     cudaEventDestroy(begin);
     cudaEventDestroy(end);
   }
@@ -176,8 +176,8 @@ bool crossEntropy(int64_t rows, int64_t classes, int repeats) {
   std::vector<float> row(static_cast<size_t>(classes));
   for (float& value : row) value = 8 * uniform();
   fill(logits, row);
-  const cuda::Turn turn(0);
-  cuda::Device& device = turn.device();
+  const cuda::DeviceLock lock(0);
+  cuda::Device& device = lock.device();
   const cuda::RowLaunch how(device, classes, true);
   cuda::CrossEntropyData data{};
   data.classes = classes;
@@ -231,9 +231,9 @@ int main(int count, char** arguments) {
   std::vector<const char*> sizes(arguments + std::min(count, 2), arguments + count);
   if (sizes.empty()) sizes = {"128x512x10000", "512x512x100000", "1024x512x360000", "512x512x1000000", "4096x100000"};
   {
-    const cuda::Turn turn(0);
-    if (!turn.status()) {
-      std::printf("%s\n", turn.status().message.c_str());
+    const cuda::DeviceLock lock(0);
+    if (!lock.status()) {
+      std::printf("%s\n", lock.status().message.c_str());
       return 1;
     }
   }

@@ -4,108 +4,110 @@
 
 namespace margin_softmax::cuda {
 
+template <class Core>
 struct GradientShared {
-  LogitShared logits;
-  float columnSums[8][tileSize];
+  using Tile = LogitTile<Core>;
+  LogitShared<Core> logits;
+  float columnSums[Tile::warpsOfColumn][Tile::columns];  // by the warps that share a column
 };
 
 // A_ij = ∂loss/∂(cosine of row i to class j), targets left out, and its sums down the columns: Σ_i A_ij·cos_ij is how
 // far a class's gradient goes along its own weights; without cosines Σ_i A_ij is the bias's gradient. `smooths`: the
 // labels; `corrected`: operands are pairs.
 template <class Core, bool normalized, bool smooths, bool corrected>
-__global__ void __launch_bounds__(tileThreads, Core::blocks)
+__global__ void __launch_bounds__(LogitTile<Core>::threads, LogitTile<Core>::blocks)
     gradientTile(StepData<typename Core::Element> step, int firstClass, int classes) {
-  using Element = typename Core::Element;
+  using Tile = LogitTile<Core>;
+  using Shared = GradientShared<Core>;
+  static_assert(sizeof(Shared) <= Tile::sharedBytes, "the epilogue's scratch takes the place of the operands");
   gpu::SharedPool pool;
-  Element* staged = pool.take<Element>(tileSharedBytes / sizeof(Element));
-  const LogitTile tile = logitTile();
-  if (blockIdx.x == 0 && threadIdx.x < tileSize)  // here, where the wait for it is hidden by the product
-    placeTargets(step, tile.firstColumn + threadIdx.x, firstClass, classes);
-  Sums sums;
-  multiplyLogits<Core, !corrected>(step, tile, staged, sums);
-  GradientShared& shared = *reinterpret_cast<GradientShared*>(staged);
-  loadFactors<Core, smooths>(step, tile, firstClass, classes, shared.logits);
+  unsigned char* staged = pool.take<unsigned char>(Tile::sharedBytes);
+  const TileOrigin origin = logitOrigin<Core>();
+  if (blockIdx.x == 0)  // here, where the wait for it is hidden by the product
+    spread<Tile, Tile::columns>([&](int i) { placeTargets(step, origin.column + i, firstClass, classes); });
+  typename Tile::Sums sums;
+  multiplyLogits<Core, !corrected>(step, origin, staged, sums);
+  Shared& shared = *reinterpret_cast<Shared*>(staged);
+  loadFactors<Core, smooths>(step, origin, firstClass, classes, shared.logits);
   __syncthreads();
 
-  float columnSums[8] = {};
-  const int firstOfThread = Core::template row<Lies::along>(0);
-  const int further = (Core::template row<Lies::along>(1) - firstOfThread) * step.chunk;  // from a row to the next
-  Element* out =
-      step.gradientOperand + static_cast<int64_t>(tile.firstRow + firstOfThread) * step.chunk + tile.firstColumn;
-#pragma unroll
-  for (int r = 0; r < 8; r++, out += further) {
-    const int row = Core::template row<Lies::along>(r), own = shared.logits.own[row];
+  // For each row of a thread, pair by pair of its columns: probability → A, written as an operand, and added to the
+  // columns' sums as the products will see it.
+  float columnSums[Tile::threadColumns] = {};
+  typename Core::Element* out =
+      step.gradientOperand + static_cast<int64_t>(origin.row + Tile::row(0)) * step.chunk + origin.column;
+  // From a row to the next, as a multiple of one distance: a product for each of them took 100 instructions more.
+  const int rowStep = Tile::row(1) - Tile::row(0), further = rowStep * step.chunk;
+  forEachRow<Tile>([&](int r, int row) {
+    const int own = shared.logits.own[row];
     const RowFactors factors = shared.logits.rows[row];
-#pragma unroll
-    for (int c = 0; c < 8; c += 2) {
+    forEachPair<Tile>([&](int c, int column) {
       float pair[2];
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        const int column = Core::template column<Lies::along>(c + i);
+        const int of = Tile::column(c + i);
         const float cosine = sums.at(r, c + i);
         // Rounded before the maximum is subtracted, as in the forward pass: SphereFace's logits may be of any size.
-        const float exponent = fmaf(factors.scale, cosine, shared.logits.bias[column]) - factors.maximum;
-        const float even = smooths ? factors.even * shared.logits.share[column] : 0;
+        const float exponent = fmaf(factors.scale, cosine, shared.logits.bias[of]) - factors.maximum;
+        const float even = smooths ? factors.even * shared.logits.share[of] : 0;
         const float a = fmaf(Core::power(exponent), factors.share, -even);
-        pair[i] = counted(step, cosine, column == own) ? a : 0;
+        pair[i] = counted(step, cosine, of == own) ? a : 0;
       }
-      const int column = Core::template column<Lies::along>(c);
-      if constexpr (Core::pairsColumns) {
+      if constexpr (Tile::pairsColumns) {
         storePair<corrected>(out + column, step.gradientPlane(), pair);
       } else {
+        static_assert(!corrected || Tile::pairsColumns, "pairs of terms are written in pairs of columns");
         out[column] = pair[0];
-        out[Core::template column<Lies::along>(c + 1)] = pair[1];
+        out[Tile::column(c + 1)] = pair[1];
       }
 #pragma unroll
       for (int i = 0; i < 2; i++) columnSums[c + i] += normalized ? pair[i] * sums.at(r, c + i) : pair[i];
-    }
-  }
-#pragma unroll
-  for (int c = 0; c < 8; c++) {
-    const float sum = sumDownColumn<Core>(columnSums[c]);
-    if (threadIdx.x % 32 < Core::firstColumnLane)
-      shared.columnSums[Core::warpInColumn()][Core::template column<Lies::along>(c)] = sum;
-  }
+    });
+    if (r + 1 < Tile::threadRows) out += (Tile::row(r + 1) - row) / rowStep * further;
+  });
+  forEachColumn<Tile>([&](int c, int column) {
+    const float sum = sumDownColumn<Tile>(columnSums[c]);
+    if (threadIdx.x % 32 < Tile::firstColumnLane) shared.columnSums[Tile::warpInColumn()][column] = sum;
+  });
   __syncthreads();
-  if (threadIdx.x >= tileSize) return;
-  float sum = 0;
-  for (int w = 0; w < Core::warpsOfColumn; w++) sum += shared.columnSums[w][threadIdx.x];
-  step.columnSums[static_cast<int64_t>(blockIdx.x) * step.chunk + tile.firstColumn + threadIdx.x] = sum;
+  spread<Tile, Tile::columns>([&](int column) {
+    float sum = 0;
+    for (int w = 0; w < Tile::warpsOfColumn; w++) sum += shared.columnSums[w][column];
+    step.columnSums[static_cast<int64_t>(blockIdx.x) * step.chunk + origin.column + column] = sum;
+  });
 }
 
-// partialInput[slot] += A·ŵ over the slot's share of the chunk. Grid: dim tiles × row tiles × slots. `first`: the sums
-// begin with this chunk.
+// partialInput[slot] += A·ŵ over the slot's share of the chunk. Grid: dim tiles × row tiles × slots. `tiles`: of logits,
+// along the chunk's classes. `first`: the sums begin with this chunk.
 template <class Core>
-__global__ void __launch_bounds__(tileThreads, Core::blocks)
+__global__ void __launch_bounds__(InputTile<Core>::threads, InputTile<Core>::blocks)
     inputGradient(StepData<typename Core::Element> step, int tiles, bool first) {
+  using Tile = InputTile<Core>;
+  static_assert(Tile::pairsColumns, "the sums are read and written in pairs");
+  constexpr int tileClasses = LogitTile<Core>::columns;
   gpu::SharedPool pool;
-  auto* staged = pool.take<typename Core::Element>(tileSharedBytes / sizeof(typename Core::Element));
-  const int slot = blockIdx.z, firstRow = blockIdx.y * tileSize, firstDim = blockIdx.x * tileSize;
+  unsigned char* staged = pool.take<unsigned char>(Tile::sharedBytes);
+  const int slot = blockIdx.z, firstRow = blockIdx.y * Tile::rows, firstDim = blockIdx.x * Tile::columns;
   const int64_t firstTile = static_cast<int64_t>(tiles) * slot / step.inputSlots;
   const int64_t lastTile = static_cast<int64_t>(tiles) * (slot + 1) / step.inputSlots;
-  Sums sums;
-  multiplyTile<Core, Lies::along, Lies::across>(step.gradients(), firstRow, step.weights(), firstDim,
-                                                firstTile * tileSize, lastTile * tileSize, step.terms, staged, sums);
+  typename Tile::Sums sums;
+  Tile::multiply(step.gradients(), firstRow, step.weights(), firstDim, firstTile * tileClasses, lastTile * tileClasses,
+                 step.terms, staged, sums);
   float* out =
       step.partialInput + (static_cast<int64_t>(slot) * step.paddedRows + firstRow) * step.paddedDim + firstDim;
   const int dims = step.paddedDim - firstDim;
-#pragma unroll
-  for (int r = 0; r < 8; r++) {
-    float* row = out + Core::template row<Lies::along>(r) * step.paddedDim;
-    float2 before[4];
-#pragma unroll
-    for (int c = 0; c < 4; c++) {  // all on their way before the first is used
-      const int dim = Core::template column<Lies::across>(2 * c);
-      before[c] = first || dim >= dims ? make_float2(0, 0) : *reinterpret_cast<const float2*>(row + dim);
-    }
-#pragma unroll
-    for (int c = 0; c < 4; c++) {
-      const int dim = Core::template column<Lies::across>(2 * c);
+  forEachRow<Tile>([&](int r, int row) {
+    float* to = out + row * step.paddedDim;
+    float2 before[Tile::threadColumns / 2];
+    forEachPair<Tile>([&](int c, int dim) {  // all on their way before the first is used
+      before[c / 2] = first || dim >= dims ? make_float2(0, 0) : *reinterpret_cast<const float2*>(to + dim);
+    });
+    forEachPair<Tile>([&](int c, int dim) {
       if (dim < dims)
-        *reinterpret_cast<float2*>(row + dim) =
-            make_float2(before[c].x + sums.at(r, 2 * c), before[c].y + sums.at(r, 2 * c + 1));
-    }
-  }
+        *reinterpret_cast<float2*>(to + dim) =
+            make_float2(before[c / 2].x + sums.at(r, c), before[c / 2].y + sums.at(r, c + 1));
+    });
+  });
 }
 
 // A weight or bias after the update, given its gradient and its optimizer's states.
@@ -128,63 +130,81 @@ __device__ inline void updateBias(const StepRows& step, int64_t at, float gradie
 }
 
 // Sums a block's threads in a fixed order; the result is thread 0's.
-__device__ inline double sumOfBlock(double* shared, double value) {
+template <int threads>
+__device__ double sumOfBlock(double (&shared)[threads / 32], double value) {
   value = gpu::warpSum(value);
   if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
   __syncthreads();
   double sum = 0;
-  for (int w = 0; threadIdx.x == 0 && w < tileThreads / 32; w++) sum += shared[w];
+  for (int w = 0; threadIdx.x == 0 && w < threads / 32; w++) sum += shared[w];
   return sum;
 }
 
 // Σ over all rows, of the chunk's class j.
 __device__ inline double columnSum(const StepRows& step, int j) {
   double sum = 0;
-  for (int t = 0; t < step.rowTiles(); t++) sum += step.columnSums[static_cast<int64_t>(t) * step.chunk + j];
+  for (int t = 0; t < step.rowTiles; t++) sum += step.columnSums[static_cast<int64_t>(t) * step.chunk + j];
   return sum;
 }
 
-// The tile's sums pass through shared memory in two strips of rows, so that a warp meets whole rows of the weights: 512
-// bytes at once, and few instructions for all of them. Rows are 8 words longer than the tile: no bank is met twice.
-constexpr int stripRows = 64, stripStride = tileSize + 8, rowsOfWarp = stripRows / (tileThreads / 32);
-
+// The tile's sums pass through shared memory in strips of rows, so that a warp meets whole rows of the weights: 512 bytes
+// at once, and few instructions for all of them.
+//
+//   strip[row of the strip][columns + 8]   8 words more than the tile is wide: no bank is met twice
+template <class Core>
 struct WeightShared {
-  float strip[stripRows][stripStride];
-  float scale[tileSize];   // 1/‖w_j‖
-  float along[tileSize];   // how far the sum over rows goes along w_j's direction
-  int targets[tileSize];   // the class's row of targetGradient, or −1
-  int64_t rows[tileSize];  // of the weights
-  double squares[tileThreads / 32];
-};
-static_assert(sizeof(WeightShared) <= tileSharedBytes);
+  using Tile = WeightTile<Core>;
+  static constexpr int stripRows = Tile::rows / Tile::strips, warps = Tile::threads / 32;
+  static constexpr int rowsOfWarp = stripRows / warps;
 
-// A lane's four elements of a row of `dims` numbers: neighbours, or 32 apart where rows are not aligned to 16 bytes.
-template <bool aligned>
+  float strip[stripRows][Tile::columns + 8];
+  float scale[Tile::rows];   // 1/‖w_j‖
+  float along[Tile::rows];   // how far the sum over rows goes along w_j's direction
+  int targets[Tile::rows];   // the class's row of targetGradient, or −1
+  int64_t rows[Tile::rows];  // of the weights
+  double squares[warps];
+};
+
+// A lane's elements of a row of `dims` numbers in a tile of so many columns, four for each 128 of these: neighbours, or
+// 32 apart where rows are not aligned to 16 bytes.
+template <bool aligned, int columns>
 struct RowPart {
-  __device__ static int at(int e) { return aligned ? threadIdx.x % 32 * 4 + e : threadIdx.x % 32 + 32 * e; }
+  static_assert(columns % 128 == 0, "a warp reads 128 columns at once");
+  static constexpr int count = columns / 32;
+  using Values = float[count];
+
+  __device__ static int at(int e) {
+    return aligned ? e / 4 * 128 + threadIdx.x % 32 * 4 + e % 4 : threadIdx.x % 32 + 32 * e;
+  }
 
   // `once`: it is met once in a step, and should not stay in the caches.
   template <bool once = false>
-  __device__ static void load(const float* row, int dims, float (&to)[4]) {
+  __device__ static void load(const float* row, int dims, Values& to) {
     const auto read = [](const auto* from) {
       if constexpr (once) return gpu::loadStreaming(from);
       else return *from;
     };
     if constexpr (aligned) {
-      const float4 four = at(0) < dims ? read(reinterpret_cast<const float4*>(row + at(0))) : make_float4(0, 0, 0, 0);
-      to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+#pragma unroll
+      for (int e = 0; e < count; e += 4) {
+        const float4 four = at(e) < dims ? read(reinterpret_cast<const float4*>(row + at(e))) : make_float4(0, 0, 0, 0);
+        to[e] = four.x, to[e + 1] = four.y, to[e + 2] = four.z, to[e + 3] = four.w;
+      }
     } else {
 #pragma unroll
-      for (int e = 0; e < 4; e++) to[e] = at(e) < dims ? read(row + at(e)) : 0;
+      for (int e = 0; e < count; e++) to[e] = at(e) < dims ? read(row + at(e)) : 0;
     }
   }
-  __device__ static void store(float* row, int dims, const float (&from)[4]) {
+  __device__ static void store(float* row, int dims, const Values& from) {
     if constexpr (aligned) {
-      if (at(0) < dims)
-        gpu::storeStreaming(reinterpret_cast<float4*>(row + at(0)), make_float4(from[0], from[1], from[2], from[3]));
+#pragma unroll
+      for (int e = 0; e < count; e += 4)
+        if (at(e) < dims)
+          gpu::storeStreaming(reinterpret_cast<float4*>(row + at(e)),
+                              make_float4(from[e], from[e + 1], from[e + 2], from[e + 3]));
     } else {
 #pragma unroll
-      for (int e = 0; e < 4; e++)
+      for (int e = 0; e < count; e++)
         if (at(e) < dims) gpu::storeStreaming(row + at(e), from[e]);
     }
   }
@@ -192,46 +212,51 @@ struct RowPart {
 
 // Aᵀ·x̂ for the chunk's classes, finished on the spot. Grid: dim tiles × class tiles. `aligned`: dim is a multiple of 4.
 template <class Core, WeightUse use, bool aligned>
-__global__ void __launch_bounds__(tileThreads, Core::blocks)
+__global__ void __launch_bounds__(WeightTile<Core>::threads, WeightTile<Core>::blocks)
     weightGradient(StepData<typename Core::Element> step, int firstClass, int classes) {
   if (use != WeightUse::gradient && step.totals->notFinite >= 0) return;  // the head refuses such a step
-  using Part = RowPart<aligned>;
+  using Tile = WeightTile<Core>;
+  using Shared = WeightShared<Core>;
+  using Part = RowPart<aligned, Tile::columns>;
+  static_assert(sizeof(Shared) <= Tile::sharedBytes, "the epilogue's scratch takes the place of the operands");
+  static_assert(Tile::pairsColumns, "the sums are handed over in pairs");
   constexpr int states = use == WeightUse::adamW ? 2 : use == WeightUse::momentum ? 1 : 0;
   constexpr int rowsAtOnce = aligned && states < 2 ? 4 : 2;
+  static_assert(Shared::rowsOfWarp % rowsAtOnce == 0, "a warp takes whole batches of rows");
   gpu::SharedPool pool;
-  auto* staged = pool.take<typename Core::Element>(tileSharedBytes / sizeof(typename Core::Element));
-  const int firstDim = blockIdx.x * tileSize, firstRow = blockIdx.y * tileSize;
-  Sums sums;
-  multiplyTile<Core, Lies::across, Lies::across>(step.gradients(), firstRow, step.inputs(), firstDim, 0,
-                                                 step.paddedRows, step.terms, staged, sums);
-  WeightShared& shared = *reinterpret_cast<WeightShared*>(staged);
-  if (threadIdx.x < tileSize) {
-    const int j = firstRow + threadIdx.x;
-    shared.scale[threadIdx.x] = step.classScale[j];
-    shared.along[threadIdx.x] = step.normalized ? static_cast<float>(columnSum(step, j)) : 0;
-    shared.targets[threadIdx.x] = step.targetPlaces[j];
-    shared.rows[threadIdx.x] = j < classes ? step.rowOf(firstClass + j) : 0;
-  }
+  unsigned char* staged = pool.take<unsigned char>(Tile::sharedBytes);
+  const int firstDim = blockIdx.x * Tile::columns, firstRow = blockIdx.y * Tile::rows;
+  typename Tile::Sums sums;
+  Tile::multiply(step.gradients(), firstRow, step.inputs(), firstDim, 0, step.paddedRows, step.terms, staged, sums);
+  Shared& shared = *reinterpret_cast<Shared*>(staged);
+  spread<Tile, Tile::rows>([&](int i) {
+    const int j = firstRow + i;
+    shared.scale[i] = step.classScale[j];
+    shared.along[i] = step.normalized ? static_cast<float>(columnSum(step, j)) : 0;
+    shared.targets[i] = step.targetPlaces[j];
+    shared.rows[i] = j < classes ? step.rowOf(firstClass + j) : 0;
+  });
   const int dims = step.dim - firstDim;
   double squares = 0;
+  // Strip by strip: sums → shared memory; then a warp takes its rows of the strip, `rowsAtOnce` at a time: weights and
+  // states are read, gradients finished, and what follows from them written.
 #pragma unroll
-  for (int strip = 0; strip < tileSize / stripRows; strip++) {
+  for (int strip = 0; strip < Tile::strips; strip++) {
     __syncthreads();
-#pragma unroll
-    for (int r = strip * 4; r < strip * 4 + 4; r++)
-#pragma unroll
-      for (int c = 0; c < 8; c += 2)
-        *reinterpret_cast<float2*>(&shared.strip[Core::inStrip(r)][Core::template column<Lies::across>(c)]) =
-            make_float2(sums.at(r, c), sums.at(r, c + 1));
+    forEachRowOfStrip<Tile>(strip, [&](int r, int place) {
+      forEachPair<Tile>([&](int c, int column) {
+        *reinterpret_cast<float2*>(&shared.strip[place][column]) = make_float2(sums.at(r, c), sums.at(r, c + 1));
+      });
+    });
     __syncthreads();
 #pragma unroll 1
-    for (int i = 0; i < rowsOfWarp; i += rowsAtOnce) {
-      const int from = threadIdx.x / 32 * rowsOfWarp + i;
-      float weight[rowsAtOnce][4], state[2][rowsAtOnce][4];
+    for (int i = 0; i < Shared::rowsOfWarp; i += rowsAtOnce) {
+      const int from = threadIdx.x / 32 * Shared::rowsOfWarp + i;
+      typename Part::Values weight[rowsAtOnce], state[2][rowsAtOnce];
       float partSquares = 0;
 #pragma unroll
       for (int r = 0; r < rowsAtOnce; r++) {  // all on their way before the first is used
-        const int row = Core::rowOfStrip(strip, from + r), limit = firstRow + row < classes ? dims : 0;
+        const int row = Tile::rowOfStrip(strip, from + r), limit = firstRow + row < classes ? dims : 0;
         const int64_t at = shared.rows[row] * step.dim + firstDim;
         const bool projects = use != WeightUse::gradient || step.normalized;
         Part::load(step.weight + at, projects ? limit : 0, weight[r]);
@@ -240,16 +265,16 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
       }
 #pragma unroll
       for (int r = 0; r < rowsAtOnce; r++) {
-        const int row = Core::rowOfStrip(strip, from + r), limit = firstRow + row < classes ? dims : 0;
+        const int row = Tile::rowOfStrip(strip, from + r), limit = firstRow + row < classes ? dims : 0;
         const int targets = shared.targets[row];
         const int64_t at = shared.rows[row] * step.dim + firstDim;
         const float scale = shared.scale[row], along = shared.along[row];
-        float gradient[4], target[4] = {};
+        typename Part::Values gradient, target = {};
         if (targets >= 0)
           Part::load(step.targetGradient + static_cast<int64_t>(targets) * step.dim + firstDim, limit, target);
         Part::load(shared.strip[from + r], limit, gradient);
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
+        for (int e = 0; e < Part::count; e++) {
           // Scaled last: weights of 1e±15 would leave float32's range on another way.
           float& g = gradient[e];
           g = fmaf(scale, fmaf(-along, scale * weight[r][e], g), target[e]);
@@ -268,19 +293,21 @@ __global__ void __launch_bounds__(tileThreads, Core::blocks)
       squares += partSquares;
     }
   }
-  const double total = sumOfBlock(shared.squares, squares);
+  const double total = sumOfBlock<Tile::threads>(shared.squares, squares);
   if (threadIdx.x != 0) return;
   step.gradientSquares[blockIdx.y * gridDim.x + blockIdx.x] += total;
 }
 
+constexpr int biasThreads = 256;  // and classes of a block
+
 struct BiasShared {
-  double squares[tileThreads / 32];
+  double squares[biasThreads / 32];
 };
 
 // The biases of a chunk: a thread per class.
-static __global__ void __launch_bounds__(tileThreads) biasGradient(StepRows step, int firstClass, int classes) {
+static __global__ void __launch_bounds__(biasThreads) biasGradient(StepRows step, int firstClass, int classes) {
   GPU_SHARED(BiasShared, shared);
-  const int j = blockIdx.x * tileThreads + threadIdx.x, label = firstClass + j;
+  const int j = blockIdx.x * biasThreads + threadIdx.x, label = firstClass + j;
   double square = 0;
   if (j < classes && (step.weightUse == WeightUse::gradient || step.totals->notFinite < 0)) {
     double sum = columnSum(step, j);
@@ -293,7 +320,7 @@ static __global__ void __launch_bounds__(tileThreads) biasGradient(StepRows step
     if (step.weightUse != WeightUse::gradient) updateBias(step, step.rowOf(label), gradient);
     else if (step.gradBias) step.gradBias[label] = gradient;
   }
-  const double total = sumOfBlock(shared.squares, square);
+  const double total = sumOfBlock<biasThreads>(shared.squares, square);
   if (threadIdx.x != 0) return;
   step.biasSquares[blockIdx.x] += total;
 }

@@ -40,10 +40,10 @@ std::string versionOf(int version) {  // 13000 → 13.0
 
 // Whether it opens, and what it has free.
 void openDevice(DeviceState& state) {
-  const Turn turn(state.index);
+  const DeviceLock lock(state.index);
   size_t available = 0, total = 0;
-  state.usable = static_cast<bool>(turn.status());
-  if (!state.usable) state.reason = turn.status().message.c_str();
+  state.usable = static_cast<bool>(lock.status());
+  if (!state.usable) state.reason = lock.status().message.c_str();
   else if (cudaMemGetInfo(&available, &total) == cudaSuccess) state.freeBytes = static_cast<int64_t>(available);
 }
 
@@ -97,7 +97,7 @@ Status Device::failure(cudaError_t error, const char* what) {
   return status;
 }
 
-// A communicator that does not end loses its device while another thread's work may hold the `Turn` (nccl.cu).
+// A communicator that does not end loses its device while another thread's work may hold the `DeviceLock` (nccl.cu).
 void Device::lose(Status reason) {
   const std::lock_guard<std::mutex> lock(lostMutex_);
   lost_ = std::move(reason);
@@ -203,7 +203,7 @@ Status Device::reserve(int64_t bytes) {
   return {};
 }
 
-Turn::Turn(int index) : device_(deviceAt(index)) {
+DeviceLock::DeviceLock(int index) : device_(deviceAt(index)) {
   if (!device_) {
     status_ = {Failure::unavailable, "Expected a GPU " + nameOf(index) + " but there is none"};
     return;
@@ -221,7 +221,7 @@ Turn::Turn(int index) : device_(deviceAt(index)) {
 }
 
 // Work that was given up half-way may still have copies under way to or from the staging memory.
-Turn::~Turn() {
+DeviceLock::~DeviceLock() {
   if (!device_ || !device_->stream_) return;
   device_->waitForAll();
   device_->freeStaging();

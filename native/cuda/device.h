@@ -1,5 +1,5 @@
 // A GPU as the host code of this folder sees it: two streams, one cached block of scratch memory, pinned staging for
-// what goes up and down, and every error turned into a Status. Whoever holds the `Turn` has the device for itself.
+// what goes up and down, and every error turned into a Status. Whoever holds the `DeviceLock` has the device for itself.
 #pragma once
 #include <cstdint>
 #include <mutex>
@@ -56,7 +56,7 @@ class Device {
     begin_ = begin;
     end_ = end;
   }
-  // Counts as beyond repair from now on, for this reason. The one call that needs no `Turn`.
+  // Counts as beyond repair from now on, for this reason. The one call that needs no `DeviceLock`.
   void lose(Status reason);
   // Waits for everything that was launched, hands the downloads over, and tells how the work at hand went.
   Status finish(const char* what);
@@ -83,7 +83,7 @@ class Device {
   }
 
  private:
-  friend class Turn;
+  friend class DeviceLock;
   struct Download {
     void* to;
     const void* from;
@@ -129,11 +129,11 @@ class Device {
 };
 
 // The right to use a device, and the device made current on this thread, for as long as it lives.
-class Turn {
+class DeviceLock {
  public:
-  explicit Turn(int index);
-  ~Turn();
-  Turn(const Turn&) = delete;
+  explicit DeviceLock(int index);
+  ~DeviceLock();
+  DeviceLock(const DeviceLock&) = delete;
   const Status& status() const { return status_; }
   Device& device() const { return *device_; }
 

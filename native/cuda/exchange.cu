@@ -62,15 +62,15 @@ class NcclExchange : public DeviceExchange {
 
   ~NcclExchange() override {
     communicator_.giveUp({Failure::disposed, "the exchange has ended"});
-    const Turn turn(device_.index());
-    if (turn.status()) device_.release(memory_);
+    const DeviceLock lock(device_.index());
+    if (lock.status()) device_.release(memory_);
   }
 
   Status open(int rank, int size, const ConnectionId& id) { return communicator_.open(rank, size, id, trialPatience); }
 
   Status begin(const std::vector<int64_t>& rows, int64_t dim, const float* mine) override {
-    const Turn turn(device_.index());
-    if (!turn.status()) return turn.status();
+    const DeviceLock lock(device_.index());
+    if (!lock.status()) return lock.status();
     rows_ = rows;
     dim_ = dim;
     allRows_ = firstRow_ = 0;
@@ -101,8 +101,8 @@ class NcclExchange : public DeviceExchange {
   float* gradInput() override { return gradInput_; }
 
   Status gather() override {
-    const Turn turn(device_.index());
-    return turn.status() ? share(input_, rows_, dim_ * 4) : turn.status();
+    const DeviceLock lock(device_.index());
+    return lock.status() ? share(input_, rows_, dim_ * 4) : lock.status();
   }
 
   Status reduceTotals(RowTotals* totals) override {
@@ -119,8 +119,8 @@ class NcclExchange : public DeviceExchange {
   }
 
   Status reduceTotalsFromHost(RowTotals* totals) override {
-    const Turn turn(device_.index());
-    if (!turn.status()) return turn.status();
+    const DeviceLock lock(device_.index());
+    if (!lock.status()) return lock.status();
     const int64_t bytes = allRows_ * static_cast<int64_t>(sizeof(RowTotals));
     device_.upload(totals_, totals, bytes);
     Status status = device_.finish("receive the rows' sums");
@@ -131,8 +131,8 @@ class NcclExchange : public DeviceExchange {
   }
 
   Status reduceScatter(float* mine) override {
-    const Turn turn(device_.index());
-    if (!turn.status()) return turn.status();
+    const DeviceLock lock(device_.index());
+    if (!lock.status()) return lock.status();
     Status status = deal(gradInput_, rows_, dim_ * 4);
     if (!status) return status;
     const int64_t count = ownRows() * dim_;
@@ -219,8 +219,8 @@ Status NcclExchange::tryOut() {
   if (status) status = gather();
   if (!status) return status;
   {
-    const Turn turn(device_.index());
-    if (!turn.status()) return turn.status();
+    const DeviceLock lock(device_.index());
+    if (!lock.status()) return lock.status();
     device_.download(input.data(), input_, all * dim * 4);
     device_.upload(gradInput_, gradient.data(), all * dim * 4);
     if (status = device_.finish("try NCCL"); !status) return status;
@@ -272,9 +272,9 @@ Status open(int device, const std::string& library, int rank, int size, const Co
             std::shared_ptr<DeviceExchange>& exchange) {
   std::shared_ptr<NcclExchange> opened;
   {
-    const Turn turn(device);
-    if (!turn.status()) return turn.status();
-    opened = std::make_shared<NcclExchange>(openNccl(library), turn.device());
+    const DeviceLock lock(device);
+    if (!lock.status()) return lock.status();
+    opened = std::make_shared<NcclExchange>(openNccl(library), lock.device());
     if (Status status = opened->open(rank, size, id); !status) return status;
   }
   exchange = opened;

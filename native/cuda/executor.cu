@@ -13,9 +13,9 @@ Status measure(const MeasureProblem& problem);
 Status crossEntropyLoss(CrossEntropyProblem& problem);
 
 static Status allocate(int index, int64_t bytes, void*& memory) {
-  const Turn turn(index);
-  if (!turn.status()) return turn.status();
-  Device& device = turn.device();
+  const DeviceLock lock(index);
+  if (!lock.status()) return lock.status();
+  Device& device = lock.device();
   if (Status status = device.allocate(bytes, "the head", memory); !status) return status;
   device.clear(static_cast<char*>(memory), bytes);
   Status status = device.finish("clear memory");
@@ -24,22 +24,22 @@ static Status allocate(int index, int64_t bytes, void*& memory) {
 }
 
 static void release(int index, void* memory, int64_t) {
-  const Turn turn(index);
-  if (turn.status()) turn.device().release(memory);
+  const DeviceLock lock(index);
+  if (lock.status()) lock.device().release(memory);
 }
 
 static Status upload(int index, void* memory, const void* from, int64_t bytes) {
-  const Turn turn(index);
-  if (!turn.status()) return turn.status();
-  turn.device().upload(memory, from, bytes);
-  return turn.device().finish("receive a head's numbers");
+  const DeviceLock lock(index);
+  if (!lock.status()) return lock.status();
+  lock.device().upload(memory, from, bytes);
+  return lock.device().finish("receive a head's numbers");
 }
 
 static Status download(int index, const void* memory, void* to, int64_t bytes) {
-  const Turn turn(index);
-  if (!turn.status()) return turn.status();
-  turn.device().download(to, memory, bytes);
-  return turn.device().finish("send a head's numbers");
+  const DeviceLock lock(index);
+  if (!lock.status()) return lock.status();
+  lock.device().download(to, memory, bytes);
+  return lock.device().finish("send a head's numbers");
 }
 
 }  // namespace cuda

@@ -29,6 +29,8 @@ using bf16 = __nv_bfloat16;
 
 namespace gpu {
 
+constexpr unsigned allLanes = 0xffffffffu;
+
 // Carves a launch's dynamic shared memory into typed pieces. Every thread takes the same ones in the same order.
 struct SharedPool {
   unsigned offset = 0, piece = 0;
@@ -248,14 +250,14 @@ void storeStreaming(T* to, typename Same<T>::Type value) {
 // Butterflies over a full warp: every lane gets the result, and the order is always the same.
 __device__ __forceinline__ float warpMax(float value) {
 #pragma unroll
-  for (int distance = 16; distance; distance /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffu, value, distance));
+  for (int distance = 16; distance; distance /= 2) value = fmaxf(value, __shfl_xor_sync(allLanes, value, distance));
   return value;
 }
 
 template <class T>
 __device__ __forceinline__ T warpSum(T value) {
 #pragma unroll
-  for (int distance = 16; distance; distance /= 2) value += __shfl_xor_sync(0xffffffffu, value, distance);
+  for (int distance = 16; distance; distance /= 2) value += __shfl_xor_sync(allLanes, value, distance);
   return value;
 }
 

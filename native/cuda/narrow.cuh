@@ -13,16 +13,18 @@
 
 namespace margin_softmax::cuda {
 
-// A block's rows and classes: both [dim][tileSize], so that threads side by side read side by side.
+constexpr int narrowSide = 128;  // rows and classes of a block, and its threads
+
+// A block's rows and classes: both [dim][narrowSide], so that threads side by side read side by side.
 struct NarrowTile {
   int firstRow, firstColumn;  // in the batch, in the chunk
   double *input, *weight;     // x̂ and ŵ, zeros for rows and classes that take no part
 };
-inline size_t narrowTileBytes(int64_t dim) { return static_cast<size_t>(2 * dim * tileSize) * sizeof(double); }
+inline size_t narrowTileBytes(int64_t dim) { return static_cast<size_t>(2 * dim * narrowSide) * sizeof(double); }
 
 // Grid: tiles of the chunk.
-static __global__ void __launch_bounds__(tileSize) narrowClasses(StepRows step, int firstClass, int classes) {
-  const int j = blockIdx.x * tileSize + threadIdx.x;
+static __global__ void __launch_bounds__(narrowSide) narrowClasses(StepRows step, int firstClass, int classes) {
+  const int j = blockIdx.x * narrowSide + threadIdx.x;
   const bool present = j < classes;
   const float* w = step.weightRow(firstClass + (present ? j : 0));
   double squares = 0;
@@ -35,15 +37,15 @@ static __global__ void __launch_bounds__(tileSize) narrowClasses(StepRows step, 
 
 // Ends with a barrier.
 __device__ inline NarrowTile loadNarrowTile(const StepRows& step, gpu::SharedPool& pool) {
-  const unsigned count = static_cast<unsigned>(step.dim * tileSize);
+  const unsigned count = static_cast<unsigned>(step.dim * narrowSide);
   double* const input = pool.take<double>(count);
   double* const weight = pool.take<double>(count);
-  const NarrowTile tile{static_cast<int>(blockIdx.x) * tileSize, static_cast<int>(blockIdx.y) * tileSize, input,
+  const NarrowTile tile{static_cast<int>(blockIdx.x) * narrowSide, static_cast<int>(blockIdx.y) * narrowSide, input,
                         weight};
   const int row = tile.firstRow + threadIdx.x;
   const double scale = step.labels[row] == ignoredLabel ? 0 : step.states[row].inverseNorm;
   for (int d = 0; d < step.dim; d++) {
-    const int at = d * tileSize + threadIdx.x;
+    const int at = d * narrowSide + threadIdx.x;
     input[at] = scale == 0 ? 0 : step.input[static_cast<int64_t>(row) * step.dim + d] * scale;
     weight[at] = step.narrowWeight[static_cast<int64_t>(d) * step.chunk + tile.firstColumn + threadIdx.x];
   }
@@ -59,9 +61,9 @@ __device__ inline void narrowCosines(const double* own, const double* others, in
 #pragma unroll
   for (int k = 0; k < narrowTerms; k++) cosines[k] = 0;
   for (int d = 0; d < dim; d++) {
-    const double value = own[d * tileSize + threadIdx.x];
+    const double value = own[d * narrowSide + threadIdx.x];
 #pragma unroll
-    for (int k = 0; k < narrowTerms; k++) cosines[k] = fma(value, others[d * tileSize + first + k], cosines[k]);
+    for (int k = 0; k < narrowTerms; k++) cosines[k] = fma(value, others[d * narrowSide + first + k], cosines[k]);
   }
 }
 
@@ -73,7 +75,7 @@ __device__ inline double narrowLogit(double scale, double cosine) {
 }
 
 // `first`: the running figures begin with this chunk. Grid: row tiles × class tiles.
-static __global__ void __launch_bounds__(tileSize)
+static __global__ void __launch_bounds__(narrowSide)
     narrowForward(StepRows step, int firstClass, int classes, bool first) {
   gpu::SharedPool pool;
   const NarrowTile tile = loadNarrowTile(step, pool);
@@ -84,7 +86,7 @@ static __global__ void __launch_bounds__(tileSize)
   const double scale = step.states[row].scale;
   const int own = label - firstClass - tile.firstColumn, columns = classes - tile.firstColumn;
   double maximum = before.x, sum = before.y, logits = 0;
-  for (int j = 0; j < tileSize; j += narrowTerms) {
+  for (int j = 0; j < narrowSide; j += narrowTerms) {
     double z[narrowTerms], largest = leftOut;
     narrowCosines(tile.input, tile.weight, j, step.dim, z);
 #pragma unroll
@@ -110,16 +112,16 @@ static __global__ void __launch_bounds__(tileSize)
 
 // What A is made of, of a block's rows: see RowFactors.
 struct NarrowRows {
-  double scale[tileSize];
-  float maximum[tileSize], share[tileSize], even[tileSize];
-  int labels[tileSize];
+  double scale[narrowSide];
+  float maximum[narrowSide], share[narrowSide], even[narrowSide];
+  int labels[narrowSide];
 };
 
 // Grid: row tiles × class tiles.
-static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float> step, int firstClass, int classes) {
+static __global__ void __launch_bounds__(narrowSide) narrowGradient(StepData<float> step, int firstClass, int classes) {
   gpu::SharedPool pool;
   GPU_SHARED(NarrowRows, rows);
-  const int mine = blockIdx.x * tileSize + threadIdx.x;
+  const int mine = blockIdx.x * narrowSide + threadIdx.x;
   const RowFactors factors = step.factors[mine];
   rows.labels[threadIdx.x] = step.labels[mine];
   rows.scale[threadIdx.x] = step.labels[mine] == ignoredLabel ? 0 : step.states[mine].scale;
@@ -132,7 +134,7 @@ static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float
   float* out = step.gradientOperand + static_cast<int64_t>(tile.firstRow) * step.chunk + column;
   const float share = step.smooths && column < classes ? step.shareOf(firstClass + column) : 0;
   double sum = 0;
-  for (int i = 0; i < tileSize; i += narrowTerms) {
+  for (int i = 0; i < narrowSide; i += narrowTerms) {
     double cosines[narrowTerms];
     narrowCosines(tile.weight, tile.input, i, step.dim, cosines);
 #pragma unroll
@@ -149,47 +151,48 @@ static __global__ void __launch_bounds__(tileSize) narrowGradient(StepData<float
   step.columnSums[static_cast<int64_t>(blockIdx.x) * step.chunk + column] = static_cast<float>(sum);
 }
 
-constexpr int narrowColumns = 32;                              // of A that a block holds at once
-constexpr int narrowStride = narrowColumns + 1;                // rows of A begin on different banks
-constexpr int narrowDims = tileThreads / tileSize;             // threads of a row, each with other dimensions
-constexpr int narrowRowsAtOnce = tileThreads / narrowColumns;  // of A, when a block reads it
+constexpr int narrowColumns = 32;                // of A that a block holds at once
+constexpr int narrowStride = narrowColumns + 1;  // rows of A begin on different banks
+constexpr int narrowInputThreads = 256;
+constexpr int narrowDims = narrowInputThreads / narrowSide;           // threads of a row, each with other dimensions
+constexpr int narrowRowsAtOnce = narrowInputThreads / narrowColumns;  // of A, when a block reads it
 
 inline size_t narrowInputBytes(int64_t dim) {
-  return tileSize * narrowStride * sizeof(float) +
-         static_cast<size_t>(dim * (narrowColumns + tileSize)) * sizeof(double);
+  return narrowSide * narrowStride * sizeof(float) +
+         static_cast<size_t>(dim * (narrowColumns + narrowSide)) * sizeof(double);
 }
 
 // Grid: row tiles × slots.
-static __global__ void __launch_bounds__(tileThreads) narrowInput(StepData<float> step, int tiles) {
+static __global__ void __launch_bounds__(narrowInputThreads) narrowInput(StepData<float> step, int tiles) {
   gpu::SharedPool pool;
-  float* gradients = pool.take<float>(tileSize * narrowStride);                         // [tileSize][stride]
+  float* gradients = pool.take<float>(narrowSide * narrowStride);                       // [narrowSide][stride]
   double* weight = pool.take<double>(static_cast<unsigned>(step.dim * narrowColumns));  // [dim][columns]
-  double* sums = pool.take<double>(static_cast<unsigned>(step.dim * tileSize));         // [dim][tileSize]
-  const int slot = blockIdx.y, firstRow = blockIdx.x * tileSize;
-  const int row = threadIdx.x % tileSize, firstDim = threadIdx.x / tileSize;
+  double* sums = pool.take<double>(static_cast<unsigned>(step.dim * narrowSide));       // [dim][narrowSide]
+  const int slot = blockIdx.y, firstRow = blockIdx.x * narrowSide;
+  const int row = threadIdx.x % narrowSide, firstDim = threadIdx.x / narrowSide;
   const int column = threadIdx.x % narrowColumns, firstRead = threadIdx.x / narrowColumns;
   const int64_t firstTile = static_cast<int64_t>(tiles) * slot / step.inputSlots;
   const int64_t lastTile = static_cast<int64_t>(tiles) * (slot + 1) / step.inputSlots;
-  for (int d = firstDim; d < step.dim; d += narrowDims) sums[d * tileSize + row] = 0;
-  for (int64_t first = firstTile * tileSize; first < lastTile * tileSize; first += narrowColumns) {
+  for (int d = firstDim; d < step.dim; d += narrowDims) sums[d * narrowSide + row] = 0;
+  for (int64_t first = firstTile * narrowSide; first < lastTile * narrowSide; first += narrowColumns) {
     __syncthreads();  // all are done with the columns before
     const float* from = step.gradientOperand + static_cast<int64_t>(firstRow) * step.chunk + first + column;
 #pragma unroll 8
-    for (int i = firstRead; i < tileSize; i += narrowRowsAtOnce)
+    for (int i = firstRead; i < narrowSide; i += narrowRowsAtOnce)
       gradients[i * narrowStride + column] = from[static_cast<int64_t>(i) * step.chunk];
     for (int d = firstRead; d < step.dim; d += narrowRowsAtOnce)
       weight[d * narrowColumns + column] = step.narrowWeight[static_cast<int64_t>(d) * step.chunk + first + column];
     __syncthreads();
     for (int d = firstDim; d < step.dim; d += narrowDims) {
-      double sum = sums[d * tileSize + row];
+      double sum = sums[d * narrowSide + row];
 #pragma unroll 8
       for (int j = 0; j < narrowColumns; j++)
         sum = fma(double{gradients[row * narrowStride + j]}, weight[d * narrowColumns + j], sum);
-      sums[d * tileSize + row] = sum;
+      sums[d * narrowSide + row] = sum;
     }
   }
   double* out = step.narrowInput + (static_cast<int64_t>(slot) * step.paddedRows + firstRow + row) * step.paddedDim;
-  for (int d = firstDim; d < step.dim; d += narrowDims) out[d] += sums[d * tileSize + row];
+  for (int d = firstDim; d < step.dim; d += narrowDims) out[d] += sums[d * narrowSide + row];
 }
 
 }  // namespace margin_softmax::cuda

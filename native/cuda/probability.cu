@@ -88,15 +88,15 @@ Status crossEntropyIn(Device& device, CrossEntropyProblem& problem) {
 }  // namespace
 
 Status measure(const MeasureProblem& problem) {
-  const Turn turn(problem.execution.device);
-  return turn.status() ? measureIn(turn.device(), problem) : turn.status();
+  const DeviceLock lock(problem.execution.device);
+  return lock.status() ? measureIn(lock.device(), problem) : lock.status();
 }
 
 Status crossEntropyLoss(CrossEntropyProblem& problem) {
-  const Turn turn(problem.execution.device);
-  if (!turn.status()) return turn.status();
+  const DeviceLock lock(problem.execution.device);
+  if (!lock.status()) return lock.status();
   try {
-    return crossEntropyIn(turn.device(), problem);
+    return crossEntropyIn(lock.device(), problem);
   } catch (const std::bad_alloc&) {
     return Status::outOfMemory("the sums of rows", 0);
   }

@@ -70,9 +70,11 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
   if (lane == 0) step.totalsOfRows[row] = totals;
 }
 
+constexpr int closeThreads = 256;
+
 // Each row's loss and the factors of its probabilities: a thread per row.
-static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
-  const int row = blockIdx.x * tileThreads + threadIdx.x;
+static __global__ void __launch_bounds__(closeThreads) closeRows(StepRows step) {
+  const int row = blockIdx.x * closeThreads + threadIdx.x;
   if (row >= step.rows) return;
   RowState state = step.states[row];
   if (state.label == ignoredLabel) {
@@ -80,7 +82,7 @@ static __global__ void __launch_bounds__(tileThreads) closeRows(StepRows step) {
     return;
   }
   const RowTotals totals = step.totalsOfRows[row];
-  const float factor = closeRow(state, totals, step.othersWeight);
+  const float factor = closeRow(state, totals, step.negativeWeight);
   step.states[row] = state;
   step.losses[row] = static_cast<float>(state.weight.loss * state.loss);
   const double gradient = state.gradient * state.scale;
@@ -229,7 +231,7 @@ static __global__ void __launch_bounds__(collectThreads) collectLosses(StepRows 
     const RowState& state = step.states[i];
     if (state.label != ignoredLabel && !isfinite(state.loss) && i < bad) bad = i;
   }
-  for (int distance = 16; distance; distance /= 2) bad = min(bad, __shfl_xor_sync(allLanes, bad, distance));
+  for (int distance = 16; distance; distance /= 2) bad = min(bad, __shfl_xor_sync(gpu::allLanes, bad, distance));
   if (threadIdx.x % 32 == 0) shared.firstBad[threadIdx.x / 32] = bad;
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -243,8 +245,8 @@ static __global__ void __launch_bounds__(collectThreads) collectSquares(StepRows
   GPU_SHARED(CollectShared, shared);
   double weights = 0, inputs = 0;
   if (step.weightUse != WeightUse::none) {
-    weights = blockSum(shared.sums, step.chunkTiles * step.dimTiles(), [&](int i) { return step.gradientSquares[i]; });
-    if (step.bias) weights += blockSum(shared.sums, step.chunkTiles, [&](int i) { return step.biasSquares[i]; });
+    weights = blockSum(shared.sums, step.gradientBlocks, [&](int i) { return step.gradientSquares[i]; });
+    if (step.bias) weights += blockSum(shared.sums, step.biasBlocks, [&](int i) { return step.biasSquares[i]; });
   }
   if (step.gradInput) inputs = blockSum(shared.sums, step.rows, [&](int i) { return step.rowSquares[i]; });
   if (threadIdx.x != 0) return;

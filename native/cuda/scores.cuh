@@ -25,25 +25,25 @@ static __global__ void __launch_bounds__(rowWarps * 32)
     to[static_cast<int64_t>(row) * paddedDim + d] = present && d < dim ? v[d] * scale : 0;
 }
 
-static __global__ void __launch_bounds__(tileThreads, MultiplyAddCore::blocks) scoreTile(ScoreData data) {
+// A tile of scores per block. Grid: row tiles × class tiles.
+template <class Core>
+__global__ void __launch_bounds__(LogitTile<Core>::threads, LogitTile<Core>::blocks) scoreTile(ScoreData data) {
+  using Tile = LogitTile<Core>;
+  using Operand = Matrix<typename Core::Element>;
   gpu::SharedPool pool;
-  float* staged = pool.take<float>(tileSharedBytes / sizeof(float));
-  const int firstRow = blockIdx.x * tileSize, firstColumn = blockIdx.y * tileSize;
-  Sums sums;
-  multiplyTile<MultiplyAddCore, Lies::along, Lies::along>({data.inputOperand, data.paddedDim, 0, data.paddedDim},
-                                                          firstRow,
-                                                          {data.weightOperand, data.paddedDim, 0, data.paddedDim},
-                                                          firstColumn, 0, data.paddedDim, leadingOnly, staged, sums);
-#pragma unroll
-  for (int c = 0; c < 8; c++) {
-    const int column = firstColumn + MultiplyAddCore::column<Lies::along>(c);
+  unsigned char* staged = pool.take<unsigned char>(Tile::sharedBytes);
+  const int firstRow = blockIdx.x * Tile::rows, firstColumn = blockIdx.y * Tile::columns;
+  typename Tile::Sums sums;
+  Tile::multiply(Operand{data.inputOperand, data.paddedDim, 0, data.paddedDim}, firstRow,
+                 Operand{data.weightOperand, data.paddedDim, 0, data.paddedDim}, firstColumn, 0, data.paddedDim,
+                 leadingOnly, staged, sums);
+  forEachColumn<Tile>([&](int c, int tileColumn) {
+    const int column = firstColumn + tileColumn;
     const float bias = data.bias && column < data.classes ? data.bias[column] : 0;
-#pragma unroll
-    for (int r = 0; r < 8; r++) {
-      const int row = firstRow + MultiplyAddCore::row<Lies::along>(r);
-      data.scores[static_cast<int64_t>(row) * data.stride + column] = sums.at(r, c) + bias;
-    }
-  }
+    forEachRow<Tile>([&](int r, int row) {
+      data.scores[static_cast<int64_t>(firstRow + row) * data.stride + column] = sums.at(r, c) + bias;
+    });
+  });
 }
 
 }  // namespace margin_softmax::cuda

@@ -15,13 +15,13 @@
 //     weightGradient a tile per block    Aᵀ·x̂, projected, joined by its targets: written, or spent on the update
 //   finishRows       a warp per row      partial gradInput added in order, projected, joined to the target's share
 //
-// Rows of few dimensions take narrow.cuh's kernels in the place of the tiles.
+// Tiles are the core's (tile.cuh). Rows of few dimensions take narrow.cuh's kernels in their place.
 //
 // No sum is formed by atomics and each array has one writer per launch, so the same inputs give the same bits.
 #pragma once
 #include "../formulas/optimizer_step.h"
 #include "../formulas/row.h"
-#include "tile.cuh"
+#include "operand.cuh"
 
 namespace margin_softmax::cuda {
 
@@ -47,12 +47,16 @@ enum class WeightUse { none, gradient, sgd, momentum, adamW };
 // What does not depend on the operands' precision, nor do the kernels that need no more.
 struct StepRows {
   int rows, paddedRows, dim, paddedDim, classes;
-  int chunk, chunkTiles;  // classes of a chunk, padded to whole tiles
-  int inputSlots;         // shares of a chunk's classes, each with a partial gradInput of its own
-  int terms;              // leadingOnly or leadingAndCorrection
+  int chunk;           // classes of a chunk, padded to whole tiles
+  int rowTiles;        // tiles of logits along the batch,
+  int chunkTiles;      // and along a chunk's classes
+  int gradientBlocks;  // of weightGradient, for a whole chunk
+  int biasBlocks;      // of biasGradient
+  int inputSlots;      // shares of a chunk's classes, each with a partial gradInput of its own
+  int terms;           // leadingOnly or leadingAndCorrection
   bool normalized, radial, perRowGradient;
   bool smooths;  // the labels
-  double rowGradient, othersWeight;
+  double rowGradient, negativeWeight;
   RowWeight unweighted;  // of each row, where rowWeights is null
   double logitUnit;
   Margin margin;
@@ -82,8 +86,8 @@ struct StepRows {
   double* narrowTarget;     // [rows][dim] the targets' share of their gradInput,
   double* narrowWeight;     // [dim][chunk] and the directions of a chunk's classes
   float* targetGradient;    // [rows][dim]: at the place in `order` of a label's first row
-  double* gradientSquares;  // [chunkTiles][dimTiles], zeros at first
-  double* biasSquares;      // [chunkTiles], zeros at first
+  double* gradientSquares;  // [gradientBlocks], zeros at first
+  double* biasSquares;      // [biasBlocks], zeros at first
   double* rowSquares;       // [rows]
   Totals* totals;           // [1]
 
@@ -101,8 +105,6 @@ struct StepRows {
   __device__ int64_t rowOf(int label) const { return sample ? sample[label] : label; }
   __device__ float* weightRow(int label) const { return weight + rowOf(label) * dim; }
   __device__ float shareOf(int label) const { return shares ? shares[label] : 1; }
-  __host__ __device__ int rowTiles() const { return paddedRows / tileSize; }
-  __host__ __device__ int dimTiles() const { return (paddedDim + tileSize - 1) / tileSize; }
 };
 
 template <class Element>
@@ -118,65 +120,6 @@ struct StepData : StepRows {
   __device__ Matrix<Element> weights() const { return {weightOperand, paddedDim, weightPlane(), paddedDim}; }
   __device__ Matrix<Element> gradients() const { return {gradientOperand, chunk, gradientPlane(), chunk}; }
 };
-
-// A value as an operand: rounded to nearest, and for pairs what that leaves in the second plane.
-template <class Element>
-struct Rounded;
-template <>
-struct Rounded<bf16> {
-  static constexpr bool rounds = true;
-  __device__ static bf16 of(float value) { return __float2bfloat16(value); }
-  __device__ static float back(bf16 value) { return __bfloat162float(value); }
-};
-template <>
-struct Rounded<float> {
-  static constexpr bool rounds = false;
-  __device__ static float of(float value) { return value; }
-  __device__ static float back(float value) { return value; }
-};
-
-// tf32 travels as float32 with a shorter fraction: a type of its own, so that operands are rounded on the way in.
-struct Tf32 {
-  float value;
-};
-template <>
-struct Rounded<Tf32> {
-  static constexpr bool rounds = true;
-  __device__ static Tf32 of(float value) { return {gpu::toTf32(value)}; }
-  __device__ static float back(Tf32 value) { return value.value; }
-};
-
-// Writes a value into an operand.
-template <class Element>
-__device__ void storeOperand(Element* at, int64_t plane, int terms, float value) {
-  const Element leading = Rounded<Element>::of(value);
-  *at = leading;
-  if (terms == leadingAndCorrection) at[plane] = Rounded<Element>::of(value - Rounded<Element>::back(leading));
-}
-
-// Two neighbours at once, where the first one stands at an even place; they become what the products will see.
-template <class Element>
-__device__ void storeRounded(Element* at, float (&pair)[2]) {
-  if constexpr (sizeof(Element) == 2) {
-    const uint32_t packed = gpu::packBf16(pair[0], pair[1]);
-    *reinterpret_cast<uint32_t*>(at) = packed;
-    pair[0] = __uint_as_float(packed << 16);
-    pair[1] = __uint_as_float(packed & 0xffff0000u);
-  } else {
-    for (int i = 0; i < 2; i++) pair[i] = Rounded<Element>::back(Rounded<Element>::of(pair[i]));
-    *reinterpret_cast<float2*>(at) = make_float2(pair[0], pair[1]);
-  }
-}
-template <bool corrected, class Element>
-__device__ void storePair(Element* at, int64_t plane, float (&pair)[2]) {
-  const float exact[2] = {pair[0], pair[1]};
-  storeRounded(at, pair);
-  if constexpr (corrected) {
-    float rest[2] = {exact[0] - pair[0], exact[1] - pair[1]};
-    storeRounded(at + plane, rest);
-    for (int i = 0; i < 2; i++) pair[i] += rest[i];
-  }
-}
 
 __device__ inline float multiplyAdd(float a, float b, float c) { return fmaf(a, b, c); }
 

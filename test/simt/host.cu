@@ -39,9 +39,9 @@ void launchEmpty(Device& device, size_t sharedBytes) { device.launch("do nothing
 
 // Staged copies arrive with `finish`, others as soon as the stream does them: a launch makes it do so.
 void copiesAreStaged() {
-  const Turn turn(0);
-  report("a device that may pin 64 KiB opens", static_cast<bool>(turn.status()));
-  Device& device = turn.device();
+  const DeviceLock lock(0);
+  report("a device that may pin 64 KiB opens", static_cast<bool>(lock.status()));
+  Device& device = lock.device();
   Array first(device, 40000, 1), second(device, 20000, 2), third(device, 30000, 3), large(device, pinned + 1, 4);
   first.upload(device);
   second.upload(device);
@@ -70,29 +70,29 @@ void copiesAreStaged() {
 }
 
 void kernelsPreferSharedMemory() {
-  const Turn turn(0);
+  const DeviceLock lock(0);
   const auto* kernel = reinterpret_cast<const void*>(touches);
   report("a kernel prefers nothing", simt::carveoutOf(kernel) == cudaSharedmemCarveoutDefault);
-  launchEmpty(turn.device(), 1024);
+  launchEmpty(lock.device(), 1024);
   report("one with shared memory prefers that", simt::carveoutOf(kernel) == cudaSharedmemCarveoutMaxShared);
   setenv("SIMT_FAIL", "cudaFuncSetAttribute:1", 1);
-  launchEmpty(turn.device(), 1024);
+  launchEmpty(lock.device(), 1024);
   unsetenv("SIMT_FAIL");
-  report("and says so once", turn.device().well());
+  report("and says so once", lock.device().well());
 }
 
 void aDeviceIsLostBesideItsWork() {
-  Device& device = Turn(1).device();
+  Device& device = DeviceLock(1).device();
   const Status reason{Failure::device, "it hangs"};
   std::thread other([&] { device.lose(reason); });
-  for (int i = 0; i < 100; i++) const Turn turn(1);
+  for (int i = 0; i < 100; i++) const DeviceLock lock(1);
   other.join();
-  report("a lost device stays lost", std::string(Turn(1).status().message.c_str()) == "it hangs");
+  report("a lost device stays lost", std::string(DeviceLock(1).status().message.c_str()) == "it hangs");
 }
 
 void tooLittleCanBePinned() {
   setenv("SIMT_PINNED", "1000", 1);
-  report("a device without pinned memory does not open", !Turn(2).status());
+  report("a device without pinned memory does not open", !DeviceLock(2).status());
 }
 
 }  // namespace

@@ -334,10 +334,12 @@ void topKAgrees(int64_t classes) {
 }  // namespace
 }  // namespace margin_softmax
 
-// `few`: each kind of kernel once, for ThreadSanitizer, to which every fibre of every launch is a new thread.
+// `few`: each kind of kernel once, for ThreadSanitizer, to which every fibre of every launch is a new thread. `cores`:
+// what depends on a core's tiles, for other_core.cu: several tiles and chunks in each precision, and short last ones.
 int main(int count, char** words) {
   using namespace margin_softmax;
-  const bool few = count > 1 && std::strcmp(words[1], "few") == 0;
+  const bool cores = count > 1 && std::strcmp(words[1], "cores") == 0;
+  const bool few = cores || (count > 1 && std::strcmp(words[1], "few") == 0);
   setenv("SIMT_POISON", "1", 1);  // what a kernel reads and none has written is NaN, in every step
   // Each kind of kernel once: several chunks, an update, tensor cores, narrow rows.
   updateAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128}, 0.9);
@@ -345,6 +347,13 @@ int main(int count, char** words) {
   stepAgrees({9, 3, 140, 2, Precision::float32, 0.1});
   rowsAgree(2, 1001);
   topKAgrees(few ? 300 : 1500);
+  for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bfloat16})
+    if (cores) {
+      stepAgrees({70, 136, 200, 0, precision, 0.1, 128});
+      stepAgrees({37, 40, 225, 3, precision, 0, 64});
+      updateAgrees({33, 300, 97, 0, precision, 0.1}, 0);
+      updateAgrees({5, 34, 161, 3, precision, 0, 128}, 0.9);
+    }
   if (!few) {
     refusesTooManyClasses();
     stepAgrees({7, 33, 129, 0, Precision::float32, 0.1, 128});

@@ -75,6 +75,13 @@ if (shimRuns) {
     assert.equal(hashes, [hashes[0], hashes[0], hashes[0]])
   })
 
+  test('the same kernels agree with a core of another geometry: test/simt/other_core.cuh', () => {
+    const lines = allRight(run(path.join(build, 'other_core'), ['cores']), 'other_core')
+    for (const precision of ['float32', 'tf32', 'bfloat16'])
+      assert.ok(lines.some((line) => line.includes(precision)))
+    assert.ok(lines.some((line) => line.includes('the best classes')))
+  })
+
   test('bench/gpu/bench.cu finds the same bits in two runs of every precision', () => {
     const lines = succeeds(run(path.join(build, 'bench'), ['1', '9x130x150', '4x1000']), 'bench')
       .trim()

@@ -45,6 +45,49 @@ test('only gpu.cuh contains PTX and asks which compiler reads it', () => {
   onlyIn(/\basm\b|__CUDACC__|__CUDA_ARCH__/, /\/gpu\.cuh$/, kernels)
   onlyIn(/#include <cuda|<<</, /\/gpu\.cuh$/, kernels)
 })
+/** The files of native/cuda/cores, and the text of each that defines a core. */
+const cores = native.filter(({ name }) => name.startsWith('native/cuda/cores/'))
+const coreOf = (text: string) => /struct (\w+Core) \{/.exec(text)?.[1]
+
+test('cores.cuh names each core of native/cuda/cores once, and no other file does', () => {
+  const kernels = native.filter(({ name }) => name.startsWith('native/cuda/'))
+  const list = kernels.find(({ name }) => name === 'native/cuda/cores.cuh')?.text ?? ''
+  const [, entries = ''] = /using Cores = CoreList<([\s\S]*?)>;/.exec(list) ?? []
+  const shared: string[] = []
+  let defined = 0
+  for (const { name, text } of cores) {
+    const file = path.posix.basename(name)
+    const core = coreOf(text)
+    if (!core) {
+      shared.push(file)
+      continue
+    }
+    defined++
+    assert.is(list.split(`#include "cores/${file}"`).length, 2, `${file} is included by cores.cuh once`)
+    assert.match(entries, new RegExp(`CoreEntry<${core}\\b`), `${core} of ${file} has a line in the list`)
+    onlyIn(new RegExp(`\\b${core}\\b`), new RegExp(`/cores\\.cuh$|/cores/${file}$`), kernels)
+  }
+  assert.ok(defined > 1)
+  for (const file of shared)
+    assert.ok(
+      cores.some(({ text }) => coreOf(text) && text.includes(`#include "${file}"`)),
+      `${file} is a part of a core`
+    )
+})
+
+test('kernels ask their core for the geometry of a tile', () => {
+  const others = native.filter(({ name }) => /^native\/cuda\/(?!cores\/)/.test(name))
+  // What a core says of itself, as a number.
+  const geometry =
+    /\b(rows|columns|depth|slabBytes|stages|threadRows|threadColumns|lanesOfRow|warpsOfRow|firstColumnLane|warpsOfColumn|strips|sharedBytes|tileSize|tileThreads)\s*=\s*\d/
+  onlyIn(geometry, /^$/, others)
+  assert.ok(cores.some(({ text }) => geometry.test(text)))
+  // A loop over a thread's outputs: forEachRow, forEachColumn and their kin know how many there are.
+  const epilogues = others.filter(({ text }) => /\bsums\.at\(/.test(text))
+  assert.ok(epilogues.length >= 3)
+  for (const { name, text } of epilogues) assert.not.match(text, /\b[rc] < \d/, name)
+})
+
 test('only executors.cc asks whether there is CUDA', () => onlyIn(/MARGIN_SOFTMAX_CUDA/, /\/executors\.cc$/))
 test('native code prints and exits nowhere', () => onlyIn(/\b(printf|puts|cout|cerr|exit|abort)\b/, /^$/))
 test('lib prints nowhere but in the command line', () =>
