@@ -38,26 +38,29 @@ import {
 export interface Batch {
   /** Embeddings [B,D], row after row. A Float64Array is rounded to single precision. */
   input: FloatArray
-  /** Class weights [C,D]: row j is the centre of class j. Its norm may be up to 1e37, and up to 1e38 divided by the scale; below 1e-30 it counts as 0. */
+  /**
+   * Class weights [C,D]: row j is the centre of class j. Its norm is at most 1e37, and at most 1e38 divided by the scale. A
+   * norm below 1e-30 counts as 0.
+   */
   weight: FloatArray
   /** The class of each row [B], from 0 to C − 1, or `ignoreIndex`. */
   labels: LabelArray
-  /** D. */
+  /** D, the length of an embedding. */
   dim: number
-  /** [C], for `softmaxMargin()` only. */
+  /** The classes' biases [C], for `softmaxMargin()` only. */
   bias?: FloatArray | undefined
 }
 
-/** How the rows' losses make one number. */
+/** The rule that makes one number of the rows' losses. */
 export type Reduction = 'mean' | 'sum' | 'none'
 
-/** Which loss, and what to compute of it. */
+/** Options of `marginLoss`: which loss, and what to compute of it. */
 export interface MarginLossOptions<
   Input extends GradientChoice = GradientChoice,
   Weight extends GradientChoice = GradientChoice,
   Bias extends GradientChoice = GradientChoice,
 > extends ExecutionOptions {
-  /** Default `arcface()`. */
+  /** What the loss does to the target's cosine. Default `arcface()`. */
   margin?: Margin | undefined
   /**
    * `'mean'` (default) and `'sum'` over the rows that are not ignored, or `'none'`. A mean over no row, or over none of any
@@ -69,40 +72,42 @@ export interface MarginLossOptions<
   /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
   labelSmoothing?: number | undefined
   /**
-   * What each class counts in the loss [C], finite and not negative: w_j, as the `weight` of PyTorch's `cross_entropy`. A
+   * The weight w_j of each class in the loss [C], finite and not negative, as the `weight` of PyTorch's `cross_entropy`. A
    * row's loss is −(1 − ε)·w_y·log P_y − (ε/C)·Σ_j w_j·log P_j, y its label and P its softmax, margin included; a mean divides
    * by the sum of the rows' w_y. Default all 1.
    */
   classWeights?: FloatArray | undefined
   /**
-   * What each row counts in the loss [B], finite and not negative: a row's loss is multiplied with it, and a mean divides by
-   * the sum of weights in place of rows: Σ s_i·loss_i / Σ s_i, with `classWeights` Σ s_i·loss_i / Σ s_i·w_y. Default all 1.
+   * The weight s_i of each row in the loss [B], finite and not negative. A row's loss is multiplied by it, and a mean divides by
+   * the sum of weights in place of the number of rows: Σ s_i·loss_i / Σ s_i, with `classWeights` Σ s_i·loss_i / Σ s_i·w_y. Default all 1.
    */
   sampleWeights?: FloatArray | undefined
   /**
-   * What may be left out of each gradient, as a multiple of that gradient's norm: from 0 (nothing; the default) to 1e-3.
-   * 1e-7 is about the rounding of single precision. Where the probabilities of a batch are concentrated on few classes, as
-   * those of a trained head are, most of the backward pass is skipped by it. What is missing is bounded before anything
-   * depends on it, and `leftOut` says by how much; the choice is the same in every run and for any number of threads.
+   * The norm of the terms that each gradient may lack, as a multiple of that gradient's norm: from 0 (none; the default) to
+   * 1e-3. 1e-7 is about the rounding of single precision. In a trained head the probabilities concentrate on few classes, so
+   * that most of the backward pass can be skipped. A bound on what is missing is proven before anything depends on it, and
+   * `leftOut` reports it. The choice is the same in every run and for any number of threads.
    *
-   * Leave it at 0 where a gradient goes to Adam or another optimizer that divides by the gradient's own size: the gradient
-   * of a class without rows in the batch may be left out whole, however small it is beside the others, and such an
-   * optimizer would have taken a full step along it.
+   * Leave it at 0 if a gradient goes to Adam or another optimizer that divides by the gradient's own size. The whole gradient
+   * of a class without rows in the batch may be skipped, because it is tiny, and such an optimizer would have taken a full
+   * step along it.
    *
-   * It has an effect only on the CPU in float32, for margins on cosines without label smoothing, from 128 dimensions and
-   * 250,000 numbers of weights (500 classes of 500 dimensions) on, and for batches that fit one pass (some 3,500 rows of 512
-   * numbers).
+   * It has an effect only if all of these hold:
+   * - the device is the CPU, and the precision float32;
+   * - the margin works on cosines, and there is no label smoothing;
+   * - there are at least 128 dimensions, and 250,000 numbers of weights (500 classes of 500 dimensions);
+   * - the batch fits one pass (about 3,500 rows of 512 numbers).
    */
   negligible?: number | undefined
   /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
   gradOutput?: number | FloatArray | undefined
   /** An array [B] to fill with the rows' losses. */
   losses?: Float32Array | undefined
-  /** Whether to compute it (default true), or an array [B,D] to fill. `false` saves its share of the time. */
+  /** Whether to compute ∂loss/∂input (default true), or an array [B,D] to fill. `false` saves its share of the time. */
   gradInput?: Input
-  /** Whether to compute it (default true), or an array [C,D] to fill. */
+  /** Whether to compute ∂loss/∂weight (default true), or an array [C,D] to fill. */
   gradWeight?: Weight
-  /** Whether to compute it (default: where there is a bias), or an array [C] to fill. */
+  /** Whether to compute ∂loss/∂bias (default: if there is a bias), or an array [C] to fill. */
   gradBias?: Bias
 }
 
@@ -122,7 +127,7 @@ export interface MarginLossResult<
   gradWeight: Gradient<Weight>
   /** ∂loss/∂bias [C]; by default where there is a bias. */
   gradBias: Gradient<Bias extends undefined ? GradientChoice : Bias>
-  /** What the backward pass left out because it cannot matter. */
+  /** The share of the work that the backward pass skipped because it cannot matter, and the bounds. */
   leftOut: LeftOut
 }
 
@@ -245,14 +250,13 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
 }
 
 /**
- * Loss and gradients of one batch, from embeddings, class weights and labels, without ever holding the B×C logits.
- * Computed in single precision, with the targets' terms in double; the same bits for any number of threads.
+ * Computes loss and gradients of one batch from embeddings, class weights and labels, without ever holding the B×C logits.
+ * It works in single precision, with the targets' terms in double, and gives the same bits for any number of threads.
  *
- * The asynchronous form works on threads of its own and never blocks the event loop for the computation. It takes a copy
- * of its inputs when it is called, so they may be changed, transferred or resized at once, and fills arrays of the
- * caller's at the end. The copies are made on the JavaScript thread, about 0.2 ms a megabyte: for large weights hand in
- * arrays over a SharedArrayBuffer, which are used in place (leave them alone until the promise settles), or use a
- * `MarginHead`.
+ * The asynchronous form works on threads of its own and never blocks the event loop for the computation. It copies its
+ * inputs when it is called, so they may be changed, transferred or resized at once, and fills the caller's arrays at the
+ * end. The JavaScript thread makes the copies, in about 0.2 ms a megabyte. For large weights pass arrays over a
+ * SharedArrayBuffer, which are used in place (leave them alone until the promise settles), or use a `MarginHead`.
  *
  * @returns the loss, the rows' losses, and the gradients that were asked for
  * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`

@@ -2,7 +2,7 @@ import timers from 'node:timers'
 import { MarginSoftmaxError } from '../errors'
 import { loadAddon, loadGroupAddon } from './native-file'
 
-/** What the backward pass left out under `negligible`. */
+/** What the backward pass skipped under `negligible`: the share of the work, and the bounds. */
 export interface LeftOut {
   /** Share of the terms of its two matrix products that was not computed; 0 where everything was. */
   share: number

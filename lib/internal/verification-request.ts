@@ -269,7 +269,7 @@ function ratesOf(given: unknown): Float64Array {
   if (typeOf(given) !== undefined && isGone(given as never))
     throw wrongValue('an array that has its memory', 'falseAcceptRates', given)
   const rates: number[] = []
-  const count = countOf(given)
+  const count = integerInRange(countOf(given), 'falseAcceptRates.length', 0)
   for (let i = 0; i < count; i++) rates.push(numberInRange(given[i], `falseAcceptRates[${i}]`, 0, 1))
   return Float64Array.from(rates)
 }
