@@ -94,7 +94,8 @@ export interface MarginLossOptions<
    *
    * It has an effect only if all of these hold:
    * - the device is the CPU, and the precision float32;
-   * - the margin works on cosines, and there is no label smoothing;
+   * - the margin works on cosines and leaves negatives as they are (not `mvsoftmax()` and `curricularface()`);
+   * - there is no label smoothing;
    * - there are at least 128 dimensions, and 250,000 numbers of weights (500 classes of 500 dimensions);
    * - the batch fits one pass (about 3,500 rows of 512 numbers).
    */

@@ -14,7 +14,8 @@ import { native, succeeded } from './internal/native'
 
 /**
  * What a loss does to the target's cosine before the softmax: a plain, serialisable value made by a factory such as
- * `arcface()`. θ is the angle between an embedding and its class's weights; ψ(θ) takes the place of cos θ.
+ * `arcface()`. θ is the angle between an embedding and its class's weights; ψ(θ) takes the place of cos θ. `mvsoftmax()` and
+ * `curricularface()` also change the cosines of negatives.
  */
 export type Margin =
   | SoftmaxMargin
@@ -23,6 +24,8 @@ export type Margin =
   | ArcFaceMargin
   | CombinedMargin
   | SphereFaceMargin
+  | MVSoftmaxMargin
+  | CurricularFaceMargin
 
 /** Made by `softmaxMargin()`. */
 export interface SoftmaxMargin {
@@ -87,6 +90,36 @@ export interface SphereFaceMargin {
   readonly lambdaMin: number
   /** For how many steps λ has been falling already, an integer from 0. */
   readonly iteration: number
+}
+
+/** Made by `mvsoftmax()`. */
+export interface MVSoftmaxMargin {
+  /** Tells the margins apart. */
+  readonly name: 'mvsoftmax'
+  /** Whether the target's margin is CosFace's (`'cos'`) or is added to the angle (`'arc'`). */
+  readonly kind: 'cos' | 'arc'
+  /** s > 0, the factor of every cosine. */
+  readonly scale: number
+  /** What the target's cosine loses, ≥ 0, or what its angle gains, in radians from 0 to π. */
+  readonly margin: number
+  /** How much more hard negatives count, ≥ 0. */
+  readonly t: number
+  /** Whether the harder of the hard negatives count even more: (1 + t)·cos θ + t in place of cos θ + t. */
+  readonly adaptive: boolean
+  /** Whether targets more than π/2 away have no margin. */
+  readonly easyMargin: boolean
+}
+
+/** Made by `curricularface()`. */
+export interface CurricularFaceMargin {
+  /** Tells the margins apart. */
+  readonly name: 'curricularface'
+  /** s > 0, the factor of every cosine. */
+  readonly scale: number
+  /** What the target's angle gains, in radians from 0 to π. */
+  readonly margin: number
+  /** How far the training is, from −1 to 1: the larger, the more hard negatives count. */
+  readonly t: number
 }
 
 /** Softmax cross-entropy on raw dot products, with a bias where one is given: no normalisation, no margin. */
@@ -181,6 +214,47 @@ export function sphereface(
   }
 }
 
+/**
+ * MV-Softmax (Wang et al. 2020, arXiv:1912.00833): CosFace or ArcFace whose rows weigh hard negatives more. ψ = cos θ − margin
+ * (`kind: 'cos'`) or cos(θ + margin) (`'arc'`). A negative is hard where its cosine exceeds ψ; it then enters the softmax as
+ * (1 + t)·cos θ + t, or with `adaptive: false` as cos θ + t. With `easyMargin` ψ is cos θ where that is not above 0, while
+ * what is hard stays the same.
+ * @param parameters `kind`, default `'cos'`; `scale` > 0, default 32; `margin` ≥ 0, default 0.35, of `'arc'` in radians up to π;
+ *   `t` ≥ 0, default 0.2; `adaptive`, default true; `easyMargin`, default true
+ */
+export function mvsoftmax(parameters?: ParametersOf<MVSoftmaxMargin>): MVSoftmaxMargin {
+  const known = ['kind', 'scale', 'margin', 't', 'adaptive', 'easyMargin']
+  const given = options(parameters, 'mvsoftmax', known)
+  const { kind = 'cos', scale = 32, margin = 0.35, t = 0.2, adaptive = true, easyMargin = true } = given
+  oneOf(kind, 'kind', ['cos', 'arc'])
+  return {
+    name: 'mvsoftmax',
+    kind,
+    scale: positiveNumber(scale, 'scale'),
+    margin: numberInRange(margin, 'margin', 0, kind === 'arc' ? Math.PI : Infinity),
+    t: numberInRange(t, 't', 0),
+    adaptive: boolean(adaptive, 'adaptive'),
+    easyMargin: boolean(easyMargin, 'easyMargin'),
+  }
+}
+
+/**
+ * CurricularFace (Huang et al. 2020, arXiv:2004.00288). ψ is ArcFace's. A negative is hard where its cosine exceeds
+ * cos(θ + margin); it then enters the softmax as cos θ·(t + cos θ). In the paper t begins at 0 and follows the mean of the
+ * targets' cosines, which a head reports after each step: docs/losses.md shows how to hand it on. Here t stays as it is given.
+ * @param parameters `scale` > 0, default 64; `margin` in radians from 0 to π, default 0.5; `t` from −1 to 1, default 0
+ */
+export function curricularface(parameters?: ParametersOf<CurricularFaceMargin>): CurricularFaceMargin {
+  const known = ['scale', 'margin', 't']
+  const { scale = 64, margin = 0.5, t = 0 } = options(parameters, 'curricularface', known)
+  return {
+    name: 'curricularface',
+    scale: positiveNumber(scale, 'scale'),
+    margin: numberInRange(margin, 'margin', 0, Math.PI),
+    t: numberInRange(t, 't', -1, 1),
+  }
+}
+
 /** Makes each margin from its parameters: the TypeScript side of the list in native/formulas/margin.h, in the same order. */
 const factories = {
   softmax: softmaxMargin,
@@ -189,10 +263,15 @@ const factories = {
   arcface,
   combined,
   sphereface,
+  mvsoftmax,
+  curricularface,
 } as const
 
 /** The names of all margins. */
 export const marginNames = Object.keys(factories) as Margin['name'][]
+
+/** The words among the parameters, as native/formulas/margin.h has them. */
+const words: Record<string, number> = { norm: 0, cos: 0, arc: 1 }
 
 /** Checks a margin and encodes it for native code: its kind, and its parameters in the order of native/formulas/margin.h. */
 export function encodeMargin(value: unknown): {
@@ -205,7 +284,7 @@ export function encodeMargin(value: unknown): {
   const marginKind = nativeMargins.findIndex(({ name }) => name === margin.name)
   const values = margin as unknown as Record<string, number | boolean | string>
   const marginParameters = Float64Array.from(nativeMargins[marginKind].parameters, (parameter) =>
-    values[parameter] === 'norm' ? 0 : Number(values[parameter])
+    Number(words[String(values[parameter])] ?? values[parameter])
   )
   return { margin, marginKind, marginParameters }
 }

@@ -36,14 +36,19 @@ __global__ void __launch_bounds__(threads)
   const int64_t i = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (i >= count) return;
   const auto of = [&](int other) { return other == rank ? own[i] : pieces[other * count + i]; };
-  double maximum = of(0).maximum;
-  for (int other = 1; other < size; other++) {
-    const double theirs = of(other).maximum;
-    if (maximum < theirs || theirs != theirs) maximum = theirs;
-  }
+  const auto greatest = [&](auto value) {
+    double most = value(of(0));
+    for (int other = 1; other < size; other++) {
+      const double theirs = value(of(other));
+      if (most < theirs || theirs != theirs) most = theirs;
+    }
+    return most;
+  };
+  const double maximum = greatest([](const RowTotals& totals) { return totals.maximum; });
   RowTotals total = of(0);
   total.sum = sumAt(total, maximum);
   total.maximum = maximum;
+  total.largest = greatest([](const RowTotals& totals) { return totals.largest; });
   for (int other = 1; other < size; other++) {
     const RowTotals theirs = of(other);
     total.sum += sumAt(theirs, maximum);
@@ -230,12 +235,14 @@ Status NcclExchange::tryOut() {
   std::vector<RowTotals> totals;
   const double ranks = size(), last = ranks - 1;
   for (int64_t i = 0; i < all; i++)
-    totals.push_back({static_cast<double>(rank()), std::exp(last - rank()), 1, static_cast<double>(rank() + i), 2});
+    totals.push_back({static_cast<double>(rank()), static_cast<double>(-rank()), std::exp(last - rank()), 1,
+                      static_cast<double>(rank() + i), 2});
   if (status = reduceTotalsFromHost(totals.data()); !status) return status;
   for (int64_t i = 0; i < all; i++) {
     const RowTotals& total = totals[static_cast<size_t>(i)];
-    right = right && total.maximum == last && std::abs(total.sum - ranks) < 1e-9 * ranks && total.logits == ranks &&
-            total.target == ranks * (last / 2 + static_cast<double>(i)) && total.cosine == 2 * ranks;
+    right = right && total.maximum == last && total.largest == 0 && std::abs(total.sum - ranks) < 1e-9 * ranks &&
+            total.logits == ranks && total.target == ranks * (last / 2 + static_cast<double>(i)) &&
+            total.cosine == 2 * ranks;
   }
   if (status = reduceScatter(mine.data()); !status) return status;
   const double ofAll = ranks * (ranks + 1) / 2;

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
 static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step, int tiles) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;
-  RowTotals totals{leftOut, 0, 0, 0, 0};
+  RowTotals totals{leftOut, leftOut, 0, 0, 0, 0};
   if (step.states[row].label != ignoredLabel) {
     float maximum = leftOut;
     for (int t = lane; t < tiles; t += 32)
@@ -64,8 +64,13 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
     }
     for (int t = lane; step.smooths && t < tiles; t += 32)
       logitSum += step.logitSums[static_cast<int64_t>(t) * step.paddedRows + row];
-    totals = {maximum * step.logitUnit, gpu::warpSum(sum), gpu::warpSum(logitSum) * step.logitUnit,
-              step.states[row].target, step.states[row].cosine};
+    const double largest = maximum * step.logitUnit;
+    totals = {largest,
+              largest,
+              gpu::warpSum(sum),
+              gpu::warpSum(logitSum) * step.logitUnit,
+              step.states[row].target,
+              step.states[row].cosine};
   }
   if (lane == 0) step.totalsOfRows[row] = totals;
 }

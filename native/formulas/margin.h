@@ -1,13 +1,14 @@
 // Every margin: one scalar function of the target's cosine, c → (ψ(c), ψ'(c)), in double precision. Host and device.
 //
-// Only B of the B·C logits carry a margin, so it is evaluated B times and never in a hot loop; no executor knows more
-// of a margin than this. To add one: a struct here and its name in `MarginList` at the end, a factory in
-// lib/margins.ts, a row in test/support/margins.ts. Its position in the list is its kind.
+// Only B of the B·C logits carry a margin, so it is evaluated B times and never in a hot loop. A margin may also say what
+// it makes of the negatives of a row (negative.h): `negatives`, evaluated B times, too. No executor knows more of a
+// margin than this. To add one: a struct here and its name in `MarginList` at the end, a factory in lib/margins.ts, a row
+// in test/support/margins.ts. Its position in the list is its kind.
 #pragma once
 #include <cmath>
 #include <cstring>
 
-#include "host_device.h"
+#include "negative.h"
 
 namespace margin_softmax {
 
@@ -30,6 +31,13 @@ constexpr double pi = 3.14159265358979323846;
 HOST_DEVICE inline double sineOf(double cosine) {
   const double square = (1 - cosine) * (1 + cosine);
   return square > 1e-14 ? std::sqrt(square) : 1e-7;
+}
+
+// cos(θ + m) from c = cos θ.
+HOST_DEVICE inline MarginValue angularMargin(double cosine, double margin) {
+  const double sine = sineOf(cosine), exactSine = std::sqrt((1 - cosine) * (1 + cosine));
+  return {cosine * std::cos(margin) - exactSine * std::sin(margin),
+          std::cos(margin) + std::sin(margin) * cosine / sine};
 }
 
 // Plain softmax: raw dot products, plus a bias where one is given. No normalisation, hence no cosine and no margin.
@@ -69,14 +77,9 @@ struct ArcFace {
   static constexpr int count = 3;
   static constexpr MarginParameter parameters[] = {{"scale"}, {"margin", 0}, {"easyMargin"}};
   HOST_DEVICE static double scale(const double* p, double) { return p[0]; }
-  HOST_DEVICE static MarginValue evaluate(const double* p, double cosine) {
-    const double margin = p[1];
-    const bool easy = p[2] != 0;
-    if (cosine > (easy ? 0 : std::cos(pi - margin))) {
-      const double sine = sineOf(cosine), exactSine = std::sqrt((1 - cosine) * (1 + cosine));
-      return {cosine * std::cos(margin) - exactSine * std::sin(margin),
-              std::cos(margin) + std::sin(margin) * cosine / sine};
-    }
+  HOST_DEVICE static MarginValue evaluate(const double* p, double cosine) { return withLine(cosine, p[1], p[2] != 0); }
+  HOST_DEVICE static MarginValue withLine(double cosine, double margin, bool easy) {
+    if (cosine > (easy ? 0 : std::cos(pi - margin))) return angularMargin(cosine, margin);
     return {easy ? cosine : cosine - margin * std::sin(pi - margin), 1};
   }
 };
@@ -126,11 +129,48 @@ struct SphereFace {
   }
 };
 
+// MV-Softmax (Wang et al. 2020), support-vector guided: CosFace (kind 0) or cos(θ + m) (kind 1) for the target; negatives
+// beyond that, whatever easyMargin says, are hard and count more: c + t, or adaptive (1 + t)·c + t.
+struct MVSoftmax {
+  static constexpr const char* name = "mvsoftmax";
+  static constexpr bool normalized = true;
+  static constexpr int count = 6;
+  static constexpr MarginParameter parameters[] = {{"scale"},    {"margin", 0},  {"t", 0},
+                                                   {"adaptive"}, {"easyMargin"}, {"kind"}};
+  HOST_DEVICE static double scale(const double* p, double) { return p[0]; }
+  HOST_DEVICE static MarginValue hardest(const double* p, double cosine) {
+    return p[5] != 0 ? angularMargin(cosine, p[1]) : MarginValue{cosine - p[1], 1};
+  }
+  HOST_DEVICE static MarginValue evaluate(const double* p, double cosine) {
+    const bool easy = p[4] != 0 && !(cosine > 0);
+    return easy ? MarginValue{cosine, 1} : hardest(p, cosine);
+  }
+  HOST_DEVICE static NegativeTransform negatives(const double* p, double cosine) {
+    return {hardest(p, cosine).psi, 0, p[3] != 0 ? 1 + p[2] : 1, p[2]};
+  }
+};
+
+// CurricularFace (Huang et al. 2020): ArcFace, whose hard negatives, those beyond cos(θ + m), enter as c·(t + c): at first
+// they count less than they are and, as t grows with the targets' cosines, more.
+struct CurricularFace {
+  static constexpr const char* name = "curricularface";
+  static constexpr bool normalized = true;
+  static constexpr int count = 3;
+  static constexpr MarginParameter parameters[] = {{"scale"}, {"margin", 0}, {"t"}};
+  HOST_DEVICE static double scale(const double* p, double) { return p[0]; }
+  HOST_DEVICE static MarginValue evaluate(const double* p, double cosine) {
+    return ArcFace::withLine(cosine, p[1], false);
+  }
+  HOST_DEVICE static NegativeTransform negatives(const double* p, double cosine) {
+    return {angularMargin(cosine, p[1]).psi, 1, p[2], 0};
+  }
+};
+
 template <class... Margins>
 struct MarginListOf {
   static constexpr int count = sizeof...(Margins);
 };
-using MarginList = MarginListOf<Softmax, NormFace, CosFace, ArcFace, Combined, SphereFace>;
+using MarginList = MarginListOf<Softmax, NormFace, CosFace, ArcFace, Combined, SphereFace, MVSoftmax, CurricularFace>;
 
 constexpr int maxMarginParameters = 8;
 
@@ -183,13 +223,43 @@ HOST_DEVICE inline bool scalesWithNorm(const Margin& margin) {
   return isNormalized(margin) && scaleOf(margin, 1) != scaleOf(margin, 2);
 }
 
+HOST_DEVICE inline double heldToCosines(double value) { return value > 1 ? 1 : value < -1 ? -1 : value; }
+
 HOST_DEVICE inline MarginValue evaluateMargin(const Margin& margin, double cosine) {
   MarginValue value{cosine, 1};
   visitMargin(margin.kind, [&](auto m) {
-    if (decltype(m)::normalized) cosine = cosine > 1 ? 1 : cosine < -1 ? -1 : cosine;
+    if (decltype(m)::normalized) cosine = heldToCosines(cosine);
     value = decltype(m)::evaluate(margin.parameters, cosine);
   });
   return value;
+}
+
+// Which margins say what becomes of negatives. These take a scale of their own: the gradient of a scale that is the
+// embedding's norm would want Σ_j P_ij·φ(c_ij), which nobody adds up.
+template <class M>
+HOST_DEVICE constexpr auto hasNegatives(int) -> decltype(M::negatives(nullptr, 0.0), true) {
+  static_assert(M::normalized, "raw scores have no cosines");
+  return true;
+}
+template <class M>
+HOST_DEVICE constexpr bool hasNegatives(int64_t) {
+  return false;
+}
+
+HOST_DEVICE inline bool transformsNegatives(const Margin& margin) {
+  bool transforms = false;
+  visitMargin(margin.kind, [&](auto m) { transforms = hasNegatives<decltype(m)>(0); });
+  return transforms;
+}
+
+// What becomes of the negatives of a row with this cosine of the target.
+HOST_DEVICE inline NegativeTransform negativesOf(const Margin& margin, double targetCosine) {
+  NegativeTransform transform;
+  visitMargin(margin.kind, [&](auto m) {
+    if constexpr (hasNegatives<decltype(m)>(0))
+      transform = decltype(m)::negatives(margin.parameters, heldToCosines(targetCosine));
+  });
+  return transform;
 }
 
 // The margin at a point of its warm-up: each parameter goes from its neutral value to its own as fraction goes 0 → 1.

@@ -34,7 +34,7 @@ struct RowState {
   double gradient;                    // g_i: the upstream gradient times weight.loss
   double error;                       // P_y − t_y
   double loss;                        // before it is multiplied with weight.loss
-  double largestNegative;             // cosine, or raw score; −1 without other classes
+  double largestNegative;             // cosine, or raw score, as no margin changes it; −1 without other classes
   int64_t label;  // as wide as the rest: no padding, which a copy would read before anyone has written it
 };
 
@@ -74,10 +74,14 @@ HOST_DEVICE inline RowState targetRow(const Margin& margin, int64_t label, doubl
 // What a row's other classes come to, and its target: where classes are sharded, the sums over all processes.
 struct RowTotals {
   double maximum;         // the largest z; read only where sum is not 0
+  double largest;         // the largest s·cos: it differs from `maximum` where the margin transforms negatives
   double sum;             // Σ e^(z − maximum); 0 without other classes
   double logits;          // Σ v·z, read only with smoothing
   double target, cosine;  // of the target; 0 where it is elsewhere
 };
+
+// Of a row without classes here.
+constexpr RowTotals noTotals{-HUGE_VAL, -HUGE_VAL, 0, 0, 0, 0};
 
 // One process's share of a row's sum, in terms of the largest maximum of all processes: such shares are added up.
 HOST_DEVICE inline double sumAt(const RowTotals& totals, double maximum) {
@@ -95,7 +99,7 @@ HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, doub
                  totals.logits, state.weight.smoothing);
   state.loss = softmax.loss;
   state.error = softmax.targetError;
-  state.largestNegative = alone ? -1 : totals.maximum / (state.scale == 0 ? 1 : state.scale);
+  state.largestNegative = alone ? -1 : totals.largest / (state.scale == 0 ? 1 : state.scale);
   return alone ? 0 : static_cast<float>(softmax.negatives / totals.sum);
 }
 

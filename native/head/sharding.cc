@@ -159,16 +159,19 @@ struct Sharding::Exchange : TotalsExchange {
   explicit Exchange(const Sharding& owner) : sharding(owner) {}
 
   Status reduceTotals(RowTotals* rows, int64_t count) override {
-    std::vector<double> maxima(count), sums(count * 4);
-    for (int64_t i = 0; i < count; i++) maxima[i] = rows[i].maximum;
+    std::vector<double> maxima(count * 2), sums(count * 4);
+    for (int64_t i = 0; i < count; i++) {
+      maxima[2 * i] = rows[i].maximum;
+      maxima[2 * i + 1] = rows[i].largest;
+    }
     if (Status status = allReduce(maxima, ReduceOp::max); !status) return status;
     for (int64_t i = 0; i < count; i++) {
-      const double mine[] = {sumAt(rows[i], maxima[i]), rows[i].logits, rows[i].target, rows[i].cosine};
+      const double mine[] = {sumAt(rows[i], maxima[2 * i]), rows[i].logits, rows[i].target, rows[i].cosine};
       std::copy(mine, mine + 4, sums.begin() + i * 4);
     }
     if (Status status = allReduce(sums, ReduceOp::sum); !status) return status;
     for (int64_t i = 0; i < count; i++)
-      rows[i] = {maxima[i], sums[i * 4], sums[i * 4 + 1], sums[i * 4 + 2], sums[i * 4 + 3]};
+      rows[i] = {maxima[2 * i], maxima[2 * i + 1], sums[i * 4], sums[i * 4 + 1], sums[i * 4 + 2], sums[i * 4 + 3]};
     return {};
   }
 
@@ -201,7 +204,11 @@ namespace {
 // A rank that has none of a step's sampled classes: its rows close over those of the others.
 Status withoutClasses(Problem& problem) {
   const BatchWeights weights = weighBatch(problem);
-  std::vector<RowTotals> totals(problem.rows, RowTotals{-HUGE_VAL, 0, 0, 0, 0});
+  std::vector<RowTotals> totals(problem.rows, noTotals);
+  if (transformsNegatives(problem.margin)) {  // the other ranks ask for the targets' cosines first
+    if (Status status = problem.exchange->reduceTotals(totals.data(), problem.rows); !status) return status;
+    std::fill(totals.begin(), totals.end(), noTotals);
+  }
   if (Status status = problem.exchange->reduceTotals(totals.data(), problem.rows); !status) return status;
   double sum = 0;
   for (int64_t i = 0; i < problem.rows; i++) {

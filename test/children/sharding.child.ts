@@ -2,7 +2,7 @@
 import assert from 'node:assert'
 import fs from 'node:fs'
 import { type ProcessGroup, processGroup } from '../../lib/distributed'
-import { adamW, arcface, cosface, MarginHead, normface, sgd, softmaxMargin } from '../../lib/index'
+import { adamW, arcface, cosface, MarginHead, mvsoftmax, normface, sgd, softmaxMargin } from '../../lib/index'
 import { marginCases } from '../support/margins'
 import { limitMemory } from '../support/memory-limit'
 import {
@@ -15,7 +15,7 @@ import {
   sameStep,
   training,
 } from '../support/ranks'
-import { normals, random, relativeError, sameBits, within } from '../support/support'
+import { normals, onCpu, random, relativeError, sameBits, within } from '../support/support'
 
 const scenarios = process.argv.slice(2)
 const folder = process.env.MARGIN_SOFTMAX_TEST_FOLDER as string
@@ -98,7 +98,6 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     await compare(group, { ...training, margin: arcface({ margin: 0.3, scale: 32 }) }, 'arcface')
     await compare(group, { ...training, margin: softmaxMargin(), bias: true, optimizer: adamW() }, 'bias')
   },
-
   async equal(group) {
     for (const { title, margin } of marginCases) await compare(group, { ...training, margin }, title)
     for (const optimizer of [sgd(), sgd({ momentum: 0.9, nesterov: true }), adamW({ learningRate: 0.01 })])
@@ -128,6 +127,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
         await compare(group, options, what)
         const corrected = { ...options, sampleCorrection: true }
         await compare(group, { ...corrected, margin: normface(), labelSmoothing: 0.1 }, `${what}, smoothed`)
+        if (onCpu) await compare(group, { ...corrected, margin: mvsoftmax() }, `${what}, hard negatives`)
       }
   },
 

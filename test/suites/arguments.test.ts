@@ -236,6 +236,15 @@ const calls: Record<string, Call> = {
     lambdaMin: atLeast0,
     iteration: ['0', '2³¹'],
   }),
+  mvsoftmax: factory(library.mvsoftmax, {
+    kind: [],
+    scale: positive,
+    margin: atLeast0,
+    t: atLeast0,
+    adaptive: truth,
+    easyMargin: truth,
+  }),
+  curricularface: factory(library.curricularface, { scale: positive, margin: ['0', '1.5'], t: ['0', '−1'] }),
   sgd: factory(library.sgd, {
     learningRate: atLeast0,
     momentum: ['0'],

@@ -40,7 +40,7 @@ function same(margin: MarginCase, batch: Batch, first: LossOptions, others: Loss
 
 for (const shape of shapes) {
   const size = `${shape.rows}×${shape.dim}×${shape.classes}`
-  for (const name of ['softmax', 'arcface', 'sphereface']) {
+  for (const name of ['softmax', 'arcface', 'sphereface', 'mvsoftmax', 'curricularface']) {
     const margin = marginCase(name)
     const batch = makeBatch(1, shape, { bias: margin.row.raw })
 

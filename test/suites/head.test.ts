@@ -124,6 +124,8 @@ for (const [name, given] of [
   ['sphereface', { m: 4, scale: 16, lambda: 2 }],
   ['normface', {}],
   ['softmax', {}],
+  ['mvsoftmax', { scale: 16 }],
+  ['curricularface', { scale: 16, t: 0.3 }],
 ] as const) {
   for (const marginWarmupSteps of [1, 4, 10]) {
     const margin = marginCase(name, given)

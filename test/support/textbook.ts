@@ -1,7 +1,8 @@
 // The same step as an eager float32 framework computes it: normalise, one product, margin on the logits, log-softmax with
 // the maximum taken out, P − t, two products, back through the normalisations; every operation rounded to float32.
-// The yardstick of the rule that the library's error is never more than twice the textbook's own.
-import type { OracleMargin, OracleProblem } from './reference'
+// The yardstick of the rule that the library's error is never more than twice the textbook's own. What a margin makes of a
+// row's cosines comes from the same description as the oracle's: a yardstick of another loss would let everything pass.
+import { marginOfRow, type OracleMargin, type OracleProblem } from './reference'
 
 const f = Math.fround
 
@@ -45,12 +46,13 @@ export function textbook(problem: OracleProblem, margin: OracleMargin): Textbook
   const unitGradWeight = new Float32Array(classes * dim)
   const scaleGradient = new Float32Array(rows)
   const cosines = new Float32Array(classes)
+  const values = new Float32Array(classes) // ψ of the target, φ of the negatives
+  const slopes = new Float32Array(classes)
   const logits = new Float32Array(classes)
   let loss = 0
   for (let i = 0; i < rows; i++) {
     const label = labels[i] as number
     const scale = margin.raw ? 1 : margin.scale === 'norm' ? (x.norms[i] as number) : f(margin.scale)
-    let psi = { value: 0, slope: 1 }
     let largest = Number.NEGATIVE_INFINITY
     for (let j = 0; j < classes; j++) {
       let sum = 0
@@ -60,8 +62,13 @@ export function textbook(problem: OracleProblem, margin: OracleMargin): Textbook
       if (problem.bias) sum = f(sum + f(problem.bias[j] as number))
       if (!margin.raw) sum = Math.min(1, Math.max(-1, sum))
       cosines[j] = sum
-      if (j === label) psi = margin.raw ? { value: sum, slope: 1 } : margin.psi(sum)
-      logits[j] = f(scale * f(j === label ? psi.value : sum))
+    }
+    const ofRow = marginOfRow(margin, label, cosines[label] as number)
+    for (let j = 0; j < classes; j++) {
+      const entry = ofRow(cosines[j] as number, j)
+      values[j] = entry.value
+      slopes[j] = entry.slope
+      logits[j] = f(scale * (values[j] as number))
       largest = Math.max(largest, logits[j] as number)
     }
     let total = 0
@@ -72,9 +79,8 @@ export function textbook(problem: OracleProblem, margin: OracleMargin): Textbook
     for (let j = 0; j < classes; j++) {
       const probability = f(Math.exp(f(f((logits[j] as number) - largest) - logTotal)))
       const difference = f(g * f(probability - (j === label ? 1 : 0)))
-      const value = j === label ? f(psi.value) : (cosines[j] as number)
-      scaleGradient[i] = f((scaleGradient[i] as number) + f(difference * value))
-      const a = f(f(difference * scale) * (j === label ? f(psi.slope) : 1))
+      scaleGradient[i] = f((scaleGradient[i] as number) + f(difference * (values[j] as number)))
+      const a = f(f(difference * scale) * (slopes[j] as number))
       for (let d = 0; d < dim; d++) {
         const from = i * dim + d
         const to = j * dim + d

@@ -1,5 +1,15 @@
 /** The losses of the command line: which options each takes, and the margin that they make. */
-import { arcface, combined, cosface, type Margin, normface, softmaxMargin, sphereface } from '../../index'
+import {
+  arcface,
+  combined,
+  cosface,
+  curricularface,
+  type Margin,
+  mvsoftmax,
+  normface,
+  softmaxMargin,
+  sphereface,
+} from '../../index'
 
 /** Options that only some losses have. */
 export interface LossOptions {
@@ -8,6 +18,7 @@ export interface LossOptions {
   m1?: number
   m2?: number
   m3?: number
+  t?: number
 }
 
 interface Loss {
@@ -33,6 +44,14 @@ export const losses: Record<string, Loss> = {
   sphereface: {
     takes: ['scale', 'margin'],
     make: ({ scale, margin }) => sphereface({ scale, m: margin }),
+  },
+  mvsoftmax: {
+    takes: ['scale', 'margin', 't'],
+    make: ({ scale, margin, t }) => mvsoftmax({ scale, margin, t }),
+  },
+  curricularface: {
+    takes: ['scale', 'margin', 't'],
+    make: ({ scale, margin, t }) => curricularface({ scale, margin, t }),
   },
   softmax: { takes: [], make: () => softmaxMargin() },
 }

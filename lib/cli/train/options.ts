@@ -97,7 +97,7 @@ export const settingOptions: SettingOption[] = [
   }),
   setting(
     '--margin <number>',
-    'its size: of arcface, cosface, sphereface (default: 0.5, 0.35, 4)',
+    'its size: of arcface, cosface, sphereface, mvsoftmax, curricularface (default: 0.5, 0.35, 4, 0.35, 0.5)',
     ['head.margin.margin', 'head.margin.m'],
     { parse: parseNumber(0) }
   ),
@@ -106,6 +106,12 @@ export const settingOptions: SettingOption[] = [
   }),
   setting('--m2 <number>', 'of combined (default: 0.3)', 'head.margin.m2', { parse: parseAnyNumber }),
   setting('--m3 <number>', 'of combined (default: 0.2)', 'head.margin.m3', { parse: parseAnyNumber }),
+  setting(
+    '--t <number>',
+    'of mvsoftmax and curricularface: how much hard negatives count (default: 0.2, 0)',
+    'head.margin.t',
+    { parse: parseAnyNumber }
+  ),
   ...headSettingOptions,
   setting('--optimizer <name>', 'of the weights', 'head.optimizer.name', {
     choices: Object.keys(usualRates),
@@ -222,7 +228,7 @@ export function checkTogether(all: SettingOptions, given: Partial<SettingOptions
       throw new Misuse(`Expected no ${optionNamed(name)} with ${beside} but received ${given[name]}`)
   }
   const { takes, make } = losses[all.loss] as (typeof losses)[string]
-  for (const name of ['scale', 'margin', 'm1', 'm2', 'm3'] as const)
+  for (const name of ['scale', 'margin', 'm1', 'm2', 'm3', 't'] as const)
     if (!takes.includes(name)) refuse(name, all.loss)
   for (const { name, row } of typedRows) if (!fits(row, make({}))) refuse(name, all.loss)
   for (const { to, of } of belongsTo)

@@ -28,6 +28,12 @@ struct Prefetch {
   int64_t lines;  // of 64 bytes
 };
 
+// What each row makes of its negatives, as formulas/negative.h has it in NegativeRow: arrays over the rows of a tile's
+// panels. Null: they stay as they are.
+struct NegativeRows {
+  const float *threshold, *square, *linear, *constant, *ceiling;
+};
+
 // The widest panel that any table may have. Row counts are padded to it.
 constexpr int maxLanes = 64;
 
@@ -47,13 +53,14 @@ struct Kernels {
   // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · packedInput[p][d][l]  (+ bias[j] where bias is given)
   void (*logits)(const float* weight, int64_t dim, int64_t classes, const float* packedInput, int64_t panels,
                  const float* scale, const float* bias, float* tile, int64_t tileStride);
-  // Online log-sum-exp: maximum[p][l] and sum[p][l] (of e^(z − maximum)) take in a tile's classes. Where `mass` is
-  // given, mass[p·massStride + l] = an upper bound of the log of the tile's own Σ e^z.
-  void (*logSumExp)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* maximum, float* sum,
-                    float* mass, int64_t massStride);
-  // Per-lane sums, of class j times shares[j], and maxima over the tile's classes: out[p][l].
-  void (*tileSum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* shares,
-                  float* out);
+  // Online log-sum-exp: maximum[p][l] and sum[p][l] (of e^(z − maximum)) take in a tile's classes, z being what
+  // `negatives` make of the tile. Where `mass` is given, mass[p·massStride + l] = an upper bound of the log of the
+  // tile's own Σ e^z.
+  void (*logSumExp)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                    const NegativeRows& negatives, float* maximum, float* sum, float* mass, int64_t massStride);
+  // Per-lane sums Σ_j shares[j]·z_j, and maxima of the tile as it is, over its classes: out[p][l].
+  void (*tileSum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const NegativeRows& negatives,
+                  const float* shares, float* out);
   void (*tileMaximum)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out);
   // tile[p][j][l] = replacement where it is above limit[p][l]
   void (*maskAbove)(float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* limit,
@@ -62,11 +69,11 @@ struct Kernels {
   // `sameOffset` where the row's label [panels·L] is the class's [classes]; keys may be tile itself. steps <= 2^24
   void (*scoreKeys)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, int32_t steps,
                     const int32_t* rowLabels, const int32_t* classLabels, int32_t sameOffset, int32_t* keys);
-  // gradient[p][j][l] = (e^(tile − maximum[p][l])·factor[p][l] − even[p][l]·shares[j]) · scale[j]; gradient may be tile
-  // itself. Without label smoothing `even` is null.
-  void (*probabilities)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maximum,
-                        const float* factor, const float* even, const float* shares, const float* scale,
-                        float* gradient);
+  // gradient[p][j][l] = (e^(z − maximum[p][l])·factor[p][l] − even[p][l]·shares[j]) · ∂z/∂tile · scale[j]; gradient may
+  // be tile itself. Without label smoothing `even` is null.
+  void (*probabilities)(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                        const NegativeRows& negatives, const float* maximum, const float* factor, const float* even,
+                        const float* shares, const float* scale, float* gradient);
   // out[j][dimPanels·L] (+)= Σ_i gradient[j][i] · packedInputGradient[i]
   void (*weightGradient)(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
                          const float* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
@@ -81,7 +88,7 @@ struct Kernels {
   void (*narrowInputGradient)(const float* weight, int64_t dim, int64_t classes, const float* gradient,
                               int64_t tileStride, int64_t panels, double* out, bool accumulate);
 
-  // As `probabilities`, on the first `count` lanes, and 0 below a limit: sparse_impl.h.
+  // As `probabilities` of negatives as they are, on the first `count` lanes, and 0 below a limit: sparse_impl.h.
   void (*filterInput)(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
                       const float* maximum, const float* factor, const float* scale, const float* cost, float limit,
                       float* skipped, float weightLimit, float* skippedOfClasses);

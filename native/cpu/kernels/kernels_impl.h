@@ -7,6 +7,7 @@
 #include "bfloat16_impl.h"
 #include "kernels.h"
 #include "narrow_impl.h"
+#include "negative_impl.h"
 #include "probability_impl.h"
 #include "simd.h"
 #include "sparse_impl.h"
@@ -142,31 +143,34 @@ INLINE void forColumns(const float* tile, int64_t tileStride, int64_t panels, co
     for (int v = 0; v < panelLanes; v += lanes) body(tile + p * tileStride * panelLanes + v, p * panelLanes + v);
 }
 
-INLINE Vector columnMaximum(const float* column, int64_t classes) {
-  Vector even = load(column), odd = even;
+template <class Negatives>
+INLINE Vector columnMaximum(const float* column, int64_t classes, const Negatives& negatives) {
+  Vector even = negatives.logit(load(column)), odd = even;
   int64_t j = 1;
   for (; j + 2 <= classes; j += 2) {
-    even = maximum(even, load(column + j * panelLanes));
-    odd = maximum(odd, load(column + (j + 1) * panelLanes));
+    even = maximum(even, negatives.logit(load(column + j * panelLanes)));
+    odd = maximum(odd, negatives.logit(load(column + (j + 1) * panelLanes)));
   }
-  if (j < classes) even = maximum(even, load(column + j * panelLanes));
+  if (j < classes) even = maximum(even, negatives.logit(load(column + j * panelLanes)));
   return maximum(even, odd);
 }
 
-static void logSumExp(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* maxima,
-                      float* sums, float* masses, int64_t massStride) {
+template <class Negatives>
+INLINE void logSumExpOf(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                        const NegativeRows& rows, float* maxima, float* sums, float* masses, int64_t massStride) {
   // What a class below e^-87.33 of the maximum, whose exponential counts as 0, may hold at the most.
   const Vector unseen = broadcast((float)classes * 1.3e-38f);
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
+    const Negatives negatives(rows, at);
     const Vector before = load(maxima + at);
-    const Vector now = maximum(columnMaximum(column, classes), before);
+    const Vector now = maximum(columnMaximum(column, classes, negatives), before);
     Vector even = {}, odd = {};
     int64_t j = 0;
     for (; j + 2 <= classes; j += 2) {
-      even += exponential<false>(load(column + j * panelLanes) - now);
-      odd += exponential<false>(load(column + (j + 1) * panelLanes) - now);
+      even += exponential<false>(negatives.logit(load(column + j * panelLanes)) - now);
+      odd += exponential<false>(negatives.logit(load(column + (j + 1) * panelLanes)) - now);
     }
-    if (j < classes) even += exponential<false>(load(column + j * panelLanes) - now);
+    if (j < classes) even += exponential<false>(negatives.logit(load(column + j * panelLanes)) - now);
     store(sums + at, load(sums + at) * exponential<false>(before - now) + (even + odd));
     store(maxima + at, now);
     if (!masses) return;
@@ -176,18 +180,32 @@ static void logSumExp(const float* tile, int64_t tileStride, int64_t classes, in
   });
 }
 
-static void tileSum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* shares,
-                    float* out) {
+static void logSumExp(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                      const NegativeRows& negatives, float* maxima, float* sums, float* masses, int64_t massStride) {
+  const auto compute = negatives.threshold ? logSumExpOf<Transformed> : logSumExpOf<AsTheyAre>;
+  compute(tile, tileStride, classes, panels, negatives, maxima, sums, masses, massStride);
+}
+
+template <class Negatives>
+INLINE void tileSumOf(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const NegativeRows& rows,
+                      const float* shares, float* out) {
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
+    const Negatives negatives(rows, at);
     Vector sum = {};
-    for (int64_t j = 0; j < classes; j++) sum += load(column + j * panelLanes) * broadcast(shares[j]);
+    for (int64_t j = 0; j < classes; j++) sum += negatives.logit(load(column + j * panelLanes)) * broadcast(shares[j]);
     store(out + at, sum);
   });
 }
 
+static void tileSum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                    const NegativeRows& negatives, const float* shares, float* out) {
+  const auto compute = negatives.threshold ? tileSumOf<Transformed> : tileSumOf<AsTheyAre>;
+  compute(tile, tileStride, classes, panels, negatives, shares, out);
+}
+
 static void tileMaximum(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, float* out) {
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
-    store(out + at, columnMaximum(column, classes));
+    store(out + at, columnMaximum(column, classes, AsTheyAre({}, at)));
   });
 }
 
@@ -223,26 +241,30 @@ static void scoreKeys(const float* tile, int64_t tileStride, int64_t classes, in
   });
 }
 
-template <bool smooths>
-INLINE void probabilitiesOf(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maxima,
-                            const float* factors, const float* even, const float* shares, const float* scale,
-                            float* gradient) {
+template <class Negatives, bool smooths>
+INLINE void probabilitiesOf(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                            const NegativeRows& rows, const float* maxima, const float* factors, const float* even,
+                            const float* shares, const float* scale, float* gradient) {
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
+    const Negatives negatives(rows, at);
     const Vector most = load(maxima + at), factor = load(factors + at), less = smooths ? load(even + at) : (Vector){};
     float* out = gradient + (column - tile);
     for (int64_t j = 0; j < classes; j++) {
-      Vector p = exponential<false>(load(column + j * panelLanes) - most) * factor;
+      const Vector u = load(column + j * panelLanes);
+      Vector p = exponential<false>(negatives.logit(u) - most) * factor;
       if (smooths) p -= less * broadcast(shares[j]);
-      store(out + j * panelLanes, p * broadcast(scale[j]));
+      store(out + j * panelLanes, negatives.gradient(u, p) * broadcast(scale[j]));
     }
   });
 }
 
-static void probabilities(const float* tile, int64_t tileStride, int64_t classes, int64_t panels, const float* maxima,
-                          const float* factors, const float* even, const float* shares, const float* scale,
-                          float* gradient) {
-  const auto compute = even ? probabilitiesOf<true> : probabilitiesOf<false>;
-  compute(tile, tileStride, classes, panels, maxima, factors, even, shares, scale, gradient);
+static void probabilities(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
+                          const NegativeRows& negatives, const float* maxima, const float* factors, const float* even,
+                          const float* shares, const float* scale, float* gradient) {
+  const auto compute = negatives.threshold
+                           ? (even ? probabilitiesOf<Transformed, true> : probabilitiesOf<Transformed, false>)
+                           : (even ? probabilitiesOf<AsTheyAre, true> : probabilitiesOf<AsTheyAre, false>);
+  compute(tile, tileStride, classes, panels, negatives, maxima, factors, even, shares, scale, gradient);
 }
 
 static double dotDouble(const float* a, const float* b, int64_t n) {

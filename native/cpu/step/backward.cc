@@ -55,9 +55,9 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
         computeTile(at, weights.bias, gradient);
         logits = gradient;
       }
-      kernels_.probabilities(logits, plan_.tileClasses, classes, panels, rowMaximum_ + first, rowFactor_ + first,
-                             smooths() ? rowEven_ + first : nullptr, shares(tile), inverseClassNorm_ + firstClass,
-                             gradient);
+      kernels_.probabilities(logits, plan_.tileClasses, classes, panels, negatives_.from(first), rowMaximum_ + first,
+                             rowFactor_ + first, smooths() ? rowEven_ + first : nullptr, shares(tile),
+                             inverseClassNorm_ + firstClass, gradient);
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
       products_->packGradient(at, gradient);

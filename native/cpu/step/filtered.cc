@@ -80,8 +80,8 @@ void Step::boundPanel(int64_t panel, int thread) {
       if (problem_.filters()) kernels_.maskAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, maskedLogit);
       forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = maskedLogit; });
     }
-    kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, rowMaximum_ + first, rowFactor_ + first, nullptr,
-                           nullptr, ones, probabilities);
+    kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, {}, rowMaximum_ + first, rowFactor_ + first,
+                           nullptr, nullptr, ones, probabilities);
     negligible_.addClasses(panel, from, count, probabilities, inverseClassNorm_);
   }
   negligible_.closePanel(panel);

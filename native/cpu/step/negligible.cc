@@ -86,7 +86,8 @@ void NegligibleTerms::boundRows(const Kernels& kernels, int64_t panel, const Row
       float& log = upper[t * lanes_ + l];
       log = std::min(log - maxima[first + l], most);
     }
-  kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, zeros, scaled, nullptr, nullptr, ones_, upper);
+  kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, {}, zeros, scaled, nullptr, nullptr, ones_,
+                        upper);
   std::memset(rowSums_ + first * orders, 0, lanes_ * orders * sizeof(float));
   std::memset(classSums_ + panel * weightSamples() * orders, 0, weightSamples() * orders * sizeof(float));
   std::memset(inputCounts_ + panel * orders, 0, orders * sizeof(double));

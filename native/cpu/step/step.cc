@@ -20,14 +20,18 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       negligible_(plan_, lanes_),
       products_(makeProducts(problem, kernels, plan_, paddedRows_)),
       narrow_(problem.isNarrow() ? static_cast<NarrowProducts*>(products_.get()) : nullptr),
-      // In one pass over all rows: what several leave out could not be held against the sum of their gradients.
-      skipsNegligible_(problem.negligible > 0 && products_->computesRows() && normalized_ &&
+      negatives_(problem.margin, narrow_ ? 1 : 0),
+      // In one pass over all rows: what several leave out could not be held against the sum of their gradients. The
+      // bounds of negligible.h are those of negatives as they are, ∂z/∂cos = s.
+      skipsNegligible_(problem.negligible > 0 && products_->computesRows() && normalized_ && !negatives_.transform() &&
                        problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && negligible_.fit()) {}
 
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
   forEach(paddedRows_ / 16, [&](int64_t block, int thread) { prepareRows(block, thread); });
+  if (problem_.exchange && negatives_.transform())
+    if (Status status = exchangeTargets(); !status) return status;
   for (int64_t j = 0; narrow_ && smooths() && j < plan_.classes; j++) allShares_ += shareOf(j);
   double scale = 0;
   for (int64_t i = 0; i < plan_.rows; i++) scale = std::max(scale, states_[i].scale);
@@ -71,6 +75,7 @@ void Step::layOut(Layout& layout) {
   rowGradients_ = layout.take<float>(n);
   rowEven_ = layout.take<float>(smooths() ? n : 0);
   rowLimit_ = layout.take<float>(problem_.filters() ? n : 0);
+  negatives_.layOut(layout, n, plan_.classSlots);
   const bool partial = weight && plan_.rowSlots > 1;
   partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
   partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
@@ -149,6 +154,7 @@ void Step::prepareRows(int64_t block, int thread) {
   const int64_t count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
   const float* rows = problem_.input + (firstRow_ + first) * dim;
   if (problem_.filters()) std::fill_n(rowLimit_ + first, 16, 0.0f);
+  for (int64_t i = 0; i < 16; i++) negatives_.leave(first + i);
   for (int64_t i = 0; i < count; i++) {
     RowState& state = states_[first + i];
     const float* x = rows + i * dim;
@@ -167,10 +173,24 @@ void Step::prepareRows(int64_t block, int thread) {
                         normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
                         problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, weight, upstream);
     }
+    negatives_.set(first + i, negativesOf(problem_.margin, state.cosine), state.scale);
     if (problem_.filters())
       rowLimit_[first + i] = static_cast<float>((problem_.interclassFilter - (narrow_ ? 1 : 0)) * state.scale);
   }
   products_->packRows(rows, first, count, states_ + first);
+}
+
+// Each row's threshold needs the cosine of its target, which one of the processes has.
+Status Step::exchangeTargets() {
+  for (int64_t row = 0; row < plan_.rows; row++) {
+    totals_[row] = noTotals;
+    totals_[row].cosine = states_[row].cosine;  // 0 where it is elsewhere, or ignored
+  }
+  if (Status status = problem_.exchange->reduceTotals(totals_, plan_.rows); !status) return status;
+  for (int64_t row = 0; row < plan_.rows; row++)
+    if (states_[row].label != ignoredLabel)
+      negatives_.set(row, negativesOf(problem_.margin, totals_[row].cosine), states_[row].scale);
+  return {};
 }
 
 void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales) {
@@ -258,6 +278,7 @@ void Step::forward(int64_t slot, int thread) {
     sums[i] = 0;
     if (smoothing) logitSums[i] = 0;
   }
+  negatives_.beginLargest(classSlot, firstRow, lastRow);
   const ThreadScratch scratch = scratchOf(thread);
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
     const TileWeights weights = tileWeights(tile, thread);
@@ -269,18 +290,20 @@ void Step::forward(int64_t slot, int thread) {
       float* kept = keptTile(tile, chunk);
       float* logits = kept ? kept : scratch.tile;
       computeTile(tileAt(tile, weights, chunk, thread), weights.bias, logits);
+      float ofRows[Plan::maxChunkRows];
       if (smoothing) {
-        float tileSums[Plan::maxChunkRows];
-        kernels_.tileSum(logits, plan_.tileClasses, classes, panels, shares(tile), tileSums);
-        for (int64_t i = 0; i < panels * lanes_; i++) logitSums[first + i] += tileSums[i];
+        kernels_.tileSum(logits, plan_.tileClasses, classes, panels, negatives_.from(first), shares(tile), ofRows);
+        for (int64_t i = 0; i < panels * lanes_; i++) logitSums[first + i] += ofRows[i];
       }
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
         float* logit = tileElement(logits, row - first, label - firstClass);
-        if (smoothing) logitSums[row] -= *logit * shares(tile)[label - firstClass];
+        if (smoothing) logitSums[row] -= negatives_.logit(row, *logit) * shares(tile)[label - firstClass];
         *logit = maskedLogit;
       });
-      kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, maxima + first, sums + first,
-                         skipsNegligible_ ? negligible_.masses(tile, first) : nullptr, negligible_.massStride());
+      negatives_.takeLargest(kernels_, logits, plan_.tileClasses, classes, panels, classSlot, first, ofRows);
+      kernels_.logSumExp(logits, plan_.tileClasses, classes, panels, negatives_.from(first), maxima + first,
+                         sums + first, skipsNegligible_ ? negligible_.masses(tile, first) : nullptr,
+                         negligible_.massStride());
     }
   }
 }
@@ -300,8 +323,9 @@ RowTotals Step::totalsOf(int64_t row) const {
     const float m = maxima_[slot * paddedRows_ + row];
     if (!(m <= maximum)) maximum = m;  // NaN stays
   }
+  const float largest = negatives_.largestOf(row, plan_.classSlots, maximum);
   const RowState& state = states_[row];
-  RowTotals totals{maximum, 0, 0, state.target, state.cosine};
+  RowTotals totals{maximum, largest, 0, 0, state.target, state.cosine};
   for (int64_t slot = 0; slot < plan_.classSlots && maximum != maskedLogit; slot++) {
     const int64_t at = slot * paddedRows_ + row;
     totals.sum += sums_[at] * std::exp(static_cast<double>(maxima_[at]) - maximum);
@@ -309,6 +333,7 @@ RowTotals Step::totalsOf(int64_t row) const {
   }
   if (narrow_ && maximum != maskedLogit) {
     totals.maximum += narrow_->ceiling(row);
+    totals.largest += narrow_->ceiling(row);
     const double own = state.label >= 0 ? shareOf(state.label) : 0;
     if (smooths()) totals.logits += narrow_->ceiling(row) * (allShares_ - own);
   }
@@ -319,7 +344,8 @@ RowTotals Step::totalsOf(int64_t row) const {
 Status Step::exchangeTotals() {
   forEach(divideUp(plan_.rows, 8), [&](int64_t block, int) {
     for (int64_t row = block * 8; row < std::min(plan_.rows, block * 8 + 8); row++)
-      totals_[row] = states_[row].label == ignoredLabel ? RowTotals{maskedLogit, 0, 0, 0, 0} : totalsOf(row);
+      totals_[row] =
+          states_[row].label == ignoredLabel ? RowTotals{maskedLogit, maskedLogit, 0, 0, 0, 0} : totalsOf(row);
   });
   return problem_.exchange->reduceTotals(totals_, plan_.rows);
 }

@@ -24,6 +24,7 @@
 #include "../../formulas/row.h"
 #include "../executor.h"
 #include "../products/narrow.h"
+#include "negatives.h"
 #include "negligible.h"
 
 namespace margin_softmax::cpu {
@@ -55,6 +56,7 @@ class Step {
 
   void layOut(Layout& layout);
   void prepareRows(int64_t block, int thread);
+  Status exchangeTargets();
   TileWeights tileWeights(int64_t tile, int thread) const;
   void scaleClasses(int64_t tile, const float* weights);
   void forward(int64_t slot, int thread);
@@ -152,7 +154,8 @@ class Step {
   const std::unique_ptr<Products> products_;
   NarrowProducts* const narrow_;  // the products, where the rows are narrow: these are finished otherwise
   double allShares_ = 0;          // Σ v of the classes here, of narrow rows with label smoothing
-  const bool skipsNegligible_;    // whether what is negligible may be
+  Negatives negatives_;
+  const bool skipsNegligible_;  // whether what is negligible may be
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
