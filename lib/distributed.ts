@@ -43,7 +43,7 @@ const arrayTypes = {
 /** The operation that combines the ranks' elements. Sums of integers wrap; a maximum or minimum with NaN is NaN. */
 export type Combination = 'sum' | 'max' | 'min'
 
-const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the order of native/head/collectives.h
+const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the order of native/core/collectives.h
 
 /** Options of `reduceScatter`. */
 export interface ReduceScatterOptions {

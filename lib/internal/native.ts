@@ -119,7 +119,7 @@ export interface NativeValues {
 type Ended = Pick<Partial<NativeResult>, 'failure' | 'message'>
 
 /**
- * Where a process group keeps the table of native/head/collectives.h, which the main addon takes. The same symbol in every copy of
+ * Where a process group keeps the table of native/core/collectives.h, which the main addon takes. The same symbol in every copy of
  * this module: a test runner or a bundler may load one for the group and another for the head.
  */
 export const groupTable: unique symbol = Symbol.for('margin-softmax: table of native functions')

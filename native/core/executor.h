@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "../head/device_exchange.h"
+#include "device_exchange.h"
 #include "probability.h"
 #include "problem.h"
 #include "status.h"

@@ -4,7 +4,7 @@
 #include <map>
 #include <mutex>
 
-#include "../head/memory.h"
+#include "memory.h"
 
 namespace margin_softmax {
 namespace {

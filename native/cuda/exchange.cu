@@ -1,4 +1,4 @@
-// What ranks exchange from GPU to GPU (../device_exchange.h): NCCL moves the bytes, kernels add in rank order what
+// What ranks exchange from GPU to GPU (../core/device_exchange.h): NCCL moves the bytes, kernels add in rank order what
 // arrives, with the roundings of the path through host memory (../mpi/reduce.h).
 #include <algorithm>
 #include <cmath>

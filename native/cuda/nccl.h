@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "../head/device_exchange.h"
+#include "../core/device_exchange.h"
 #include "device.h"
 
 namespace margin_softmax::cuda {

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "../core/executor.h"
-#include "memory.h"
 #include "sharding.h"
 
 namespace margin_softmax {

@@ -7,7 +7,7 @@
 //   reduce-scatter   gradInput [N,D] → each rank its own rows
 //
 // What travels does not grow with the number of classes. Weights and optimizer state stay where they are. It goes
-// through host memory, or from GPU to GPU (device_exchange.h); what is small, and each word that all go on, always by
+// through host memory, or from GPU to GPU (core/device_exchange.h); what is small, and each word that all go on, always by
 // the group.
 #pragma once
 #include <string>
@@ -15,8 +15,7 @@
 
 #include "../core/block.h"
 #include "../core/executor.h"
-#include "collectives.h"
-#include "device_exchange.h"
+#include "exchange_choice.h"
 #include "sampling.h"
 
 namespace margin_softmax {

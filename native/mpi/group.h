@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "../core/block.h"
+#include "../core/collectives.h"
 #include "../core/status.h"
 #include "../core/task.h"
-#include "../head/collectives.h"
 #include "record.h"
 #include "transport.h"
 

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "../head/collectives.h"
+#include "../core/collectives.h"
 
 namespace margin_softmax::distributed {
 namespace {

@@ -5,7 +5,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "../head/collectives.h"
+#include "../core/collectives.h"
 
 namespace margin_softmax::distributed {
 

@@ -3,8 +3,8 @@
 #include <cstring>
 #include <mutex>
 
+#include "../core/collectives.h"
 #include "../core/watch.h"
-#include "../head/collectives.h"
 #include "binding.h"
 #include "module.h"
 

@@ -38,7 +38,7 @@ function onlyIn(what: RegExp, allowed: RegExp, among = native): void {
 }
 
 test('only the binding knows Node-API', () =>
-  onlyIn(/\bnapi/i, /^native\/(node|mpi)\/(binding|request)[^/]*$/))
+  onlyIn(/\bnapi/i, /^native\/node\/(mpi\/)?(binding|request)[^/]*$/))
 test('only native-file.ts says where the addon is', () =>
   onlyIn(/node-gyp-build/, /\/native-file\.ts$|\.d\.ts$/, files('lib', /\.ts$/)))
 test('only gpu.cuh contains PTX and asks which compiler reads it', () => {
@@ -122,8 +122,66 @@ test('only write-file.ts writes files, and only it and read-file.ts open them', 
   onlyIn(/\bopen(Sync)?\b[^\n]*from 'node:fs/, /\/(read|write)-file\.ts$/, lib)
 })
 test('no file is much over 400 lines', () => {
-  const long = code.filter(({ text }) => text.split('\n').length > 440).map(({ name }) => name)
-  assert.equal(long, [])
+  const longer = (lines: number, among: typeof code) =>
+    among.filter(({ text }) => text.trimEnd().split('\n').length > lines).map(({ name }) => name)
+  assert.equal(longer(440, code), [])
+  assert.equal(longer(400, native), [])
+})
+
+// The drawing of native/README.md, "Rooms". A room includes itself and those that are listed.
+const rooms: Record<string, string[]> = {
+  formulas: [],
+  core: ['formulas'],
+  kernels: ['formulas'],
+  cpu: ['kernels', 'core', 'formulas'],
+  cuda: ['core', 'formulas'],
+  head: ['core', 'formulas'],
+  mpi: ['core', 'formulas'],
+  node: ['head', 'mpi', 'cpu', 'kernels', 'core', 'formulas'],
+}
+const roomOf = (file: string) =>
+  file.startsWith('native/cpu/kernels/') ? 'kernels' : (file.split('/')[1] as string)
+
+/** The includes of these files that the drawing does not allow, as "from → to". */
+function trespasses(sources: { name: string; text: string }[]): string[] {
+  return sources.flatMap(({ name, text }) =>
+    [...text.matchAll(/#include "([^"]+)"/g)]
+      .map(([, header]) => path.posix.join(path.posix.dirname(name), header as string))
+      .filter((header) => fs.existsSync(path.join(root, header))) // not what a build makes, nor the shim
+      .filter((header) => roomOf(header) !== roomOf(name) && !rooms[roomOf(name)]?.includes(roomOf(header)))
+      .map((header) => `${name} → ${header}`)
+  )
+}
+
+test('a room of native includes only the rooms below it', () => {
+  assert.equal(trespasses(native), [])
+  assert.equal([...new Set(native.map(({ name }) => roomOf(name)))].sort(), Object.keys(rooms).sort())
+  assert.is(circleAmong(new Map(Object.entries(rooms))), undefined)
+  const upward = [{ name: 'native/core/batch.h', text: '#include "../head/head.h"' }]
+  assert.equal(trespasses(upward), ['native/core/batch.h → native/head/head.h'])
+})
+
+test('an instruction set is one file and one line', () => {
+  const lists = fs.readFileSync(path.join(root, 'CMakeLists.txt'), 'utf8')
+  const listed = [...lists.matchAll(/list\(APPEND instruction_sets "(\w+)/g)].map(
+    ([, name]) => name as string
+  )
+  const sources = native.flatMap(({ name }) => /\/kernels_(\w+)\.cc$/.exec(name)?.[1] ?? [])
+  assert.equal([...listed].sort(), sources.sort())
+  for (const name of listed) {
+    const places = native.filter(({ text }) => new RegExp(`\\b${name}Kernels\\b|"${name}"`).test(text))
+    assert.equal(
+      places.map((place) => place.name),
+      [`native/cpu/kernels/kernels_${name}.cc`]
+    )
+  }
+  // In the order of the list, which is best first.
+  const here = instructionSets()
+  assert.ok(here.length > 0)
+  assert.equal(
+    listed.filter((name) => here.includes(name)),
+    here
+  )
 })
 
 /** The project's README stands for its root and for the guides in docs/, which docs.test.ts checks. */

@@ -7,45 +7,26 @@
 
 namespace margin_softmax::cpu {
 
-extern const Kernels avx512bf16Kernels, avx512Kernels, avx2Kernels, neonKernels, portableKernels;
+// CMakeLists.txt writes the list: a line KERNELS(name) for each kernels_<name>.cc of this build, best first.
+#define KERNELS(name) extern const Kernels name##Kernels;
+#include "kernel_list.inc"
+#undef KERNELS
 
 namespace {
 
-struct Candidate {
-  const Kernels* table;
-  bool (*runsHere)();
+#define KERNELS(name) &name##Kernels,
+constexpr const Kernels* allTables[] = {
+#include "kernel_list.inc"
 };
-
-#if defined(__x86_64__)
-const Processor& processor() {
-  static const Processor identified = identifyProcessor();
-  return identified;
-}
-bool hasAvx2() { return processor().avx2; }
-bool hasAvx512() { return processor().avx512; }
-bool hasAvx512Bf16() { return processor().avx512bf16; }
-#endif
-bool always() { return true; }
-
-// Every table of this build, best first.
-constexpr Candidate candidates[] = {
-#if defined(__x86_64__)
-    {&avx512bf16Kernels, hasAvx512Bf16},
-    {&avx512Kernels, hasAvx512},
-    {&avx2Kernels, hasAvx2},
-#elif defined(__aarch64__)
-    {&neonKernels, always},
-#endif
-    {&portableKernels, always},
-};
+#undef KERNELS
 
 // Those that this processor can run.
 struct Available {
-  const Kernels* tables[std::size(candidates)];
+  const Kernels* tables[std::size(allTables)];
   int count = 0;
   Available() {
-    for (const Candidate& candidate : candidates)
-      if (candidate.runsHere()) tables[count++] = candidate.table;
+    for (const Kernels* table : allTables)
+      if (processorHas(table->needs)) tables[count++] = table;
   }
 };
 

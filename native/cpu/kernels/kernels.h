@@ -1,9 +1,10 @@
 // The table of inner loops, one per instruction set; everything else of the CPU executor is compiled once.
-// A table is data: adding an instruction set is a new kernels_<name>.cc and a line in kernels.cc.
+// A table is data. Adding an instruction set takes a new kernels_<name>.cc and a line in CMakeLists.txt.
 #pragma once
 #include <stdint.h>
 
 #include "../../formulas/optimizer_step.h"
+#include "processor.h"
 
 namespace margin_softmax::cpu {
 
@@ -43,8 +44,9 @@ constexpr int maxLanes = 64;
 //   packedInputGradient  [dimPanel][rows][L]  embeddings times the row's gradient factor, L dimensions side by side
 struct Kernels {
   const char* name;
-  int lanes;        // L; a multiple of 16 that divides maxLanes
-  int vectorBytes;  // of the machine's vectors, for reporting
+  ProcessorFeatures needs;  // what the processor must have to run this table
+  int lanes;                // L; a multiple of 16 that divides maxLanes
+  int vectorBytes;          // of the machine's vectors, for reporting
 
   // Sums of products; single precision over 16 virtual lanes, and double precision.
   float (*dot)(const float* a, const float* b, int64_t n);

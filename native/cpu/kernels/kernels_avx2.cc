@@ -7,5 +7,5 @@
 
 namespace margin_softmax::cpu {
 extern const Kernels avx2Kernels;
-const Kernels avx2Kernels = makeKernels("avx2");
+const Kernels avx2Kernels = makeKernels("avx2", {features::fmaAvxOsxsave, features::avx2, 0, features::ymmState});
 }  // namespace margin_softmax::cpu

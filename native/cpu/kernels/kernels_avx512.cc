@@ -7,5 +7,5 @@
 
 namespace margin_softmax::cpu {
 extern const Kernels avx512Kernels;
-const Kernels avx512Kernels = makeKernels("avx512");
+const Kernels avx512Kernels = makeKernels("avx512", {features::fmaAvxOsxsave, features::avx512, 0, features::zmmState});
 }  // namespace margin_softmax::cpu

@@ -8,5 +8,6 @@
 
 namespace margin_softmax::cpu {
 extern const Kernels avx512bf16Kernels;
-const Kernels avx512bf16Kernels = makeKernels("avx512bf16");
+const Kernels avx512bf16Kernels =
+    makeKernels("avx512bf16", {features::fmaAvxOsxsave, features::avx512, features::avx512bf16, features::zmmState});
 }  // namespace margin_softmax::cpu

@@ -20,6 +20,8 @@ using margin_softmax::AdamWStep;
 using margin_softmax::sgdElement;
 using margin_softmax::SgdStep;
 using margin_softmax::cpu::Kernels;
+using margin_softmax::cpu::ProcessorFeatures;
+namespace features = margin_softmax::cpu::features;
 
 // Where a product's operands lie. A[r][k] = rows[r·rowStride + k·stepStride], and a panel row of B at vectors +
 // k·panelLanes. The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
@@ -339,8 +341,9 @@ static float multiplyAdds(int64_t rounds) {
   return total[0];
 }
 
-constexpr Kernels makeKernels(const char* name) {
+constexpr Kernels makeKernels(const char* name, const ProcessorFeatures& needs) {
   return Kernels{name,
+                 needs,
                  panelLanes,
                  VECTOR_BYTES,
                  dot,

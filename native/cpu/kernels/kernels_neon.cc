@@ -7,5 +7,5 @@
 
 namespace margin_softmax::cpu {
 extern const Kernels neonKernels;
-const Kernels neonKernels = makeKernels("neon");
+const Kernels neonKernels = makeKernels("neon", {});
 }  // namespace margin_softmax::cpu

@@ -7,5 +7,5 @@
 
 namespace margin_softmax::cpu {
 extern const Kernels portableKernels;
-const Kernels portableKernels = makeKernels("portable");
+const Kernels portableKernels = makeKernels("portable", {});
 }  // namespace margin_softmax::cpu

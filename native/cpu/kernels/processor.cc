@@ -1,11 +1,13 @@
 #include "processor.h"
 
 #if defined(__x86_64__)
-
 #include <cpuid.h>
-#include <stdint.h>
+#endif
 
 namespace margin_softmax::cpu {
+
+#if defined(__x86_64__)
+
 namespace {
 
 struct Registers {
@@ -19,39 +21,41 @@ Registers cpuid(unsigned leaf, unsigned subleaf) {
   return r;
 }
 
-// Registers that the system saves and restores when it switches threads. Needs the processor's OSXSAVE.
+// Registers that the system saves and restores when it switches threads (XCR0). Needs the processor's OSXSAVE, without
+// which xgetbv is an illegal instruction.
 uint64_t savedState() {
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return low | static_cast<uint64_t>(high) << 32;
+  uint64_t saved = low | static_cast<uint64_t>(high) << 32;
+#if defined(__APPLE__)
+  saved |= features::zmmState;  // macOS begins to save these when a thread first uses them
+#endif
+  return saved;
 }
 
-constexpr bool all(uint64_t value, uint64_t bits) { return (value & bits) == bits; }
-constexpr uint64_t bit(int position) { return uint64_t{1} << position; }
+ProcessorFeatures identify() {
+  ProcessorFeatures has{};
+  has.leaf1Ecx = cpuid(1, 0).ecx;
+  if ((has.leaf1Ecx & features::fmaAvxOsxsave) != features::fmaAvxOsxsave) return has;
+  has.savedState = savedState();
+  const Registers extended = cpuid(7, 0);
+  has.leaf7Ebx = extended.ebx;
+  if (extended.eax >= 1) has.leaf7Subleaf1Eax = cpuid(7, 1).eax;
+  return has;
+}
 
 }  // namespace
 
-Processor identifyProcessor() {
-  constexpr uint64_t fma = bit(12), osxsave = bit(27), avx = bit(28);                       // leaf 1, ecx
-  constexpr uint64_t avx2 = bit(5), f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);  // leaf 7, ebx
-  constexpr uint64_t bf16 = bit(5);                                                         // leaf 7.1, eax
-  constexpr uint64_t ymm = bit(1) | bit(2), zmm = ymm | bit(5) | bit(6) | bit(7);           // of the saved state
-  Processor processor{};
-  const uint64_t basic = cpuid(1, 0).ecx;
-  if (!all(basic, fma | osxsave | avx)) return processor;
-  const uint64_t saved = savedState();
-  const Registers extended = cpuid(7, 0);
-#if defined(__APPLE__)
-  const bool savesZmm = true;  // macOS begins to save these when a thread first uses them
-#else
-  const bool savesZmm = all(saved, zmm);
-#endif
-  processor.avx2 = all(saved, ymm) && all(extended.ebx, avx2);
-  processor.avx512 = processor.avx2 && savesZmm && all(extended.ebx, f | dq | bw | vl);
-  processor.avx512bf16 = processor.avx512 && extended.eax >= 1 && all(cpuid(7, 1).eax, bf16);
-  return processor;
+bool processorHas(const ProcessorFeatures& needs) {
+  static const ProcessorFeatures has = identify();
+  return (needs.leaf1Ecx & ~has.leaf1Ecx) == 0 && (needs.leaf7Ebx & ~has.leaf7Ebx) == 0 &&
+         (needs.leaf7Subleaf1Eax & ~has.leaf7Subleaf1Eax) == 0 && (needs.savedState & ~has.savedState) == 0;
 }
 
-}  // namespace margin_softmax::cpu
+#else
+
+bool processorHas(const ProcessorFeatures&) { return true; }
 
 #endif
+
+}  // namespace margin_softmax::cpu

@@ -1,18 +1,28 @@
-// Which vector instructions this processor has and its system keeps for each thread, by the instructions cpuid and xgetbv
-// (Intel's manual, volume 1, section 14.3 and 15.2). Not by __builtin_cpu_supports: with clang for Visual Studio that needs
-// a library which is not linked.
+// Asks the processor which vector instructions it has, and whether the system saves their registers for each thread, by
+// cpuid and xgetbv (Intel's manual, volume 1, sections 14.3 and 15.2). __builtin_cpu_supports would need a library that
+// clang for Visual Studio does not link.
 #pragma once
+#include <stdint.h>
 
 namespace margin_softmax::cpu {
 
-#if defined(__x86_64__)
-struct Processor {
-  bool avx2;        // with fused multiply-adds
-  bool avx512;      // avx2, and AVX-512 F, DQ, BW and VL
-  bool avx512bf16;  // avx512, and its bfloat16 products
+// Bits that must be set, as cpuid and xgetbv give them. All 0: any processor of the build's architecture.
+struct ProcessorFeatures {
+  uint32_t leaf1Ecx, leaf7Ebx, leaf7Subleaf1Eax;
+  uint64_t savedState;  // registers that the system saves, of XCR0
 };
 
-Processor identifyProcessor();
-#endif
+bool processorHas(const ProcessorFeatures& needs);
+
+// The features that kernels_<name>.cc combine. No function: these files get instruction-set flags, so nothing
+// that runs before the question is answered may be compiled there.
+namespace features {
+constexpr uint32_t fmaAvxOsxsave = 1u << 12 | 1u << 27 | 1u << 28;             // leaf 1, ecx
+constexpr uint32_t avx2 = 1u << 5;                                             // leaf 7, ebx
+constexpr uint32_t avx512 = avx2 | 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+constexpr uint32_t avx512bf16 = 1u << 5;                                       // leaf 7.1, eax
+constexpr uint64_t ymmState = 1u << 1 | 1u << 2;                               // of XCR0
+constexpr uint64_t zmmState = ymmState | 1u << 5 | 1u << 6 | 1u << 7;
+}  // namespace features
 
 }  // namespace margin_softmax::cpu

@@ -5,7 +5,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../core/task.h"
+#include "task.h"
 
 namespace margin_softmax {
 

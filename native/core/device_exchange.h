@@ -7,9 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "../core/status.h"
 #include "../formulas/row.h"
-#include "collectives.h"
+#include "status.h"
 
 namespace margin_softmax {
 
@@ -60,17 +59,6 @@ struct DeviceLink {
   Status (*open)(int device, const std::string& library, int rank, int size, const ConnectionId& id,
                  std::shared_ptr<DeviceExchange>& exchange);
 };
-
-// How the ranks of a head exchange, the same on every rank, and why.
-struct ExchangeChoice {
-  std::shared_ptr<DeviceExchange> exchange;  // null: through host memory
-  std::string reason;
-};
-
-// A collective of `group` for `purpose`, on the group's thread. `library`: the file of NCCL, or empty: not to be used.
-// One exchange serves all heads on the same GPUs.
-Status chooseExchange(const Collectives& group, const char* purpose, int device, const std::string& library,
-                      ExchangeChoice& choice);
 
 // 22703 → "2.27.3".
 inline std::string ncclVersionName(int version) {

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../node/request.h"
-#include "group.h"
+#include "../../mpi/group.h"
+#include "../request.h"
 
 namespace margin_softmax::binding {
 namespace {

@@ -2,8 +2,8 @@
 #pragma once
 #include <utility>
 
-#include "../core/block.h"
-#include "../core/executor.h"
+#include "block.h"
+#include "executor.h"
 
 namespace margin_softmax {
 

@@ -1,5 +1,5 @@
 // The decision how ranks exchange: every rank hears what all of them bring and comes to the same one.
-#include "device_exchange.h"
+#include "exchange_choice.h"
 
 #include <algorithm>
 #include <chrono>
