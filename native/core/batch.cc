@@ -11,7 +11,7 @@ BatchWeights weighBatch(const Problem& problem) {
   const bool weighsClasses = problem.classWeights && problem.labelSmoothing != 0;
   const double sum = weighsClasses ? problem.classWeightSum : classes;  // Σ_j w_j
   const double unit = sum / classes;                                    // w_j = unit·v_j, so that v_j is near 1
-  // Of a row by its s and w_y.
+  // A row's weight from its s and w_y.
   const auto weigh = [&](double sample, double target) {
     const double all = (1 - problem.labelSmoothing) * target + even * sum;
     RowWeight row{sample * all, {}};

@@ -1,5 +1,5 @@
-// What every executor does with a batch as a whole: the weights of its rows in the loss, and its rows in the order of
-// their labels.
+// Work on a batch as a whole that all executors share: the weights of rows in the loss, and their
+// order by label.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -10,9 +10,9 @@ namespace margin_softmax {
 
 struct BatchWeights {
   int64_t counted = 0;          // rows that are not ignored
-  double divisor = 1;           // of the sum of losses; 0: a mean over no rows, or over none of any weight
+  double divisor = 1;           // of the sum of losses; 0: no row has a weight
   double rowGradient = 0;       // upstream gradient of each row's loss, before gradOutput and the row's weight
-  RowWeight unweighted;         // of each row, where `rows` is empty
+  RowWeight unweighted;         // of every row, if `rows` is empty
   std::vector<RowWeight> rows;  // [B]
   std::vector<float> shares;    // [C] v_j of softmax.h; empty: all 1
 
@@ -25,10 +25,11 @@ struct BatchWeights {
 //
 //   W = (1 − ε)·w_y + (ε/C)·Σ_j w_j,   t_j = (ε/C)·w_j/W for j ≠ y,   t_y = 1 − Σ_{j≠y} t_j.
 //
-// So a row has one factor, s·W, in its loss and its gradients. A mean's divisor is Σ s·w_y. May throw std::bad_alloc.
+// So a row's loss and gradients share one factor, s·W. A mean's divisor is Σ s·w_y. May throw
+// std::bad_alloc.
 BatchWeights weighBatch(const Problem& problem);
 
-// The loss from the rows' sum, and the statistics' means from their sums.
+// Sets the loss from the rows' sum, and turns the statistics' sums into means.
 inline void closeBatch(Problem& problem, const BatchWeights& weights, double lossSum) {
   problem.loss = weights.divisor == 0 ? 0 : lossSum / weights.divisor;
   if (!problem.statistics || weights.counted == 0) return;
@@ -39,10 +40,11 @@ inline void closeBatch(Problem& problem, const BatchWeights& weights, double los
   statistics.largestNegativeCosine /= rows;
 }
 
-// Each row's class weight; 0 for those that are ignored. May throw std::bad_alloc.
+// Returns each row's class weight; 0 for ignored rows. May throw std::bad_alloc.
 std::vector<float> weightsOfTargets(const float* classWeights, const int32_t* labels, int64_t rows);
 
-// order[rows]: rows by label, then by row; those without a label here (below 0) come first. May throw std::bad_alloc.
+// order[rows] = the rows sorted by label, then by row. Rows without a label here (below 0) come
+// first. May throw std::bad_alloc.
 void sortByLabel(const int32_t* labels, int64_t rows, int64_t classes, int32_t* order);
 
 }  // namespace margin_softmax

@@ -19,7 +19,8 @@ void preferHugePages(void* data, int64_t bytes) {
   if (from < to) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
 }
 
-// Below a huge page the allocator's own memory, which is warm more often than not, costs less than a mapping.
+// Below a huge page the allocator's own memory, which is warm more often than not, costs less than
+// a mapping.
 int64_t Block::mapped(int64_t bytes) { return bytes < hugePage ? bytes : (bytes + hugePage - 1) / hugePage * hugePage; }
 
 Block::Block(int64_t bytes, bool zeros) : bytes_(mapped(bytes)) {

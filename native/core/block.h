@@ -1,4 +1,5 @@
-// A large block of zeroed memory: taken from the system directly, in huge pages where it has them, given back at once.
+// A large block of memory, taken from the system directly, in huge pages if there are any, and
+// returned at once.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -6,16 +7,16 @@
 
 namespace margin_softmax {
 
-// Asks for huge pages for memory of another owner that nobody has touched yet, where the system gives them on request:
-// filling 2 GB then takes 1,000 page faults instead of 500,000.
+// Asks the system for huge pages under memory of another owner that nobody has touched yet. Filling
+// 2 GB then takes 1,000 page faults instead of 500,000.
 void preferHugePages(void* data, int64_t bytes);
 
 class Block {
  public:
   Block() = default;
-  // Null data where the system refuses.
+  // Zeroed. The data are null if the system refuses.
   explicit Block(int64_t bytes) : Block(bytes, true) {}
-  // For who overwrites all of it: zeroing a megabyte takes 40 µs.
+  // Skips zeroing (40 µs/MB), for callers that overwrite everything.
   static Block uninitialized(int64_t bytes) { return Block(bytes, false); }
   ~Block();
   Block(Block&& other) noexcept { *this = std::move(other); }
@@ -32,8 +33,9 @@ class Block {
   }
   int64_t bytes() const { return bytes_; }
 
-  // For owners that keep nothing but the address: what `letGo` gave of a block of `bytes` comes back by `adopt`.
-  void* letGo() { return std::exchange(data_, nullptr); }
+  // For owners that keep only the address: `release` hands it over, `adopt` makes a block of it
+  // again.
+  void* release() { return std::exchange(data_, nullptr); }
   static Block adopt(void* data, int64_t bytes) {
     Block block;
     block.data_ = data;
@@ -43,7 +45,7 @@ class Block {
 
  private:
   Block(int64_t bytes, bool zeros);
-  static int64_t mapped(int64_t bytes);  // what the system is asked for
+  static int64_t mapped(int64_t bytes);  // bytes, rounded up to what the system maps
   void swap(Block& other) {
     std::swap(data_, other.data_);
     std::swap(bytes_, other.bytes_);

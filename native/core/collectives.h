@@ -1,7 +1,7 @@
-// What native code may ask of a group of processes: a table of functions, made by the addon of native/mpi and handed
-// to the main addon through JavaScript. The two addons are compiled apart, maybe by different compilers: plain data and
-// C calling conventions only, and failures are values. Everything stands in terms of bytes in host memory; what goes
-// from GPU to GPU does not pass through here (device_exchange.h).
+// The table of a process group's functions. The addon of native/mpi makes it, and JavaScript hands
+// it to the main addon. Different compilers may have compiled the two: plain data and C calling
+// conventions only, and failures are values. All arrays are in host memory; exchange from GPU to
+// GPU does not pass through here (device_exchange.h).
 #pragma once
 #include <cstdint>
 
@@ -9,7 +9,7 @@
 
 namespace margin_softmax {
 
-// The element types, in the order that Node-API gives typed arrays (a clamped array has no arithmetic here).
+// Element types, in Node-API's order of typed arrays. (`clamped` has no arithmetic.)
 enum class Element : int32_t {
   int8,
   uint8,
@@ -49,10 +49,10 @@ struct Share {
   int64_t from = 0, count = 0;
 };
 
-// The even division of `total` things over `size` ranks: the first (total mod size) ranks hold one more.
+// Divides `total` items evenly over `size` ranks: the first (total mod size) ranks get one more.
 inline Share shareOf(int64_t total, int rank, int size) {
-  const int64_t least = total / size, more = total % size;
-  return {rank * least + (rank < more ? rank : more), least + (rank < more ? 1 : 0)};
+  const int64_t each = total / size, more = total % size;
+  return {rank * each + (rank < more ? rank : more), each + (rank < more ? 1 : 0)};
 }
 
 struct CollectiveFailure {
@@ -67,14 +67,14 @@ struct Collectives {
   void* context;
   int32_t rank, size;
 
-  // Has the task run on the group's one thread, after all that was posted before. Whatever every rank posts in the same
-  // order runs in the same order. False where the group has ended.
+  // Runs the task on the group's only thread, after everything posted before. Work that every rank
+  // posts in the same order runs in the same order. False if the group has ended.
   bool (*post)(void* context, Task* task);
 
-  // The collectives, to be called within posted work only. Every rank makes the same call with the same `purpose` (at
-  // most 31 characters, for messages: "head 2"), or all of them fail. After a failure the group is of no more use:
-  // every later call fails likewise, at once. True: all went well. Sums are added in rank order, float32 in double
-  // precision.
+  // Collectives, only within posted work. Every rank makes the same call with the same `purpose`
+  // (at most 31 characters, for messages: "head 2"), or all fail. True: success. After a failure
+  // every later call fails at once, with the same message. Sums are added in rank order, float32 in
+  // double precision.
 
   // values [count], in place.
   bool (*allReduce)(void* context, const char* purpose, void* values, int64_t count, Element element, ReduceOp reduceOp,
@@ -85,11 +85,11 @@ struct Collectives {
   // values [Σ counts], mine [counts[rank]]; counts [size], the same on every rank.
   bool (*reduceScatter)(void* context, const char* purpose, const void* values, const int64_t* counts, void* mine,
                         Element element, ReduceOp reduceOp, CollectiveFailure* failure);
-  // values [count], of `root` to all.
+  // values [count], from `root` to all ranks.
   bool (*broadcast)(void* context, const char* purpose, void* values, int64_t count, int32_t root, Element element,
                     CollectiveFailure* failure);
-  // In place of the next collective, whichever it is, where this rank can not go on: every rank's call fails with
-  // `message`. Always false.
+  // Replaces the next collective, whichever it is, on a rank that can not take part: every rank's
+  // call fails with `message`. Returns false.
   bool (*refuse)(void* context, const char* purpose, const char* message, CollectiveFailure* failure);
 
   // Bytes that this rank has sent to others so far.

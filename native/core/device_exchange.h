@@ -1,6 +1,6 @@
-// What the ranks of a sharded head exchange from GPU to GPU, in device memory: where each of them has a GPU of its own
-// and finds NCCL (cuda/nccl.h). Everywhere else they exchange through host memory, by collectives.h. Sums are formed in
-// rank order as there.
+// Exchange between the ranks of a sharded head from GPU to GPU. It needs a separate GPU and NCCL
+// (cuda/nccl.h) on every rank; otherwise ranks exchange through host memory (collectives.h). Both
+// add in rank order.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -12,35 +12,36 @@
 
 namespace margin_softmax {
 
-// All calls but `begin` are collectives: every rank makes them in the same order, once it knows that all will (by a
-// word over the group). They end in bounded time; after a failure every later call fails.
+// All calls but `begin` are collectives: every rank makes them in the same order, after a barrier
+// of the group. They end in bounded time; after a failure every later call fails.
 class DeviceExchange {
  public:
   virtual ~DeviceExchange() = default;
 
-  // Memory for a step of rows[size], N in all, of `dim`, with this rank's own rows, `mine` [rows[rank],dim] on the
-  // host, in their place among them. The one call that may fail on one rank alone.
+  // Takes memory for a step of rows[size], N in total, and copies this rank's rows, `mine`
+  // [rows[rank],dim] on the host, to their place. The only call that may fail on one rank alone.
   virtual Status begin(const std::vector<int64_t>& rows, int64_t dim, const float* mine) = 0;
   virtual float* input() = 0;      // [N,dim], in device memory
   virtual float* gradInput() = 0;  // [N,dim], in device memory
 
-  // Every rank's rows into input().
+  // Gathers every rank's rows in input().
   virtual Status gather() = 0;
-  // totals [N] in device memory, in place, as TotalsExchange::reduceTotals. Within a step, which holds the device.
+  // Reduces totals [N] in device memory, in place, as TotalsExchange::reduceTotals. Within a step,
+  // which holds the device.
   virtual Status reduceTotals(RowTotals* totals) = 0;
-  // The same for totals on the host, of a rank that computes no step.
+  // The same for totals on the host, of a rank without classes.
   virtual Status reduceTotalsFromHost(RowTotals* totals) = 0;
   // Σ over ranks of this rank's rows of gradInput() → mine [rows[rank],dim] on the host.
   virtual Status reduceScatter(float* mine) = 0;
 };
 
-// What there is of NCCL here.
+// The NCCL of this machine.
 struct NcclState {
   int version = 0;     // 22703 for 2.27.3; 0: none that could be used
   std::string reason;  // why there is none
 };
 
-// What a rank brings to the decision.
+// A rank's capabilities, from which every rank derives the choice.
 struct Peer {
   int32_t version = 0;  // of NCCL, 22703 for 2.27.3; 0: none that could be used
   char gpu[16] = "";    // the GPU's UUID
@@ -50,10 +51,10 @@ struct ConnectionId {
   char bytes[128] = "";
 };
 
-// A device executor's part in it (Executor::link).
+// How an executor's devices open an exchange (Executor::link).
 struct DeviceLink {
   Peer (*describe)(int device, const std::string& library);
-  // On one rank; the others open with what it says.
+  // Called on rank 0; all ranks open with its id.
   Status (*identify)(const std::string& library, ConnectionId& id);
   // A collective. An exchange counts as open once it has passed a trial.
   Status (*open)(int device, const std::string& library, int rank, int size, const ConnectionId& id,

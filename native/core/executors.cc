@@ -1,4 +1,4 @@
-// Which executors this build has: the only file that asks.
+// The executors of this build. Only this file asks whether there is CUDA.
 #include "executor.h"
 #include "trial.h"
 
@@ -8,8 +8,8 @@ namespace margin_softmax {
 
 const Executor* executorOf(int device) { return device == cpuDevice ? &cpuExecutor : &cudaExecutor; }
 
-std::vector<DeviceState> cudaDevices(int asked) {
-  std::vector<DeviceState> devices = cuda::listDevices(asked);
+std::vector<DeviceState> cudaDevices(int opened) {
+  std::vector<DeviceState> devices = cuda::listDevices(opened);
   for (DeviceState& device : devices) {
     if (!device.usable) continue;
     device.reason = trialOf(device);

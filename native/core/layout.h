@@ -1,5 +1,5 @@
-// Lays arrays out one behind the other in a block of scratch memory: once over a null base to learn the size, once over
-// the block itself.
+// Lays arrays out in a block of scratch memory, one after the other. Run once over a null base to
+// learn the size, and once over the block itself.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -9,8 +9,9 @@ namespace margin_softmax {
 class Layout {
  public:
   explicit Layout(void* base) : base_(static_cast<char*>(base)) {}
-  // Aligned to 256 bytes: a cache line and a GPU's widest transaction alike. Null for no elements, so that an array
-  // that is not wanted has no address.
+  // Takes an array, aligned to 256 bytes, which serves a cache line as well as a GPU's widest
+  // transaction. No elements give a null pointer, so that an array that is not wanted has no
+  // address.
   template <class T>
   T* take(int64_t count, int64_t alignment = 256) {
     offset_ = (offset_ + alignment - 1) / alignment * alignment;

@@ -1,4 +1,4 @@
-// Memory where a device computes: a head's arrays. On the CPU a block of ordinary memory, used in place.
+// Memory of a device, for a head's arrays. On the CPU it is ordinary memory, used in place.
 #pragma once
 #include <utility>
 
@@ -14,7 +14,7 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
   ~Memory() { release(); }
 
-  // Zeros.
+  // Takes zeroed memory in place of what it held.
   Status take(int device, int64_t bytes);
   void release();
 

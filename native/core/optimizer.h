@@ -1,4 +1,5 @@
-// Optimizers whose update is fused into the weight gradient's epilogue: their settings, and those of one step.
+// Optimizers, whose update is fused into the weight gradient's epilogue: their settings, and those
+// of one step.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -16,7 +17,8 @@ struct Optimizer {
   bool nesterov = false;
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;  // adamW
 
-  // Arrays of the weights' shape that the optimizer keeps: momentum, or first and second moments.
+  // How many arrays of the weights' shape the optimizer keeps: momentum, or first and second
+  // moments.
   int states() const { return kind == OptimizerKind::adamW ? 2 : momentum != 0 ? 1 : 0; }
 };
 
@@ -25,8 +27,8 @@ struct Update {
   int64_t step = 1;                            // counted from 1, for AdamW's bias correction
   float* weightState[2] = {nullptr, nullptr};  // [C,D] each
   float* biasState[2] = {nullptr, nullptr};    // [C] each
-  // Where weights are stored in bfloat16: of the random bits that round them in this step, and how many classes of
-  // other processes come before.
+  // For weights stored in bfloat16: the key of this step's random bits, and how many classes of
+  // other processes come before this one's.
   uint64_t roundingKey = 0;
   int64_t firstClass = 0;
 };

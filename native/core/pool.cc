@@ -14,8 +14,8 @@ namespace {
 
 constexpr int spins = 4000;  // about 100 µs: the gap between two phases, or between two steps of a tight loop
 
-// A ticket packs (generation, threads admitted, items left), so that a claim is one compare-and-swap and a thread that
-// slept through a whole job can never claim from the wrong one.
+// A ticket packs (generation, threads admitted, items left), so that a claim is one
+// compare-and-swap and a thread that slept through a whole job can never claim from the wrong one.
 constexpr int itemBits = 20, threadBits = 10;
 constexpr uint64_t itemMask = (1ull << itemBits) - 1, threadMask = (1ull << threadBits) - 1;
 
@@ -66,7 +66,7 @@ void Pool::ensure(int threads) {
     try {
       std::thread(&Pool::work, this, started).detach();
     } catch (...) {
-      return;  // the system gives no more threads: those that there are do the work
+      return;  // the system gives no more threads: the existing ones do the work
     }
     state_->started.store(started + 1);
   }
@@ -139,7 +139,7 @@ LockState& lockState() {
   return *state;
 }
 
-constexpr std::chrono::milliseconds betweenLooks(20);  // at whether who waits was told to give up
+constexpr std::chrono::milliseconds betweenLooks(20);  // at `cancelled`
 
 }  // namespace
 
@@ -147,7 +147,7 @@ PoolLock::PoolLock(const std::atomic<bool>* cancelled) {
   LockState& state = lockState();
   std::unique_lock<std::mutex> lock(state.mutex);
   while (state.held && !(cancelled && *cancelled)) {
-    // By the system's clock: waits by the steady one need glibc 2.30.
+    // By the system's clock: waiting by the steady one needs glibc 2.30.
     if (cancelled) state.free.wait_until(lock, std::chrono::system_clock::now() + betweenLooks);
     else state.free.wait(lock);
   }
@@ -161,7 +161,7 @@ PoolLock::~PoolLock() {
     const std::lock_guard<std::mutex> lock(state.mutex);
     state.held = false;
   }
-  state.free.notify_all();  // one alone might be a waiter that gives up
+  state.free.notify_all();  // notify_one might wake a waiter that is giving up
 }
 
 }  // namespace margin_softmax::cpu

@@ -1,7 +1,7 @@
-// The process's persistent threads. A job is cut into items; threads (the caller is one) claim items until none is
-// left. Nothing waits for a thread that has not woken up yet: late threads join whatever phase runs, so a job of
-// microseconds costs no wake-up latency. Which thread computes an item changes no bit, because an item owns what it
-// writes.
+// The process's persistent threads. A job is cut into items; threads, the caller among them, claim
+// items until none is left. Nothing waits for a thread that has not woken up yet: a late thread
+// joins whatever phase runs, so a job of microseconds costs no wake-up latency. An item owns what
+// it writes, so it does not matter which thread computes it.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -13,10 +13,11 @@ class Pool {
   static constexpr int maxThreads = 1023;
   static constexpr int64_t maxItems = (1 << 20) - 1;
 
-  // The pool is never destroyed: its threads sleep on it until the process ends.
+  // Never destroyed: its threads sleep on it until the process ends.
   static Pool& instance();
 
-  // Calls body(item, thread) once for every item in [0, items), thread < threads. One caller at a time: see `PoolLock`.
+  // Calls body(item, thread) once for every item in [0, items), with thread < threads. One caller
+  // at a time: PoolLock.
   template <class Body>
   void forEach(int threads, int64_t items, const Body& body) {
     run(
@@ -34,10 +35,10 @@ class Pool {
   Pool();
 };
 
-// Holding a PoolLock gives the pool and the cached workspace to one job; jobs of other JavaScript threads wait for theirs.
+// Gives the pool and the cached workspace to one job. Jobs of other JavaScript threads wait.
 class PoolLock {
  public:
-  // Waits; where `cancelled` is given, no longer than until it is set.
+  // Waits until the pool is free, or until `cancelled` is set.
   explicit PoolLock(const std::atomic<bool>* cancelled = nullptr);
   ~PoolLock();
   explicit operator bool() const { return held_; }

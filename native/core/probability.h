@@ -1,5 +1,5 @@
-// Probability functions over the last axis of a row-major array [rows, classes], and the cross-entropy of given logits.
-// Natural logarithm. Sizes are checked; arrays have the lengths stated here.
+// Probability functions over the last axis of a row-major array [rows, classes], and the
+// cross-entropy of given logits. Logarithms are natural. The binding has checked sizes and lengths.
 #pragma once
 #include <cstdint>
 
@@ -36,7 +36,8 @@ struct CrossEntropyProblem {
   Execution execution;
 };
 
-// The weight of a class in a loss, what the sum of losses is divided by, and the upstream gradient of a row's loss.
+// The weight of a class in a loss, the divisor of the sum of losses, and the upstream gradient of a
+// row's loss.
 inline double weightOf(const CrossEntropyProblem& problem, int64_t label) {
   return problem.classWeights ? problem.classWeights[label] : 1.0;
 }

@@ -16,7 +16,7 @@ struct Queue {
   std::mutex mutex;
   std::condition_variable wake;
   TaskList tasks;
-  std::atomic<bool> any{false};  // whether there are tasks, for who watches
+  std::atomic<bool> any{false};  // true if there are tasks; the watching thread reads it
   Watch watch;
   bool running = false;
 
@@ -42,10 +42,11 @@ struct Queue {
   }
 };
 
-// No machine has more GPUs; any beyond would share the last one's thread.
+// For the CPU and 64 GPUs. More GPUs would share the last one's thread.
 constexpr int maxQueues = 65;
 
-// Takes no memory, and is never destroyed: its thread sleeps on it until the process ends.
+// Takes no memory when called, and is never destroyed: a queue's thread sleeps on it until the
+// process ends.
 Queue& queueOf(int device) {
   alignas(Queue) static unsigned char memory[maxQueues * sizeof(Queue)];
   static Queue* const queues = [] {

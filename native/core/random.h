@@ -1,4 +1,4 @@
-// What is made of random bits: numbers, and an order.
+// Random numbers and random orders, made from random bits.
 #pragma once
 #include <cstdint>
 
@@ -6,12 +6,13 @@
 
 namespace margin_softmax {
 
-// In (0, 1).
+// A uniform number in (0, 1).
 inline double uniform(uint64_t bits) { return (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53; }
 
-// A random order of [0, size): at(i) is its i-th element and placeOf(at(i)) is i, found without the others. A Feistel
-// network (Luby and Rackoff 1988) permutes the numbers of as many bits as size needs; those beyond size are walked over
-// (Black and Rogaway 2002), less than one of them for each element on average.
+// A random order of [0, size), without a table: at(i) is its i-th element, and placeOf(at(i)) is i.
+// A Feistel network (Luby and Rackoff 1988) permutes the numbers of as many bits as size needs;
+// numbers beyond size are permuted again (cycle walking, Black and Rogaway 2002), less than once
+// for each element on average.
 class RandomOrder {
  public:
   RandomOrder(uint64_t seed, int64_t size) : size_(static_cast<uint64_t>(size)) {

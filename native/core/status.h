@@ -1,5 +1,4 @@
-// How native code says that something went wrong: as a value. Nothing in native/ prints, exits or throws past its
-// caller.
+// Failures as values. Nothing in native/ prints, exits, or throws past its caller.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -21,7 +20,8 @@ enum class Failure {
   distributed
 };
 
-// A text that takes no memory: what failed for want of it has to be told, too. What exceeds its room is cut off.
+// A text of fixed capacity, so that running out of memory can be reported. Longer texts are cut
+// off.
 class Message {
  public:
   Message() { text_[0] = 0; }

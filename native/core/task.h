@@ -1,15 +1,15 @@
-// Work that waits in a queue. Its owner makes room for it; queues only link it. So whatever exists can be queued, and
-// no queue fails for want of memory. Plain data: it crosses from one addon to another (collectives.h).
+// Work that waits in a queue. The owner has its memory and queues only link it, so no queue fails
+// for want of memory. Plain data: it crosses from one addon to another (collectives.h).
 #pragma once
 
 namespace margin_softmax {
 
 struct Task {
   void (*run)(Task& task) = nullptr;
-  Task* next = nullptr;  // of its list
+  Task* next = nullptr;  // in its list
 };
 
-// First in, first out.
+// First in, first out. Not thread-safe: its owner has a mutex.
 class TaskList {
  public:
   bool empty() const { return !first_; }
@@ -20,7 +20,7 @@ class TaskList {
     last_ = &task;
   }
 
-  // The first one, or null.
+  // Removes and returns the first task; null if there is none.
   Task* pop() {
     Task* const task = first_;
     if (!task) return nullptr;
@@ -29,7 +29,7 @@ class TaskList {
     return task;
   }
 
-  // Takes it out. False: it is not in the list.
+  // Removes a task. False if it is not in the list.
   bool remove(const Task& task) {
     Task* before = nullptr;
     for (Task* at = first_; at; before = at, at = at->next) {

@@ -20,7 +20,7 @@ constexpr Trial trials[] = {
     {130, 136, 300, 128, true},  // what training does: several tiles each way, and several chunks
 };
 
-// `weight`: its gradient, or what an update made of it; `momentum`: what the update left there.
+// weight: the gradient, or the change that an update made; momentum: after the update.
 struct Outcome {
   std::vector<float> losses, gradInput, weight, momentum;
 };
@@ -34,7 +34,7 @@ Status computeUpdated(Problem& problem, const std::vector<float>& before, Outcom
   if (status) status = weight.write(0, before.data(), bytes);
   if (!status) return status;
   Update update;
-  update.optimizer.learningRate = 10;  // so that rounding of the weights does not hide what they moved by
+  update.optimizer.learningRate = 10;  // large, so that the weights' change exceeds their rounding
   update.optimizer.momentum = 0.9;
   update.weightState[0] = momentum.as<float>();
   problem.weight = weight.as<float>();
@@ -44,7 +44,7 @@ Status computeUpdated(Problem& problem, const std::vector<float>& before, Outcom
   outcome.momentum.resize(before.size());
   if (status) status = weight.read(0, outcome.weight.data(), bytes);
   if (status) status = momentum.read(0, outcome.momentum.data(), bytes);
-  // What a step changed has to agree, which is little beside the weights.
+  // Compare the change. It is small relative to the weights, which would hide a wrong one.
   for (size_t i = 0; i < before.size(); i++) outcome.weight[i] -= before[i];
   return status;
 }
@@ -76,7 +76,7 @@ Status compute(const Trial& trial, int device, Precision precision, Outcome& out
   return executorOf(device)->loss(problem);
 }
 
-// ‖a − b‖ / ‖b‖, not below what is not a number; 0 of nothing.
+// ‖a − b‖ / ‖b‖; NaN if either holds one; 0 if both are empty.
 double difference(const std::vector<float>& a, const std::vector<float>& b) {
   double square = 0, norm = 0;
   for (size_t i = 0; i < a.size(); i++) {
@@ -86,7 +86,7 @@ double difference(const std::vector<float>& a, const std::vector<float>& b) {
   return a.empty() ? 0 : std::sqrt(square / norm);
 }
 
-std::string tried(const Trial& trial, const DeviceState& device) {
+std::string runTrial(const Trial& trial, const DeviceState& device) {
   Outcome expected;
   if (const Status status = compute(trial, cpuDevice, Precision::float32, expected); !status)
     return status.message.c_str();
@@ -104,9 +104,9 @@ std::string tried(const Trial& trial, const DeviceState& device) {
   return "";
 }
 
-std::string tried(const DeviceState& device) {
+std::string runTrial(const DeviceState& device) {
   for (const Trial& trial : trials)
-    if (std::string reason = tried(trial, device); !reason.empty()) return reason;
+    if (std::string reason = runTrial(trial, device); !reason.empty()) return reason;
   return "";
 }
 
@@ -116,9 +116,9 @@ std::string trialOf(const DeviceState& device) {
   static std::mutex* const mutex = new std::mutex;
   static auto* const reasons = new std::map<int, std::string>;
   const std::lock_guard<std::mutex> lock(*mutex);
-  const auto known = reasons->find(device.index);
-  if (known != reasons->end()) return known->second;
-  return (*reasons)[device.index] = tried(device);
+  const auto earlier = reasons->find(device.index);
+  if (earlier != reasons->end()) return earlier->second;
+  return (*reasons)[device.index] = runTrial(device);
 }
 
 }  // namespace margin_softmax

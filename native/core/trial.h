@@ -1,4 +1,4 @@
-// A GPU is tried before it is trusted: two small steps on it must agree with the CPU's.
+// The trial of a GPU before its first use: two small steps on it must agree with the CPU's.
 #pragma once
 #include <string>
 
@@ -6,7 +6,8 @@
 
 namespace margin_softmax {
 
-// Why this device failed its trial; empty if it passed. Tried once per process; may throw std::bad_alloc.
+// Returns why the device failed its trial; empty if it passed. Each device is tried once per
+// process. May throw std::bad_alloc.
 std::string trialOf(const DeviceState& device);
 
 }  // namespace margin_softmax

@@ -1,4 +1,4 @@
-// The figures of verification, from counts of pairs by score.
+// The results of verification from counts of pairs by score.
 #include "verification.h"
 
 #include <algorithm>
@@ -30,7 +30,8 @@ void VerificationFigures::judgeThreshold() {
     mostCorrect_ = correct;
     problem_.bestThreshold = threshold_;
   }
-  // As a difference of products, which is exact for fewer than 2^53 pairs of pairs, where rates are rounded.
+  // As a difference of products, which is exact for fewer than 2^53 pairs of pairs, where rates are
+  // rounded.
   const double gained = static_cast<double>(accepted_.same) * static_cast<double>(problem_.differentPairs) -
                         static_cast<double>(accepted_.different) * static_cast<double>(problem_.samePairs);
   if (gained > mostGained_) {

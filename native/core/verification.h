@@ -1,9 +1,10 @@
-// Verification: of pairs, whether they belong together, judged by their score against a threshold. Every figure is exact
-// for the scores: nothing is sampled, and no matrix of pairs is held.
+// Verification: decides for pairs of embeddings whether they belong together, by comparing scores
+// with a threshold. Every result is exact for the scores: nothing is sampled, and no matrix of
+// pairs is stored.
 //
-// All pairs of rows are counted score by score, hundreds of millions of them: their scores are cosines in 2^25 steps, as
-// fine as single precision is just below 1 (and than the rounding of the cosines themselves). Pairs of a list are sorted:
-// cosines in double precision, or scores that someone else computed.
+// All pairs of rows, hundreds of millions, are counted by score. Their scores are cosines in 2^25
+// steps, as fine as single precision just below 1, and finer than the rounding of the cosines.
+// Pairs of a list are sorted: by cosines in double precision, or by scores from the caller.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -14,24 +15,26 @@
 
 namespace margin_softmax {
 
-constexpr int32_t scoreSteps = 1 << 24;  // in a cosine of 1; all pairs have bins 0 to 2·scoreSteps
+constexpr int32_t scoreSteps = 1 << 24;  // steps of a cosine from 0 to 1; bins are 0 to 2·scoreSteps
 
-// The score of a bin, where bins reach from 1 − span to 1. Exact for a span that is a power of two.
+// The score of a bin, if bins cover 1 − span to 1. Exact if span is a power of two.
 inline double scoreOf(int32_t bin, double span) { return 1 - span * (2 * scoreSteps - bin) / (2 * scoreSteps); }
 
-// A listed pair's cosine in steps of 2^-40, halves away from 0: above what double precision loses in the product of
-// thousands of numbers, so that equal cosines are equal scores; below what single precision embeddings can tell apart.
+// A listed pair's cosine in steps of 2^-40, halves away from 0. Double precision loses less in a
+// product of thousands of numbers, so equal cosines are equal scores; single precision embeddings
+// differ by more.
 inline double listedScore(double cosine) {
   constexpr double steps = 1099511627776.0;
   const double bounded = cosine < -1 ? -1 : cosine > 1 ? 1 : cosine;
   return std::round(bounded * steps) / steps;
 }
 
-// Equal parts of the scores' range, for drawing; the highest score belongs to the last one.
+// Equal bins over the scores' range, for drawing. The highest score belongs to the last one.
 constexpr int32_t histogramBins = 128;
 
-// The detection cost of NIST's speaker recognition evaluations: cMiss·P(miss)·pTarget + cFalseAlarm·P(false alarm)·(1 −
-// pTarget), divided by the cost of the better one of accepting all and accepting none.
+// The detection cost of NIST's speaker recognition evaluations: cMiss·P(miss)·pTarget +
+// cFalseAlarm·P(false alarm)·(1 − pTarget), divided by the cost of the better one of accepting all
+// and accepting none.
 struct DetectionCost {
   double pTarget = 0.01, cMiss = 1, cFalseAlarm = 1;
 
@@ -41,7 +44,7 @@ struct DetectionCost {
   }
 };
 
-// Pairs are all i < j of rows with labels, or those of a list, whose scores may be given.
+// The pairs are all i < j of rows with labels, or a list, whose scores the caller may supply.
 struct VerificationProblem {
   int64_t rows = 0, dim = 0;
   const float* embeddings = nullptr;  // [N,D], or null with givenScores
@@ -69,17 +72,19 @@ struct VerificationProblem {
          minimumDetectionCostThreshold = 0;
 };
 
-// Takes in the distinct scores from the highest to the lowest, with how many pairs have them, and fills in the figures.
-// A pair is accepted if its score is at least the threshold; a threshold of ∞ accepts none.
+// Computes the results from the distinct scores, added from the highest to the lowest with their
+// numbers of pairs. A pair is accepted if its score is at least the threshold; a threshold of ∞
+// accepts none.
 class VerificationFigures {
  public:
-  // The problem knows samePairs and differentPairs, both above 0, and where the histogram begins and ends.
+  // The problem has samePairs and differentPairs, both above 0, and the histogram's range.
   explicit VerificationFigures(VerificationProblem& problem);
   void add(double score, int64_t same, int64_t different);
   void finish();
 
  private:
-  // A count of pairs of pairs, compensated: it exceeds what a double holds exactly from some 10^8 pairs on.
+  // A count of pairs of pairs, compensated: it exceeds what a double holds exactly from some 10^8
+  // pairs on.
   struct Count {
     double sum = 0, rest = 0;
     void add(double term);

@@ -1,7 +1,8 @@
-// Waiting for another thread without sleeping. A thread that sleeps is awake some 5 µs after it was called, on a virtual
-// machine 40 to 90: as long as a small step takes. So who waits watches first, for at most 200 µs, and only where the
-// last wait was as short. After a watch in vain it rests, each time twice as long, up to a second. So an idle program
-// does nothing, and long waits, and those of a machine with more threads than cores, are slept through.
+// Waiting for another thread without sleeping. Waking a sleeping thread takes 5 µs, on a virtual
+// machine 40 to 90 µs: as long as a small step. So a waiting thread watches first, for at most 200
+// µs, and only if its last wait was as short. After a watch in vain it does not watch for a while,
+// each time twice as long, up to a second. An idle program therefore uses no processor, and long
+// waits, or those on a machine with more threads than cores, are slept through.
 #pragma once
 #include <algorithm>
 #include <chrono>
@@ -17,27 +18,28 @@ inline void pause() {
 #endif
 }
 
-// Of one thread that waits, one wait after the other. It shares a mutex with those whom it waits for.
+// The waits of one thread, one after the other. It shares a mutex with the threads that it waits
+// for.
 class Watch {
  public:
-  // A wait begins. Called with the mutex.
+  // Begins a wait. The caller holds the mutex.
   void begin() {
     begun_ = Clock::now();
     waiting_ = true;
     watching_ = worthwhile_ && begun_ >= rested_;
   }
-  // What the thread waits for has come, whether it watches or sleeps. Called with the mutex.
+  // Ends the wait, whether the thread watches or sleeps. The caller holds the mutex.
   void end() {
-    if (waiting_) worthwhile_ = Clock::now() - begun_ < most;
+    if (waiting_) worthwhile_ = Clock::now() - begun_ < longestWatch;
     waiting_ = false;
   }
-  // Tells whether to go on watching. Called by the thread that waits, which has just looked whether it has come.
-  bool goesOn(bool come) {
+  // True if the waiting thread should go on watching. It has just looked: `arrived` is what it saw.
+  bool goesOn(bool arrived) {
     if (!watching_) return false;
     const Clock::time_point now = Clock::now();
-    if (now - begun_ < most) {
-      if (come) rest_ = shortestRest;
-      return !come;
+    if (now - begun_ < longestWatch) {
+      if (arrived) rest_ = shortestRest;
+      return !arrived;
     }
     watching_ = false;
     rested_ = now + rest_;
@@ -47,7 +49,7 @@ class Watch {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr std::chrono::microseconds most{200};
+  static constexpr std::chrono::microseconds longestWatch{200};
   static constexpr std::chrono::milliseconds shortestRest{2}, longestRest{1000};
 
   Clock::time_point begun_, rested_;

@@ -10,22 +10,23 @@
 namespace margin_softmax {
 namespace cpu {
 
-// A batch in one pass; a very long one in several, whose gradients of the weights add up.
+// Computes a batch in one pass, or a very long one in several, whose gradients of the weights add
+// up.
 static Status inPasses(Problem& problem) {
   const Kernels* kernels = findKernels(problem.execution.instructionSet);
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
   const BatchWeights weights = weighBatch(problem);
-  const int64_t most = Plan::rowsAtOnce(problem.dim);
+  const int64_t maxRows = Plan::rowsAtOnce(problem.dim);
   // Several passes would need the sum of their gradients, a [C,D] array, before the update.
-  if (problem.trains() && problem.rows > most)
-    return {Failure::tooManyRows, "Expected at most " + std::to_string(most) + " rows of dim " +
+  if (problem.trains() && problem.rows > maxRows)
+    return {Failure::tooManyRows, "Expected at most " + std::to_string(maxRows) + " rows of dim " +
                                       std::to_string(problem.dim) + " for one step but received " +
                                       std::to_string(problem.rows)};
   const PoolLock lock(problem.execution.cancelled);
   if (!lock) return Status::abandoned();
   double sum = 0;
-  for (int64_t first = 0; first < problem.rows; first += most) {
-    Step step(problem, *kernels, first, std::min(most, problem.rows - first), weights);
+  for (int64_t first = 0; first < problem.rows; first += maxRows) {
+    Step step(problem, *kernels, first, std::min(maxRows, problem.rows - first), weights);
     if (Status status = step.run(); !status) return status;
     sum += step.lossSum();
   }
@@ -41,10 +42,10 @@ Status loss(Problem& problem) {
   }
 }
 
-// A head's memory is ordinary memory, used in place.
+// On the CPU a head's arrays are ordinary memory, used in place.
 static Status allocate(int, int64_t bytes, void*& memory) {
   Block block(bytes);
-  memory = block.letGo();
+  memory = block.release();
   return memory ? Status{} : Status::outOfMemory("the head", bytes);
 }
 

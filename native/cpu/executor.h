@@ -1,4 +1,4 @@
-// What the files of the CPU executor share.
+// Declarations that the files of the CPU executor share.
 #pragma once
 #include <atomic>
 
@@ -14,26 +14,29 @@ namespace margin_softmax::cpu {
 Status loss(Problem& problem);
 Status topK(TopKProblem& problem);
 
-// 1/‖row‖ in single precision; where squares could leave its range, by way of double precision.
+// 1/‖row‖ in single precision; through double precision if the squares could leave its range.
 inline float inverseNorm(const Kernels& kernels, const float* row, int64_t n) {
   const float squares = kernels.dot(row, row, n);
   if (squares > 1e-24f && squares < 1e30f) return 1.0f / std::sqrt(squares);
   return static_cast<float>(margin_softmax::inverseNorm(kernels.dotDouble(row, row, n)));
 }
 
-// Norms up to here leave room for sums of products with directions of norm 1, and their inverses are no denormals.
+// Up to these norms, sums of products with directions of norm 1 do not overflow, and inverses are
+// not denormal.
 constexpr double largestNorm = 1e37, largestProduct = 1e38;
-// The least 1/‖w‖ whose class can be multiplied with rows of this scale; 0 stands for a class without a direction.
+// The smallest 1/‖w‖ whose class can be multiplied with rows of this scale. (A class without a
+// direction has 0.)
 inline float leastInverseNorm(double scale) {
   return static_cast<float>(std::max(1 / largestNorm, scale / largestProduct));
 }
 
-// The smallest of the places that any thread reports.
+// Keeps the smallest of the places that threads report, so that a message names the same one on
+// every run.
 class FirstPlace {
  public:
   void report(int64_t place) {
-    int64_t known = place_;
-    while (place < known && !place_.compare_exchange_weak(known, place)) {
+    int64_t smallest = place_;
+    while (place < smallest && !place_.compare_exchange_weak(smallest, place)) {
     }
   }
   bool found() const { return place_ != none; }
@@ -44,7 +47,7 @@ class FirstPlace {
   std::atomic<int64_t> place_{none};
 };
 
-// Reports the classes from `first` on whose norm is too large.
+// Reports those classes from `first` on whose norm is too large.
 inline void reportLarge(const float* inverseNorms, int64_t first, int64_t count, float least, FirstPlace& large) {
   for (int64_t j = 0; j < count; j++)
     if (inverseNorms[j] > 0 && inverseNorms[j] < least) large.report(first + j);
@@ -53,8 +56,9 @@ inline void reportLarge(const float* inverseNorms, int64_t first, int64_t count,
 // scales[j] = 1/‖row j‖ for rows of weights that are to be normalised, else 1.
 void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales);
 
-// Writes `count` rows (at most 16, from a multiple of 16 on) into the [panel][D][L] layout, times factors[i]; rows
-// beyond those given, up to 16, become zeros. A factor of 0 writes zeros whatever the row holds.
+// Writes `count` ≤ 16 rows, from a multiple of 16 on, times factors[i] into the [panel][D][L]
+// layout; the rest of the 16 rows become zeros. A factor of 0 writes zeros whatever the row holds
+// (it may be NaN).
 void packInput(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
                float* packedInput);
 

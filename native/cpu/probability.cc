@@ -1,5 +1,9 @@
-// Probability functions: rows are shared out among the threads; a long row is cut into chunks. The cut follows from the
-// shape alone, and chunks are added in order, so the thread count changes no bit.
+// Probability functions. Threads share the rows; a long row is cut into chunks. The cut depends on
+// the shape alone, and chunks are added in order, so the number of threads does not change a bit.
+//
+//   for every row: for every chunk: sums → merged in order → the row's numbers → for every chunk: write
+//
+// A row of one chunk goes through all three stages while it is in the cache.
 #include "../core/probability.h"
 
 #include <cmath>
@@ -17,7 +21,7 @@ namespace {
 
 constexpr int64_t chunkSize = 32768;       // 128 KB of logits: still in a core's level-2 cache when read again
 constexpr int64_t itemSize = 16384;        // elements worth handing to a thread
-constexpr int64_t streamBytes = 16 << 20;  // an output that large leaves the caches before anybody reads it
+constexpr int64_t streamBytes = 16 << 20;  // larger outputs leave the caches before anyone reads them
 
 RowSums sumsOf(const ProbabilityKernels& kernels, const float* z, int64_t n, Shares shares, bool weighted) {
   RowSums sums;
@@ -33,7 +37,7 @@ RowSums sumsOf(const ProbabilityKernels& kernels, const float* z, int64_t n, Sha
   return sums;
 }
 
-// A [rows, classes] array in pieces: rows, or chunks of long rows.
+// The pieces of a [rows, classes] array: rows, or chunks of long rows.
 class Pieces {
  public:
   Pieces(int64_t rows, int64_t classes, int threads)
@@ -43,7 +47,7 @@ class Pieces {
   int64_t perRow() const { return chunks_; }
   int64_t count() const { return rows_ * chunks_; }
 
-  // body(piece, row, first class, classes)
+  // Calls body(piece, row, first class, classes) for every piece.
   template <class Body>
   void forEach(const Body& body) const {
     const int64_t each = std::min(classes_, chunkSize);
@@ -57,8 +61,8 @@ class Pieces {
     });
   }
 
-  // sums(row, first, n) → RowSums; finish(row, RowSums) → what a row's pieces need; write(that, row, first, n). A row
-  // of one piece goes through all three while it is in cache.
+  // For every row: sums(row, first, n) → RowSums of each piece, merged in order; finish(row,
+  // RowSums) → the row's numbers; write(numbers, row, first, n) for each piece.
   template <class Sums, class Finish, class Write>
   void overRows(const Sums& sums, const Finish& finish, const Write& write) const {
     if (chunks_ <= 1) {
@@ -95,7 +99,8 @@ const ProbabilityKernels* kernelsFor(const Execution& execution) {
 
 Status unavailable() { return {Failure::unavailable, "this machine does not have that instruction set"}; }
 
-// One number for each row: body(first element, elements) → double, added over the chunks.
+// Reduces each row to one number: body(first element, elements) → double, added over the chunks in
+// order.
 template <class Body>
 void reduceRows(const Pieces& pieces, int64_t classes, float* out, const Body& body) {
   if (pieces.perRow() == 1) {
@@ -171,8 +176,8 @@ Status run(const MeasureProblem& problem) {
   return {};
 }
 
-// The shares a_j = w_j t_j of closeLogits. With labels, the smoothing's even share of every class is in the vectors,
-// and the label's own share is added here.
+// Cross-entropy with the shares a_j = w_j t_j of closeLogits. With labels, the kernels add the
+// smoothing's even share of every class, and closeLogits adds the label's.
 class CrossEntropy {
  public:
   CrossEntropy(CrossEntropyProblem& problem, const ProbabilityKernels& kernels)
@@ -248,13 +253,13 @@ class CrossEntropy {
   CrossEntropyProblem& problem_;
   const ProbabilityKernels& kernels_;
   const double keep_, even_;  // 1 − ε and ε/C
-  const bool weighted_;       // whether the vectors carry shares
+  const bool weighted_;       // true if the kernels add shares
   const bool stream_;
   double divisor_ = 1;
   std::vector<double> losses_;  // [rows] before rounding
 };
 
-// Runs the work where memory may run out.
+// Runs work and turns running out of memory into a failure.
 template <class Work>
 Status guarded(const Work& work) {
   try {

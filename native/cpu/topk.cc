@@ -1,8 +1,11 @@
-// The k best classes of each row, with the loss's own tiles: no B×C result exists.
+// Finds the k best classes of each row with the loss's tiles; the B×C scores never exist at once.
 //
-// Each slot (a run of class tiles × a chunk of rows) keeps the k best of its classes per row; the slots' lists are
-// merged at the end. Better means a higher score, and among equal scores the lower class, whatever the order of the
-// slots.
+//   for every slot (a run of class tiles × a chunk of rows): for every tile:
+//     scores → each row's maximum → if it beats the row's worst candidate: look at the tile's classes
+//   for every row: merge the slots' lists, sort
+//
+// A candidate is better if its score is higher or, with equal scores, its class is lower. So the
+// order of the slots does not matter.
 #include <algorithm>
 #include <cmath>
 #include <new>
@@ -32,7 +35,7 @@ class TopK {
         lanes_(kernels.lanes),
         firstRow_(firstRow),
         paddedRows_(roundUp(rows, maxLanes)),
-        // As many class slots as the lists leave room for.
+        // As many class slots as the lists of candidates leave room for.
         classSlots_(std::clamp<int64_t>(fixedBytes / 2 / (paddedRows_ * problem.k * 8), 1, plan_.classSlots)) {}
 
   Status run() {
@@ -70,7 +73,8 @@ class TopK {
 
   int64_t weightFloats() const { return roundUp(plan_.tileClasses * plan_.dim, 16); }
 
-  // A tile's weights: in place or, where they are stored in bfloat16, in this thread's memory until the next.
+  // A tile's weights, in place or, if they are stored in bfloat16, widened to this thread's memory
+  // until the next call.
   const float* tileWeights(int64_t tile, int thread) const {
     const int64_t first = tile * plan_.tileClasses * plan_.dim;
     if (!problem_.bfloat16Weight) return problem_.weight + first;
@@ -87,6 +91,8 @@ class TopK {
       reportLarge(inverseClassNorm_ + first, first, plan_.tileSize(tile), leastInverseNorm(1), large_);
   }
 
+  // One slot. lists [rows of the chunk][k]: a row's list is a heap whose top is its worst
+  // candidate.
   void search(int64_t slot, int thread) {
     const int64_t classSlot = slot / plan_.rowChunks, chunk = slot % plan_.rowChunks;
     const int64_t first = chunk * plan_.chunkRows, rows = plan_.chunkSize(chunk), panels = divideUp(rows, lanes_);
@@ -103,7 +109,7 @@ class TopK {
                       plan_.tileClasses);
       kernels_.tileMaximum(tile, plan_.tileClasses, classes, panels, best);
       for (int64_t i = 0; i < rows; i++) {
-        Candidate* list = lists + i * problem_.k;  // a heap whose top is the worst
+        Candidate* list = lists + i * problem_.k;
         if (best[i] < list[0].score) continue;
         const float* column = tile + (i / lanes_) * plan_.tileClasses * lanes_ + i % lanes_;
         for (int64_t j = 0; j < classes; j++) {
@@ -117,6 +123,7 @@ class TopK {
     }
   }
 
+  // Merges the other slots' candidates into slot 0's heap. An unfilled place becomes class −1.
   void merge(int64_t row) {
     Candidate* list = lists_ + row * problem_.k;
     for (int64_t slot = 1; slot < classSlots_; slot++) {
@@ -151,13 +158,13 @@ class TopK {
 Status topK(TopKProblem& problem) {
   const Kernels* kernels = findKernels(problem.execution.instructionSet);
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
-  // A pass's rows are fewer for long lists, so that the lists stay within the workspace.
+  // With long lists a pass takes fewer rows, so that the lists stay within the workspace.
   const int64_t byLists = std::max<int64_t>(64, fixedBytes / 4 / (problem.k * 8) / 64 * 64);
-  const int64_t most = std::min(Plan::rowsAtOnce(problem.dim), byLists);
+  const int64_t maxRows = std::min(Plan::rowsAtOnce(problem.dim), byLists);
   const PoolLock lock(problem.execution.cancelled);
   if (!lock) return Status::abandoned();
-  for (int64_t first = 0; first < problem.rows; first += most)
-    if (Status status = TopK(problem, *kernels, first, std::min(most, problem.rows - first)).run(); !status)
+  for (int64_t first = 0; first < problem.rows; first += maxRows)
+    if (Status status = TopK(problem, *kernels, first, std::min(maxRows, problem.rows - first)).run(); !status)
       return status;
   return {};
 }

@@ -1,5 +1,5 @@
-// The one cached block of scratch memory of the process. A fresh 100 MB costs 60 ms of page faults, a reused one none,
-// so it is kept between calls; it belongs to whoever holds the `PoolLock` (pool.h).
+// The process's cached block of scratch memory, kept between calls: 100 MB of fresh memory cost 60
+// ms of page faults. The holder of the PoolLock (pool.h) owns it.
 #pragma once
 #include <cstdint>
 
@@ -8,7 +8,8 @@
 
 namespace margin_softmax::cpu {
 
-// At least `bytes`, aligned to 64; null where the system refuses. What the last call left there is lost.
+// At least `bytes`, aligned to 64; null where the system refuses. What the last call left there is
+// lost.
 void* workspace(int64_t bytes);
 
 // Places the arrays that layOut(Layout&) takes into the workspace.

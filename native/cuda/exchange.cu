@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "../core/collectives.h"
 #include "nccl.h"
 
 namespace margin_softmax::cuda {

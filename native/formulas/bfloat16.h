@@ -1,5 +1,6 @@
-// bfloat16: the upper half of a float (8 bits of exponent, 7 of fraction), and the ways to round to it.
-// Always inlined, and no standard header: inner loops compiled for an instruction set may include this (cpu/kernels/simd.h).
+// bfloat16: the upper half of a float (8 bits of exponent, 7 of fraction), and the ways to round to
+// it. Always inlined, and no standard header: inner loops compiled for an instruction set may
+// include this (cpu/kernels/simd.h).
 #pragma once
 #include <stdint.h>
 
@@ -12,10 +13,10 @@ __attribute__((always_inline)) inline float widened(uint16_t half) {
   return x;
 }
 
-// Not a number: the highest bit of the fraction keeps it one when the lower half goes.
+// NaN: the highest bit of the fraction is set, so that it stays NaN without its lower half.
 constexpr uint32_t quietBit = 0x40;
 
-// To nearest even; denormal numbers become 0, as they do to the processors that multiply bfloat16.
+// Rounds to nearest even. Denormal numbers become 0, as in processors that multiply bfloat16.
 __attribute__((always_inline)) inline uint16_t rounded(float x) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);
@@ -25,8 +26,8 @@ __attribute__((always_inline)) inline uint16_t rounded(float x) {
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-// To one of both neighbours, away from 0 as often as x lies far from the nearer to 0: with 16 random bits the mean over
-// all of them is x itself. What bfloat16 has stays as it is. (Gupta et al. 2015, arXiv:1502.02551, section 3.)
+// Rounds to one of both neighbors, with probabilities such that the mean over all 16 random bits is
+// x. Numbers that bfloat16 has stay as they are. (Gupta et al. 2015, arXiv:1502.02551, section 3.)
 __attribute__((always_inline)) inline uint16_t stochasticallyRounded(float x, uint16_t random) {
   uint32_t bits;
   __builtin_memcpy(&bits, &x, 4);

@@ -1,4 +1,4 @@
-// What both front ends, a C++ compiler and nvcc, need to share a header of formulas.
+// Lets a C++ compiler and nvcc share the headers of formulas.
 #pragma once
 
 #if defined(__CUDACC__)

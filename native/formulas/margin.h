@@ -1,9 +1,11 @@
-// Every margin: one scalar function of the target's cosine, c → (ψ(c), ψ'(c)), in double precision. Host and device.
+// The margins. Each is a function of the target's cosine, c → (ψ(c), ψ'(c)), in double precision.
+// Host and device.
 //
-// Only B of the B·C logits carry a margin, so it is evaluated B times and never in a hot loop. A margin may also say what
-// it makes of the negatives of a row (negative.h): `negatives`, evaluated B times, too. No executor knows more of a
-// margin than this. To add one: a struct here and its name in `MarginList` at the end, a factory in lib/margins.ts, a row
-// in test/support/margins.ts. Its position in the list is its kind.
+// Only B of the B·C logits carry a margin, so it is evaluated B times, never in a hot loop. A
+// margin may also transform a row's negatives (negative.h): its `negatives` is evaluated B times,
+// too. Executors know nothing else about a margin. To add one: a struct here and its name in
+// `MarginList` at the end, a factory in lib/margins.ts, a row in test/support/margins.ts. Its
+// position in the list is its kind.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -17,8 +19,8 @@ struct MarginValue {
   double slope;  // ψ'(c)
 };
 
-// A parameter's name, and the value at which it leaves the cosine alone: a margin's warm-up starts there.
-// NaN: the parameter takes no part in a warm-up.
+// A parameter's name, and the neutral value at which a margin's warm-up starts. NaN: no part of the
+// warm-up.
 struct MarginParameter {
   const char* name;
   double neutral = __builtin_nan("");
@@ -26,21 +28,23 @@ struct MarginParameter {
 
 constexpr double pi = 3.14159265358979323846;
 
-// √(1 − c²), at least 1e-7. Double-precision dot products resolve no smaller angle, and the floor keeps every slope
-// finite at |c| = 1: what it multiplies there, ŵ − c·x̂, is zero to within 1e-16, so the gradient is zero as well.
+// √(1 − c²), at least 1e-7. Double-precision dot products resolve no smaller angle, and the floor
+// keeps every slope finite at |c| = 1: what it multiplies there, ŵ − c·x̂, is zero to within 1e-16,
+// so the gradient is zero as well.
 HOST_DEVICE inline double sineOf(double cosine) {
   const double square = (1 - cosine) * (1 + cosine);
+  // cos(θ + m) from c = cos θ.
+  HOST_DEVICE inline MarginValue angularMargin(double cosine, double margin) {
+    const double sine = sineOf(cosine), exactSine = std::sqrt((1 - cosine) * (1 + cosine));
+    return {cosine * std::cos(margin) - exactSine * std::sin(margin),
+            std::cos(margin) + std::sin(margin) * cosine / sine};
+  }
+
   return square > 1e-14 ? std::sqrt(square) : 1e-7;
 }
 
-// cos(θ + m) from c = cos θ.
-HOST_DEVICE inline MarginValue angularMargin(double cosine, double margin) {
-  const double sine = sineOf(cosine), exactSine = std::sqrt((1 - cosine) * (1 + cosine));
-  return {cosine * std::cos(margin) - exactSine * std::sin(margin),
-          std::cos(margin) + std::sin(margin) * cosine / sine};
-}
-
-// Plain softmax: raw dot products, plus a bias where one is given. No normalisation, hence no cosine and no margin.
+// Plain softmax: raw dot products, plus a bias if there is one. No normalization, hence no cosine
+// and no margin.
 struct Softmax {
   static constexpr const char* name = "softmax";
   static constexpr bool normalized = false;
@@ -70,7 +74,8 @@ struct CosFace {
   HOST_DEVICE static MarginValue evaluate(const double* p, double cosine) { return {cosine - p[1], 1}; }
 };
 
-// ArcFace (Deng et al. 2019): cos(θ + m); beyond π − m, where that would rise again, the line c − m·sin m.
+// ArcFace (Deng et al. 2019): cos(θ + m); beyond π − m, where that would rise again, the line c −
+// m·sin m.
 struct ArcFace {
   static constexpr const char* name = "arcface";
   static constexpr bool normalized = true;
@@ -97,8 +102,9 @@ struct Combined {
   }
 };
 
-// SphereFace, A-softmax (Liu et al. 2017): the monotone continuation of cos(mθ), (−1)^k·cos(mθ) − 2k on
-// [kπ/m, (k+1)π/m], blended with cos θ by λ, which anneals with the iteration. scale 0 stands for the embedding's norm.
+// SphereFace, A-softmax (Liu et al. 2017): the monotone continuation of cos(mθ), (−1)^k·cos(mθ) −
+// 2k on [kπ/m, (k+1)π/m], blended with cos θ by λ, which anneals with the iteration. scale 0 stands
+// for the embedding's norm.
 struct SphereFace {
   static constexpr const char* name = "sphereface";
   static constexpr bool normalized = true;
@@ -129,8 +135,9 @@ struct SphereFace {
   }
 };
 
-// MV-Softmax (Wang et al. 2020), support-vector guided: CosFace (kind 0) or cos(θ + m) (kind 1) for the target; negatives
-// beyond that, whatever easyMargin says, are hard and count more: c + t, or adaptive (1 + t)·c + t.
+// MV-Softmax (Wang et al. 2020), support-vector guided: CosFace (kind 0) or cos(θ + m) (kind 1) for
+// the target; negatives beyond that, whatever easyMargin says, are hard and count more: c + t, or
+// adaptive (1 + t)·c + t.
 struct MVSoftmax {
   static constexpr const char* name = "mvsoftmax";
   static constexpr bool normalized = true;
@@ -150,8 +157,9 @@ struct MVSoftmax {
   }
 };
 
-// CurricularFace (Huang et al. 2020): ArcFace, whose hard negatives, those beyond cos(θ + m), enter as c·(t + c): at first
-// they count less than they are and, as t grows with the targets' cosines, more.
+// CurricularFace (Huang et al. 2020): ArcFace, whose hard negatives, those beyond cos(θ + m), enter
+// as c·(t + c): at first they count less than they are and, as t grows with the targets' cosines,
+// more.
 struct CurricularFace {
   static constexpr const char* name = "curricularface";
   static constexpr bool normalized = true;
@@ -234,8 +242,8 @@ HOST_DEVICE inline MarginValue evaluateMargin(const Margin& margin, double cosin
   return value;
 }
 
-// Which margins say what becomes of negatives. These take a scale of their own: the gradient of a scale that is the
-// embedding's norm would want Σ_j P_ij·φ(c_ij), which nobody adds up.
+// Which margins say what becomes of negatives. These take a scale of their own: the gradient of a
+// scale that is the embedding's norm would want Σ_j P_ij·φ(c_ij), which nobody adds up.
 template <class M>
 HOST_DEVICE constexpr auto hasNegatives(int) -> decltype(M::negatives(nullptr, 0.0), true) {
   static_assert(M::normalized, "raw scores have no cosines");
@@ -262,7 +270,8 @@ HOST_DEVICE inline NegativeTransform negativesOf(const Margin& margin, double ta
   return transform;
 }
 
-// The margin at a point of its warm-up: each parameter goes from its neutral value to its own as fraction goes 0 → 1.
+// The margin at a point of its warm-up: each parameter goes from its neutral value to its own as
+// fraction goes 0 → 1.
 HOST_DEVICE inline Margin warmedUp(Margin margin, double fraction) {
   visitMargin(margin.kind, [&](auto m) {
     for (int i = 0; i < decltype(m)::count; i++) {

@@ -1,9 +1,10 @@
-// The optimizers' arithmetic on one element, once for every instruction set and for the GPU: PyTorch's documentation of
-// torch.optim.SGD (dampening 0) and torch.optim.AdamW (amsgrad false), fused multiply-adds where it has products and
-// sums.
+// The optimizers' arithmetic on one element, shared by all instruction sets and the GPU. As PyTorch
+// documents torch.optim.SGD (dampening 0) and torch.optim.AdamW (amsgrad false), with fused
+// multiply-adds.
 //
-// `multiplyAdd(a, b, c)` is the caller's a·b + c. Templates on the caller's own types, and no header included: inner
-// loops compiled for an instruction set may include this (see cpu/kernels/simd.h).
+// `multiplyAdd(a, b, c)` is the caller's a·b + c. Templates on the caller's own types, and no
+// header included: inner loops compiled for an instruction set may include this (see
+// cpu/kernels/simd.h).
 #pragma once
 #include "host_device.h"
 

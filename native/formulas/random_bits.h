@@ -1,5 +1,6 @@
-// Random numbers by counting: element i needs no predecessor, so any thread, process or device makes the same ones.
-// Always inlined, and no standard header: inner loops compiled for an instruction set may include this (cpu/kernels/simd.h).
+// Counter-based random bits: element i needs no predecessor, so any thread, process or device
+// computes the same. Always inlined, and no standard header: inner loops compiled for an
+// instruction set may include this (cpu/kernels/simd.h).
 #pragma once
 #include <stdint.h>
 

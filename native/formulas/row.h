@@ -1,6 +1,6 @@
-// What is known of one batch row, in double precision: the target's cosine and margin, the loss, and the factors with
-// which the target enters both gradients. Host and device; every executor keeps the targets out of its tiles and adds
-// their share by these.
+// The state of one batch row, in double precision: the target's cosine and margin, the loss, and
+// the factors of the target in both gradients. Host and device. Every executor masks the targets in
+// its tiles and adds their share by these formulas.
 #pragma once
 #include <cstdint>
 
@@ -9,18 +9,20 @@
 
 namespace margin_softmax {
 
-// A row whose norm is below this counts as zero: it has no direction, its cosines are 0 and so is its gradient.
+// A row with a smaller norm counts as zero: it has no direction, and its cosines and its gradient
+// are 0.
 constexpr double smallestNorm = 1e-30;
 
 HOST_DEVICE inline double inverseNorm(double squares) {
   return squares < smallestNorm * smallestNorm ? 0 : 1 / std::sqrt(squares);
 }
 
-// What stands in the place of a row's label.
+// Values of a row's label that are no class here.
 constexpr int32_t ignoredLabel = -1;    // the row takes no part
-constexpr int32_t labelElsewhere = -2;  // its class belongs to another process (sharding): no target here
+constexpr int32_t labelElsewhere = -2;  // another process holds its class (sharding): no target here
 
-// What a row counts in the loss, and how its target is smoothed: batch.h makes it from the weights of rows and classes.
+// A row's weight in the loss, and its label smoothing: batch.h derives it from the weights of rows
+// and classes.
 struct RowWeight {
   double loss = 1;  // factor of the row's loss
   Smoothing smoothing;
@@ -34,11 +36,11 @@ struct RowState {
   double gradient;                    // g_i: the upstream gradient times weight.loss
   double error;                       // P_y − t_y
   double loss;                        // before it is multiplied with weight.loss
-  double largestNegative;             // cosine, or raw score, as no margin changes it; −1 without other classes
-  int64_t label;  // as wide as the rest: no padding, which a copy would read before anyone has written it
+  double largestNegative;             // largest untransformed cosine or raw score of a negative, or −1
+  int64_t label;                      // 64 bits: padding would be copied uninitialized
 };
 
-// A row before its target is known, from ‖x‖² (read for a margin that normalises).
+// Begins a row without its target, from ‖x‖² (read only by margins that normalize).
 HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int64_t label, double inputSquares,
                                              const RowWeight& weight, double upstream) {
   RowState state{};
@@ -53,7 +55,8 @@ HOST_DEVICE inline RowState rowWithoutTarget(const Margin& margin, int64_t label
   return state;
 }
 
-// From x·w_y, ‖x‖², ‖w_y‖² (both read for a margin that normalises) and the target's bias.
+// Begins a row with its target, from x·w_y, ‖x‖², ‖w_y‖² (norms read only by margins that
+// normalize) and the target's bias.
 HOST_DEVICE inline RowState targetRow(const Margin& margin, int64_t label, double product, double inputSquares,
                                       double weightSquares, double bias, const RowWeight& weight, double upstream) {
   RowState state = rowWithoutTarget(margin, label, inputSquares, weight, upstream);
@@ -71,25 +74,27 @@ HOST_DEVICE inline RowState targetRow(const Margin& margin, int64_t label, doubl
   return state;
 }
 
-// What a row's other classes come to, and its target: where classes are sharded, the sums over all processes.
+// A row's negatives, reduced to a few sums, and its target. With sharded classes: over all
+// processes.
 struct RowTotals {
-  double maximum;         // the largest z; read only where sum is not 0
-  double largest;         // the largest s·cos: it differs from `maximum` where the margin transforms negatives
-  double sum;             // Σ e^(z − maximum); 0 without other classes
+  double maximum;         // the largest z; read only if sum is not 0
+  double largest;         // the largest s·cos: not `maximum` if the margin transforms negatives
+  double sum;             // Σ e^(z − maximum); 0 without negatives
   double logits;          // Σ v·z, read only with smoothing
-  double target, cosine;  // of the target; 0 where it is elsewhere
+  double target, cosine;  // of the target; 0 if another process holds it
 };
 
-// Of a row without classes here.
+// The totals of a row without classes here.
 constexpr RowTotals noTotals{-HUGE_VAL, -HUGE_VAL, 0, 0, 0, 0};
 
-// One process's share of a row's sum, in terms of the largest maximum of all processes: such shares are added up.
+// One process's sum relative to the maximum over all processes, so that the processes' sums can be
+// added.
 HOST_DEVICE inline double sumAt(const RowTotals& totals, double maximum) {
   return totals.sum == 0 ? 0 : totals.sum * std::exp(totals.maximum - maximum);
 }
 
-// Takes in the other classes, each of which stands for `negativeWeight` of them. Returns the factor that makes
-// e^(z − maximum) a probability.
+// Completes a row with its totals; each negative stands for `negativeWeight` of them. Returns the
+// factor that turns e^(z − maximum) into a probability.
 HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, double negativeWeight) {
   const bool alone = totals.sum == 0;
   state.target = totals.target;
@@ -103,11 +108,11 @@ HOST_DEVICE inline float closeRow(RowState& state, const RowTotals& totals, doub
   return alone ? 0 : static_cast<float>(softmax.negatives / totals.sum);
 }
 
-// What an embedding is multiplied with to give logits with directions of classes; 0 for a row that takes no part.
+// The factor that turns x·ŵ into a logit, s_i/‖x_i‖; 0 for an ignored row.
 HOST_DEVICE inline double inputFactor(const RowState& state) {
   return state.label == ignoredLabel ? 0 : state.scale * state.inverseNorm;
 }
-// The same with the upstream gradient: what Σ_i A_ij·(factor·x_i) takes.
+// The same times the upstream gradient: the factor of x_i in gradWeight's Σ_i A_ij·(factor·x_i).
 HOST_DEVICE inline double gradientFactor(const RowState& state) { return state.gradient * inputFactor(state); }
 
 // A gradient as multiples of the target's weights and of the embedding.
@@ -115,7 +120,7 @@ struct TargetShare {
   double weight, input;
 };
 
-// What the target adds to ∂L/∂x_i. `radial`: the scale is ‖x_i‖ itself.
+// The target's share of ∂L/∂x_i. `radial`: the scale is ‖x_i‖ itself.
 HOST_DEVICE inline TargetShare inputShare(const RowState& state, bool normalized, bool radial) {
   const double share = state.gradient * state.scale * state.error * state.slope;
   if (!normalized) return {share, 0};
@@ -124,8 +129,8 @@ HOST_DEVICE inline TargetShare inputShare(const RowState& state, bool normalized
           state.inverseNorm == 0 ? 0 : along * state.inverseNorm * state.inverseNorm};
 }
 
-// Factors of Σ_j A_ij·ŵ_j over the other classes, whose product with x_i is `product`, and of x_i: their sum is what the
-// other classes add to ∂L/∂x_i of a margin that normalises.
+// The negatives' share of ∂L/∂x_i, for margins that normalize: scale·v + along·x_i with v = Σ_j
+// A_ij·ŵ_j. `product` is v·x_i.
 struct InputProjection {
   double scale, along;
 };
@@ -134,7 +139,7 @@ HOST_DEVICE inline InputProjection inputProjection(const RowState& state, double
   return {scale, product * state.inverseNorm * state.inverseNorm * ((radial ? state.gradient : 0) - scale)};
 }
 
-// What the row adds to ∂L/∂w_y.
+// The row's share of ∂L/∂w_y of its target's class.
 HOST_DEVICE inline TargetShare weightShare(const RowState& state, bool normalized) {
   const double share = state.gradient * state.scale * state.error * state.slope * state.targetInverseNorm;
   if (!normalized) return {0, share};

@@ -1,5 +1,5 @@
-// A row of logits as its blocks come in, and what a loss makes of it: the arithmetic of softmax and of the
-// cross-entropy of given logits, in double precision. Host and device.
+// Sums over a row of logits, block by block, and the losses computed from them: softmax, and the
+// cross-entropy of given logits. In double precision; host and device.
 #pragma once
 #include <cmath>
 
@@ -7,15 +7,16 @@
 
 namespace margin_softmax {
 
-// Sums relative to the largest logit so far. Among the addends of Σ e^(z − max) the ones are counted apart from the
-// rest, so that log1p(Σ − 1) keeps what is small beside the maximum.
+// Sums relative to the largest logit so far. Terms of Σ e^(z − max) that are 1 are counted
+// separately, so that log1p(Σ − 1) keeps a rest that is small relative to 1.
 struct RowSums {
   double maximum = -HUGE_VAL;
   double ones = 0, rest = 0;
   double shares = 0;   // Σ a_j
   double deficit = 0;  // Σ a_j (max − z_j)
 
-  // What to subtract from logits: −∞ − (−∞) would be NaN before the first finite logit has come.
+  // The number to subtract from logits. Before the first finite logit it is 0, since −∞ − (−∞)
+  // would be NaN.
   HOST_DEVICE double shift() const { return maximum == -HUGE_VAL ? 0 : maximum; }
   HOST_DEVICE double total() const { return maximum == -HUGE_VAL ? std::nan("") : ones + rest; }
   HOST_DEVICE double totalLessOne() const { return maximum == -HUGE_VAL ? std::nan("") : ones - 1 + rest; }
@@ -48,27 +49,28 @@ struct LogitGradient {
   float atLabel;
 };
 
-// A row's label, where it has one; its own share comes on top of the shares in the sums.
+// A row's label, if it has one. Its share is not among the shares in the sums.
 struct LabelledLogit {
   bool present;
   double logit, weight;
 };
 
-// loss = Σ_j a_j (lse − z_j), ∂loss/∂z_j = (Σ_k a_k) P_j − a_j, times the upstream gradient. `keep` and `even` are 1 −
-// ε and ε/C.
+// loss = Σ_j a_j (lse − z_j), ∂loss/∂z_j = (Σ_k a_k) P_j − a_j, times the upstream gradient. `keep`
+// and `even` are 1 − ε and ε/C.
 HOST_DEVICE inline double closeLogits(const RowSums& s, LabelledLogit label, double keep, double even, double upstream,
                                       LogitGradient& gradient) {
   const double total = s.total(), logTotal = std::log1p(s.totalLessOne());
   double shares = s.shares, loss = s.deficit;
   gradient.atLabel = 0;
   if (label.present) {
-    const double own = keep * label.weight, evenly = even * label.weight;
+    const double labelShare = keep * label.weight, evenly = even * label.weight;
     const double difference = label.logit - s.shift();  // ≤ 0
-    const double others = difference == 0 ? s.totalLessOne() : total - std::exp(difference);
-    shares += own;
-    if (own != 0) loss -= own * difference;  // a share of 0 counts nothing, even of an infinite loss
-    // shares·P − own − evenly with P − 1 = −others/total, which does not cancel where P is near 1
-    gradient.atLabel = static_cast<float>(upstream * (s.shares - evenly - shares * (others / total)));
+    const double negatives = difference == 0 ? s.totalLessOne() : total - std::exp(difference);
+    shares += labelShare;
+    if (labelShare != 0) loss -= labelShare * difference;  // a share of 0 adds 0, even if the difference is infinite
+    // shares·P − labelShare − evenly, by way of P − 1 = −negatives/total, which does not cancel if
+    // P is near 1
+    gradient.atLabel = static_cast<float>(upstream * (s.shares - evenly - shares * (negatives / total)));
   }
   gradient.shift = static_cast<float>(s.shift());
   gradient.factor = static_cast<float>(upstream * shares / total);

@@ -1,7 +1,7 @@
-// One row's softmax, once its classes are reduced to a few numbers. Host and device.
+// One row's softmax, from the sums over its negatives. Host and device.
 //
-// The sum over the other classes is kept apart from the target: R = Σ_{j≠y} exp(z_j − z_y). Then the loss is
-// log(1 + R) and P_y − 1 = −R/(1 + R), neither of which cancels where R is small (textbook float32 returns 0 there).
+// The negatives are summed apart from the target: R = Σ_{j≠y} exp(z_j − z_y). The loss is log(1 +
+// R), and P_y − 1 = −R/(1 + R). Neither cancels if R is small, where textbook float32 returns 0.
 #pragma once
 #include <cmath>
 
@@ -17,14 +17,15 @@ struct RowSoftmax {
   double targetError;  // P_y − t_y: the target's share of the gradient
 };
 
-// Label smoothing leaves the target class t_y = 1 − Σ_{j≠y} t_j, and gives another one t_j = even·v_j: v_j is 1, or what
-// the class weights make of it.
+// Label smoothing gives a negative the target t_j = even·v_j, and leaves the row's class t_y = 1 −
+// Σ_{j≠y} t_j. v_j is 1 without class weights.
 struct Smoothing {
   double even = 0;       // 0: none, t_y = 1
   double negatives = 0;  // Σ_{j≠y} t_j
 };
 
-// others: log Σ_{j≠y} exp z_j (−∞ without other classes). sumNegatives: Σ_{j≠y} v_j·z_j, read only with smoothing.
+// `negatives` is log Σ_{j≠y} exp z_j, −∞ without negatives. `sumNegatives` is Σ_{j≠y} v_j·z_j, read
+// only with smoothing.
 HOST_DEVICE inline RowSoftmax rowSoftmax(double target, double negatives, double sumNegatives, Smoothing smoothing) {
   RowSoftmax row;
   const double difference = negatives - target;  // log R

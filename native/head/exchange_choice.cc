@@ -1,4 +1,5 @@
-// The decision how ranks exchange: every rank hears what all of them bring and comes to the same one.
+// Chooses NCCL or host memory. Every rank gathers the capabilities of all and applies the same
+// rule.
 #include "exchange_choice.h"
 
 #include <algorithm>
@@ -14,7 +15,7 @@ struct Opened {
   std::vector<std::string> gpus;  // [size]
   std::shared_ptr<DeviceExchange> exchange;
 };
-// Open for as long as the process lives, as its devices are. On the group's thread alone.
+// Exchanges stay open until the process ends, as devices do. Only the group's thread uses the list.
 std::vector<Opened>& allOpened() {
   static auto* const opened = new std::vector<Opened>;
   return *opened;
@@ -29,7 +30,7 @@ void copyText(const std::string& text, char (&to)[room]) {
 
 std::string rankName(size_t rank) { return "rank " + std::to_string(rank); }
 
-// What keeps these ranks from exchanging in device memory: nothing, or the reason.
+// Returns why these ranks can not exchange in device memory; empty if they can.
 std::string obstacle(const std::vector<Peer>& peers) {
   if (peers.size() == 1) return "a group of one exchanges nothing";
   for (size_t rank = 0; rank < peers.size(); rank++)
@@ -46,8 +47,8 @@ std::string obstacle(const std::vector<Peer>& peers) {
   return "";
 }
 
-// Collectives of the group, their failures as Status.
-struct Words {
+// Collectives of the group, with failures as Status.
+struct GroupCalls {
   const Collectives& group;
   const char* purpose;
 
@@ -60,7 +61,7 @@ struct Words {
     return {static_cast<Failure>(failure.failure), failure.message};
   }
   template <class T>
-  Status ofFirst(T& value) const {
+  Status fromFirst(T& value) const {
     CollectiveFailure failure;
     if (group.broadcast(group.context, purpose, &value, sizeof(T), 0, Element::uint8, &failure)) return {};
     return {static_cast<Failure>(failure.failure), failure.message};
@@ -68,32 +69,32 @@ struct Words {
 };
 
 struct Report {
-  int64_t milliseconds = 0;  // after which it failed: the first failure is the others' cause
-  char message[400] = "";    // empty: all is well
+  int64_t milliseconds = 0;  // until the failure: the earliest one caused the others
+  char message[400] = "";    // empty: no failure
 };
 struct Invitation {
   ConnectionId id;
   Report report;
 };
 
-// Opens an exchange on every rank, or on none and says why.
-Status openTogether(const Words& words, const DeviceLink& link, int device, const std::string& library,
+// Opens an exchange on every rank, or on none; then the choice has the reason.
+Status openTogether(const GroupCalls& calls, const DeviceLink& link, int device, const std::string& library,
                     ExchangeChoice& choice) {
   Invitation invitation;
-  if (words.group.rank == 0) copyText(link.identify(library, invitation.id).message.c_str(), invitation.report.message);
-  Status status = words.ofFirst(invitation);
+  if (calls.group.rank == 0) copyText(link.identify(library, invitation.id).message.c_str(), invitation.report.message);
+  Status status = calls.fromFirst(invitation);
   if (!status) return status;
   std::shared_ptr<DeviceExchange> exchange;
   Report mine = invitation.report;
   if (!mine.message[0]) {
     using Clock = std::chrono::steady_clock;
     const auto start = Clock::now();
-    status = link.open(device, library, words.group.rank, words.group.size, invitation.id, exchange);
+    status = link.open(device, library, calls.group.rank, calls.group.size, invitation.id, exchange);
     mine.milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - start).count();
     copyText(status.message.c_str(), mine.message);
   }
   std::vector<Report> all;
-  if (status = words.gather(mine, all); !status) return status;
+  if (status = calls.gather(mine, all); !status) return status;
   const Report* first = nullptr;
   for (const Report& report : all)
     if (report.message[0] && (!first || report.milliseconds < first->milliseconds)) first = &report;
@@ -108,13 +109,13 @@ Status openTogether(const Words& words, const DeviceLink& link, int device, cons
 
 Status chooseExchange(const Collectives& group, const char* purpose, int device, const std::string& library,
                       ExchangeChoice& choice) {
-  const Words words{group, purpose};
+  const GroupCalls calls{group, purpose};
   const DeviceLink* const link = executorOf(device)->link;
   Peer mine;
   if (link) mine = link->describe(device, library);
   else copyText("computes on the CPU", mine.why);
   std::vector<Peer> peers;
-  if (Status status = words.gather(mine, peers); !status) return status;
+  if (Status status = calls.gather(mine, peers); !status) return status;
   choice = {nullptr, obstacle(peers)};
   if (!choice.reason.empty()) return {};
   std::vector<std::string> gpus;
@@ -122,7 +123,7 @@ Status chooseExchange(const Collectives& group, const char* purpose, int device,
   for (const Opened& opened : allOpened())
     if (opened.gpus == gpus) choice.exchange = opened.exchange;
   if (!choice.exchange) {
-    if (Status status = openTogether(words, *link, device, library, choice); !status) return status;
+    if (Status status = openTogether(calls, *link, device, library, choice); !status) return status;
     if (!choice.exchange) return {};
     allOpened().push_back({gpus, choice.exchange});
   }

@@ -13,13 +13,14 @@
 namespace margin_softmax {
 namespace {
 
-// The first number that is NaN or infinite once it is stored, as it is or rounded to bfloat16; `count` without one.
+// Returns the index of the first number that would be NaN or infinite when stored, as it is or
+// rounded to bfloat16; `count` if there is none.
 int64_t firstNotFinite(const float* numbers, int64_t count, bool asBfloat16) {
-  constexpr int64_t block = 4096;  // is looked at as a whole first
+  constexpr int64_t block = 4096;  // tested as a whole first, in a loop that vectorizes
   const auto wrong = [&](int64_t i) {
     uint32_t bits;
     std::memcpy(&bits, numbers + i, sizeof bits);
-    // From half a step above the largest bfloat16 on a number is rounded to infinity.
+    // Half a step above the largest bfloat16, numbers begin to be rounded to infinity.
     return (bits & 0x7f800000) == 0x7f800000 || (asBfloat16 && (bits & 0x7fff8000) >= 0x7f7f8000);
   };
   for (int64_t first = 0; first < count; first += block) {
@@ -33,7 +34,7 @@ int64_t firstNotFinite(const float* numbers, int64_t count, bool asBfloat16) {
 }
 
 constexpr const char* arrayNames[] = {"weight", "bias", "weightState0", "weightState1", "biasState0", "biasState1"};
-constexpr double initialDeviation = 0.01;  // InsightFace's: only directions matter to a normalised margin
+constexpr double initialDeviation = 0.01;  // as InsightFace; only directions matter to a normalized margin
 
 }  // namespace
 
@@ -51,7 +52,7 @@ Status Head::allocate() {
 }
 
 Status Head::initialize(int threads, int64_t firstRow) {
-  // A class that took the place of a removed one shall not begin where that one began.
+  // A class that takes the number of a removed one must not get the same initial weights.
   const uint64_t seed = firstRow ? randomBits(~settings_.seed, ~static_cast<uint64_t>(iteration_)) : settings_.seed;
   const int64_t start = firstRow * settings_.dim;
   const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
@@ -61,7 +62,8 @@ Status Head::initialize(int threads, int64_t firstRow) {
   const auto fill = [&](int64_t first, int64_t last, const auto& put) {
     cpu::Pool::instance().forEach(threads, (last - first + chunk - 1) / chunk, [&](int64_t item, int) {
       const int64_t begin = first + item * chunk, end = std::min(last, begin + chunk);
-      // Box and Muller 1958, two at a time: an even element of all processes' and the next.
+      // Box and Muller 1958: two normal numbers at a time, for an even element (counted over all
+      // processes) and the next.
       for (int64_t i = begin - (before + begin) % 2; i < end; i += 2) {
         const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, before + i))));
         const double angle = 2 * pi * uniform(randomBits(seed, before + i + 1));
@@ -89,11 +91,12 @@ Status Head::initialize(int threads, int64_t firstRow) {
 
 void Head::dispose() {
   disposed_ = true;
-  letGo();
+  releaseIfIdle();
 }
 
-// Whoever holds the mutex looks at disposed_ after it has let go of it, so one of the two gets here with it free.
-void Head::letGo() {
+// If the mutex is held, its holder reads disposed_ after releasing it. So either this call or the
+// holder's finds it free.
+void Head::releaseIfIdle() {
   const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
   if (lock) release();
 }
@@ -140,7 +143,7 @@ Status Head::change(const HeadSettings& next) {
 Status Head::adopt(Head& from, const std::vector<int32_t>& kept) {
   const Use source(from), target(*this);
   if (from.disposed_ || disposed_) return {Failure::disposed, "the head was disposed of"};
-  constexpr int64_t slab = 4 << 20;  // bytes on their way from one place on a GPU to another
+  constexpr int64_t slab = 4 << 20;  // bytes at a time through host memory, from one place on a GPU to another
   const bool onCpu = settings_.device == cpuDevice;
   const Block staged(onCpu ? 0 : slab);
   if (!onCpu && !staged.as<char>()) return Status::outOfMemory("a copy of classes", slab);
@@ -159,7 +162,8 @@ Status Head::adopt(Head& from, const std::vector<int32_t>& kept) {
     Memory* const write = memoryOf(name);
     if (!read || !write) continue;
     const int64_t row = read->bytes() / from.settings_.classes;
-    for (int64_t first = 0, last = 0; first < count; first = last) {  // a run of classes that are neighbours in both
+    for (int64_t first = 0, last = 0; first < count;
+         first = last) {  // a run of classes that are consecutive in both heads
       for (last = first + 1; last < count && kept[last] == kept[last - 1] + 1;) last++;
       const Status status = move(*read, kept[first] * row, *write, first * row, (last - first) * row);
       if (!status) return status;
@@ -193,14 +197,15 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   problem.margin = marginNow();
   problem.labelSmoothing = settings_.labelSmoothing;
   problem.interclassFilter = settings_.interclassFilter;
-  // A bound in norms says nothing of a gradient that AdamW divides by its own size.
+  // AdamW divides each element of a gradient by its own size, so a bound of the norm means nothing
+  // to it.
   problem.negligible = settings_.optimizer.kind == OptimizerKind::adamW ? 0 : settings_.negligible;
   Update update;
   if (train) {
     update.optimizer = settings_.optimizer;
     update.optimizer.learningRate = learningRate;
     update.step = iteration_ + 1 - settings_.optimizerStart;
-    update.roundingKey = randomBits(~settings_.seed, iteration_);  // a stream apart from the samples'
+    update.roundingKey = randomBits(~settings_.seed, iteration_);  // independent of the samples' stream
     update.firstClass = settings_.firstClass;
     for (int i = 0; i < 2; i++) {
       update.weightState[i] = weightState_[i].as<float>();
@@ -228,8 +233,9 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   return status;
 }
 
-// The norm is known only after the whole gradient, which is stored nowhere. So the gradient is computed twice: to be
-// measured, with everything that is reported, and, scaled, to be spent. The factor is that of PyTorch's clip_grad_norm_.
+// The norm is known only after the whole gradient, which is not stored. So the gradient is computed
+// twice: once for its norm and all results, once scaled for the update. The factor is that of
+// PyTorch's clip_grad_norm_.
 Status Head::computeClipped(Problem& problem, Update& update, double learningRate) {
   Problem spent = problem;
   problem.measuresGradient = true;
@@ -256,14 +262,14 @@ Status Head::compute(Problem& problem, bool train, double learningRate) {
   Problem all = problem;
   if (Status status = sharding_->gather(all, train, learningRate, iteration_); !status) return status;
   weighTargets(all);
-  if (!sampled) sharding_->keepOwnLabels(all);
+  if (!sampled) sharding_->localizeLabels(all);
   else if (Status status = sample(all); !status) return sharding_->refuse(status);
   if (sampled && all.classWeights)
-    if (Status status = sharding_->addUp(all.classWeightSum); !status) return status;
+    if (Status status = sharding_->sumOverRanks(all.classWeightSum); !status) return status;
   return sharding_->run(all, problem);
 }
 
-// While the labels are those of all classes, wherever these lie.
+// Looks up the rows' class weights. The labels must still be numbers among all processes' classes.
 void Head::weighTargets(Problem& problem) {
   if (classWeights_.empty()) return;
   targetWeights_ = weightsOfTargets(classWeights_.data(), problem.labels, problem.rows);
@@ -272,7 +278,7 @@ void Head::weighTargets(Problem& problem) {
   problem.classWeightSum = std::accumulate(classWeights_.begin(), classWeights_.end(), 0.0);
 }
 
-// Puts a sample of the classes in the place of all of them.
+// Restricts the problem to a sample of the classes.
 Status Head::sample(Problem& problem) {
   const ClassRange range = sharding_ ? sharding_->range() : ClassRange{0, settings_.classes, settings_.classes};
   Status status = sampleClasses(range, settings_.sampleRate, settings_.seed, iteration_, problem.labels, problem.rows,

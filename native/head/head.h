@@ -1,4 +1,5 @@
-// Class weights and their optimizer state, resident in native memory, and the training step on them.
+// Class weights and their optimizer state, resident in native memory, and the training step on
+// them.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -7,67 +8,70 @@
 #include <vector>
 
 #include "../core/executor.h"
+#include "../core/memory.h"
 #include "sharding.h"
 
 namespace margin_softmax {
 
 struct HeadSettings {
   int64_t classes = 0, dim = 0;  // of this process
-  int64_t firstClass = 0;        // where a shard of the classes begins; 0 without sharding
+  int64_t firstClass = 0;        // number of this process's first class; 0 without sharding
   Margin margin;
   Optimizer optimizer;
-  int64_t optimizerStart = 0;  // updates made when its state was zero
+  int64_t optimizerStart = 0;  // the update before which its state was zero
   bool bias = false;
   double labelSmoothing = 0;
-  int64_t warmupSteps = 0;        // over which the margin grows from its neutral value
-  double sampleRate = 1;          // of the classes that take part in a training step
-  bool sampleCorrection = false;  // whether they stand for all of them in the softmax
+  int64_t warmupSteps = 0;        // during which the margin grows from its neutral value
+  double sampleRate = 1;          // share of the classes that take part in a training step
+  bool sampleCorrection = false;  // true: the sampled negatives stand for all in the softmax
   double interclassFilter = 1;    // see Problem
   double negligible = 0;          // see Problem
-  double maxGradientNorm = 0;     // to which the gradient of weights and bias is clipped; 0: it is not
-  uint64_t seed = 0;              // of the first weights and of the samples
+  double maxGradientNorm = 0;     // limit of the norm of the weights' and biases' gradient; 0: none
+  uint64_t seed = 0;              // seeds the initial weights and the samples
   int device = cpuDevice;         // where the arrays lie and every step runs
   Precision precision = Precision::float32;
-  bool bfloat16Weights = false;  // what the weights are stored in; on the CPU alone. The optimizer's state is float32.
+  bool bfloat16Weights = false;  // storage of the weights, CPU only; the optimizer's state is float32
 };
 
 class Head {
  public:
   explicit Head(const HeadSettings& settings) : settings_(settings) {}
-  // Before any work: the classes are this process's share of a group's.
+  // Makes the classes this process's share of a group's. Call before any work.
   void shard(const Collectives& group, int64_t totalClasses, std::string name) {
     sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, totalClasses},
                                            std::move(name));
   }
-  // Before any work: what each class counts in the loss, [C] of all processes' classes.
+  // Sets each class's weight in the loss, [C] of all processes' classes. Call before any work.
   void weighClasses(std::vector<float> weights) { classWeights_ = std::move(weights); }
-  // Decides, with all ranks, how a sharded head's rows go between them: on the group's thread.
+  // Chooses, with all ranks, how a sharded head's ranks exchange rows. On the group's thread.
   Status connect(const std::string& library) { return sharding_->connect(settings_.device, library); }
   const Sharding* sharding() const { return sharding_.get(); }
   int64_t totalClasses() const { return sharding_ ? sharding_->range().total : settings_.classes; }
 
-  // Takes the memory: zeros everywhere.
+  // Takes the memory, all zeros.
   Status allocate();
-  // Weights from a normal distribution (mean 0, standard deviation 0.01), reproducible from the seed for any thread
-  // count and on every device.
-  // From `firstRow` above 0 on, of a head that was grown, they are others than a new head has there.
+  // Draws weights from a normal distribution (mean 0, standard deviation 0.01): the same for a seed
+  // with any number of threads and on any device. Rows from `firstRow` > 0 on, of a head that has
+  // grown, differ from a new head's.
   Status initialize(int threads, int64_t firstRow = 0);
-  // Takes on how `next` trains: all but sizes, device, precision and storage. The optimizer's state is kept where the
-  // next one has the same, else it begins at zero. A failure changes nothing.
+  // Takes over all settings of `next` but sizes, device, precision and storage. State that both
+  // optimizers have is kept; other state begins at zero. A failure changes nothing.
   Status change(const HeadSettings& next);
-  // Copies the classes `kept` of another head on the same device, ascending, with all that belongs to them, into this
-  // head's first ones.
+  // Copies the classes `kept` (ascending) of another head on the same device, with their biases and
+  // optimizer state, to this head's first classes.
   Status adopt(Head& from, const std::vector<int32_t>& kept);
-  // Gives the memory back: at once, or where work uses it as soon as that ends. Later work fails. Waits for nothing.
+  // Gives the memory back: at once or, if work uses it, when that ends. Later work fails. Does not
+  // wait.
   void dispose();
 
-  // The right to the arrays, for as long as it lives. Who lets go of it gives back what was disposed of meanwhile.
+  // The right to use the arrays, while it lives. Its end gives the memory back if the head was
+  // disposed of meanwhile.
   class Use {
    public:
     explicit Use(Head& head) : head_(head) { head_.mutex_.lock(); }
     ~Use() {
       head_.mutex_.unlock();
-      if (head_.disposed_) head_.letGo();
+      if (head_.disposed_) head_.releaseIfIdle();
     }
     Use(const Use&) = delete;
     Use& operator=(const Use&) = delete;
@@ -76,19 +80,20 @@ class Head {
     Head& head_;
   };
 
-  // Fills in weights, margin and (for training) the update of `problem`, and runs it. A failure changes nothing; but
-  // where a GPU fails in the middle of an update, the head is disposed of.
+  // Fills in weights, margin and, for training, the update of `problem`, and runs it. A failure
+  // changes nothing, unless a GPU fails in the middle of an update: that disposes of the head.
   Status run(Problem& problem, bool train, double learningRate);
   Status topK(TopKProblem& problem);
-  // In place of either, on a sharded head's rank that can not make the call: the other ranks' calls fail with `reason`.
+  // Replaces run or topK on a rank of a sharded head that can not make the call: all ranks' calls
+  // fail with `reason`.
   Status decline(const std::string& reason, bool topK);
 
-  // Length in elements of the named array (weight, bias, and the optimizer's states); 0: the head has none of that
-  // name.
+  // Elements of the named array (weight, bias, or the optimizer's state); 0 if the head has none of
+  // that name.
   int64_t length(const char* name);
-  // Copies `count` elements of it from `offset` on, where they exist; weights stored in bfloat16 are rounded to nearest
-  // on their way in. A number that would not be finite there is a failure, whose row is its class, before anything is
-  // written. By who has the Use of the head.
+  // Copy `count` elements of it from `offset` on, which must exist. Weights stored in bfloat16 are
+  // rounded to nearest when they are written. A number that would not be finite fails before
+  // anything is written; the failure's row is its class. The caller holds a Use.
   Status read(const char* name, int64_t offset, float* to, int64_t count);
   Status write(const char* name, int64_t offset, const float* from, int64_t count);
   int64_t bytes() const;  // by who has the Use of the head
@@ -98,7 +103,7 @@ class Head {
   const HeadSettings& settings() const { return settings_; }
 
  private:
-  void letGo();  // gives the memory back, unless somebody uses it: then that one does
+  void releaseIfIdle();  // gives the memory back; if a caller still uses the head, its last one does
   void release();
   Margin marginNow() const;
   Execution here(Execution execution) const;
@@ -113,9 +118,9 @@ class Head {
   std::atomic<int64_t> iteration_{0};  // updates made
   std::atomic<bool> disposed_{false};
   std::unique_ptr<Sharding> sharding_;
-  ClassSample sample_;                // of the step that runs; kept for its memory
+  ClassSample sample_;                // of the current step; a member so that its memory is reused
   std::vector<float> classWeights_;   // [C] of all processes' classes; empty: all 1
-  std::vector<float> targetWeights_;  // [B] of the step that runs
+  std::vector<float> targetWeights_;  // [B] of the current step
   Memory weight_, bias_, weightState_[2], biasState_[2];
   std::mutex mutex_;  // of Use
 };

@@ -12,7 +12,7 @@
 namespace margin_softmax {
 namespace {
 
-// Sorts numbers from 0 to below `limit` by eleven bits at a time.
+// Sorts numbers in [0, limit): radix sort by 11 bits at a time.
 void sortNumbers(std::vector<int32_t>& numbers, int64_t limit) {
   constexpr int digitBits = 11, digits = 1 << digitBits;
   std::vector<int32_t> sorted(numbers.size());
@@ -25,7 +25,7 @@ void sortNumbers(std::vector<int32_t>& numbers, int64_t limit) {
   }
 }
 
-// The batch's own classes, ascending, each once.
+// Returns the batch's classes, ascending, each once.
 std::vector<int32_t> classesOf(const int32_t* labels, int64_t rows) {
   std::vector<int32_t> classes;
   for (int64_t i = 0; i < rows; i++)
@@ -37,16 +37,20 @@ std::vector<int32_t> classesOf(const int32_t* labels, int64_t rows) {
 
 void draw(const ClassRange& range, double rate, uint64_t seed, int64_t step, const int32_t* labels, int64_t rows,
           int threads, ClassSample& sample) {
-  const std::vector<int32_t> own = classesOf(labels, rows);
+  const std::vector<int32_t> present = classesOf(labels, rows);
   const int64_t wanted = static_cast<int64_t>(std::ceil(rate * static_cast<double>(range.total)));
-  sample.total = std::clamp<int64_t>(wanted, static_cast<int64_t>(own.size()), range.total);
-  // The first classes of a random order, the batch's own not counted among them: as many as these leave room for.
+  sample.total = std::clamp<int64_t>(wanted, static_cast<int64_t>(present.size()), range.total);
+  // After the batch's classes, take the first of a random order that are not among them. `end` is
+  // how far along the order that is: it shrinks by one for each class of the batch that lies beyond
+  // it.
   const RandomOrder order(randomBits(seed, static_cast<uint64_t>(step)), range.total);
-  const auto isOwn = [&](int64_t j) { return std::binary_search(own.begin(), own.end(), static_cast<int32_t>(j)); };
+  const auto isPresent = [&](int64_t j) {
+    return std::binary_search(present.begin(), present.end(), static_cast<int32_t>(j));
+  };
   int64_t end = sample.total, surplus = 0;
-  for (const int32_t j : own) surplus += order.placeOf(j) >= end;
-  while (surplus > 0) surplus -= !isOwn(order.at(--end));
-  // Found along the order, or, by a process that holds fewer classes than that, class by class.
+  for (const int32_t j : present) surplus += order.placeOf(j) >= end;
+  while (surplus > 0) surplus -= !isPresent(order.at(--end));
+  // Walk along the order or, if this process holds fewer classes than that, class by class.
   const bool along = end <= range.count;
   const int64_t candidates = along ? end : range.count;
   std::vector<int32_t>& classes = sample.classes;
@@ -58,12 +62,12 @@ void draw(const ClassRange& range, double rate, uint64_t seed, int64_t step, con
       for (int64_t i = item * block; i < std::min(candidates, (item + 1) * block); i++) {
         const int64_t j = along ? order.at(i) : range.first + i;
         const bool taken = along ? range.holds(j) : order.placeOf(j) < end;
-        classes[i] = taken && !isOwn(j) ? static_cast<int32_t>(j - range.first) : -1;
+        classes[i] = taken && !isPresent(j) ? static_cast<int32_t>(j - range.first) : -1;
       }
     });
   }
   classes.erase(std::remove(classes.begin(), classes.end(), -1), classes.end());
-  for (const int32_t j : own)
+  for (const int32_t j : present)
     if (range.holds(j)) classes.push_back(static_cast<int32_t>(j - range.first));
   sortNumbers(classes, range.count);
   sample.labels.resize(rows);

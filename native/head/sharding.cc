@@ -14,59 +14,62 @@ std::vector<int64_t> times(std::vector<int64_t> counts, int64_t factor) {
   return counts;
 }
 
-// What ranks compare before a step or an evaluation, and before a topK.
+// The names, for messages, of what ranks compare before a step or an evaluation, and before a topK.
 constexpr const char* stepNames[] = {"call (step or evaluate)", "choice of gradInput", "learningRate", "iteration",
                                      "choice of sampleWeights"};
 constexpr const char* topKNames[] = {"call (topK)", "k"};
-constexpr int64_t declined = -1;  // a rank's number of rows where it can not make the call
+constexpr int64_t declined = -1;  // number of rows of a rank that can not make the call
 
 }  // namespace
 
-// Calls work(failure), a collective, and makes its failure a Status.
+// Calls work(failure), a collective of the group, and returns its failure as a Status.
 template <class Work>
-Status Sharding::ask(const Work& work) const {
+Status Sharding::collective(const Work& work) const {
   CollectiveFailure failure;
   if (work(&failure)) return {};
   return {static_cast<Failure>(failure.failure), failure.message};
 }
 
 Status Sharding::refuse(const Status& reason) const {
-  ask([&](CollectiveFailure* failure) {
+  collective([&](CollectiveFailure* failure) {
     return group_.refuse(group_.context, name_.c_str(), reason.message.c_str(), failure);
   });
   return reason;
 }
 
-// A word that every rank goes on, or the failure of one that can not.
+// Waits for all ranks: a broadcast of nothing. Returns the first failing rank's error, if any.
 Status Sharding::barrier() const {
   char nothing = 0;
-  return ask([&](CollectiveFailure* failure) {
+  return collective([&](CollectiveFailure* failure) {
     return group_.broadcast(group_.context, name_.c_str(), &nothing, 0, 0, Element::uint8, failure);
   });
 }
 
-// The end of work on devices that may have failed on this rank alone.
+// Returns `status`. If it is a failure of this rank's device, tells the other ranks first, so that
+// none waits.
 Status Sharding::shareFailure(Status status) const { return status ? status : refuse(status); }
 
 Status Sharding::connect(int device, const std::string& library) {
   return chooseExchange(group_, name_.c_str(), device, library, exchange_);
 }
 
-// Learns how many rows each rank brings, and that all of them ask for the same. `reason`: why this one declines.
+// One all-gather: learns each rank's number of rows, and checks that all ranks request the same.
+// `names` names the entries of `request`. A rank that declines passes `declined` rows and its
+// `reason`.
 Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names,
                             const std::string& reason) {
   request.insert(request.begin(), mine);
   const int64_t length = static_cast<int64_t>(request.size());
   const std::vector<int64_t> counts(group_.size, length);
   std::vector<int64_t> all(group_.size * length);
-  const Status status = ask([&](CollectiveFailure* failure) {
+  const Status status = collective([&](CollectiveFailure* failure) {
     return group_.allGather(group_.context, name_.c_str(), request.data(), counts.data(), all.data(), Element::int64,
                             failure);
   });
   if (!status) return status;
   allRows_ = firstRow_ = 0;
   for (int rank = 0; rank < group_.size; rank++) rows_[rank] = all[rank * length];
-  if (std::count(rows_.begin(), rows_.end(), declined)) return hearReasons(reason);
+  if (std::count(rows_.begin(), rows_.end(), declined)) return gatherReasons(reason);
   for (int rank = 0; rank < group_.size; rank++) {
     const int64_t* theirs = all.data() + rank * length;
     for (int64_t i = 1; i < length; i++)
@@ -79,15 +82,16 @@ Status Sharding::gatherRows(int64_t mine, std::vector<int64_t> request, const ch
   return {};
 }
 
-// Every rank's call fails because some can not make it: they say why.
-Status Sharding::hearReasons(const std::string& mine) const {
-  constexpr size_t room = sizeof CollectiveFailure::message;  // what is longer is cut off
+// Gathers the reasons of the ranks that declined, and returns the first one as every rank's
+// failure.
+Status Sharding::gatherReasons(const std::string& mine) const {
+  constexpr size_t room = sizeof CollectiveFailure::message;  // longer reasons are cut off
   std::vector<int64_t> counts(group_.size);
   for (int rank = 0; rank < group_.size; rank++) counts[rank] = rows_[rank] == declined ? room : 0;
-  std::vector<char> own(room), all(room * std::count(rows_.begin(), rows_.end(), declined));
-  mine.copy(own.data(), room - 1);
-  const Status status = ask([&](CollectiveFailure* failure) {
-    return group_.allGather(group_.context, name_.c_str(), own.data(), counts.data(), all.data(), Element::uint8,
+  std::vector<char> reason(room), all(room * std::count(rows_.begin(), rows_.end(), declined));
+  mine.copy(reason.data(), room - 1);
+  const Status status = collective([&](CollectiveFailure* failure) {
+    return group_.allGather(group_.context, name_.c_str(), reason.data(), counts.data(), all.data(), Element::uint8,
                             failure);
   });
   if (!status) return status;
@@ -104,7 +108,7 @@ Status Sharding::decline(const std::string& reason, bool topK) {
 Status Sharding::gatherInputs(const float* input, int64_t dim) {
   if (input_.bytes() < allRows_ * dim * 4) input_ = Block::uninitialized(allRows_ * dim * 4);
   if (!input_.as<float>()) return refuse(Status::outOfMemory("the rows of all ranks", allRows_ * dim * 4));
-  return ask([&](CollectiveFailure* failure) {
+  return collective([&](CollectiveFailure* failure) {
     return group_.allGather(group_.context, name_.c_str(), input, times(rows_, dim).data(), input_.as<float>(),
                             Element::float32, failure);
   });
@@ -121,13 +125,13 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
                      : gatherInputs(problem.input, problem.dim);
   if (!status) return status;
   labels_.resize(allRows_);
-  status = ask([&](CollectiveFailure* failure) {
+  status = collective([&](CollectiveFailure* failure) {
     return group_.allGather(group_.context, name_.c_str(), problem.labels, rows_.data(), labels_.data(), Element::int32,
                             failure);
   });
   if (status && weighted) {
     sampleWeights_.resize(allRows_);
-    status = ask([&](CollectiveFailure* failure) {
+    status = collective([&](CollectiveFailure* failure) {
       return group_.allGather(group_.context, name_.c_str(), problem.sampleWeights, rows_.data(), sampleWeights_.data(),
                               Element::float32, failure);
     });
@@ -141,13 +145,13 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
   return status;
 }
 
-Status Sharding::addUp(double& value) const {
-  return ask([&](CollectiveFailure* failure) {
+Status Sharding::sumOverRanks(double& value) const {
+  return collective([&](CollectiveFailure* failure) {
     return group_.allReduce(group_.context, name_.c_str(), &value, 1, Element::float64, ReduceOp::sum, failure);
   });
 }
 
-void Sharding::keepOwnLabels(Problem& problem) {
+void Sharding::localizeLabels(Problem& problem) {
   for (int32_t& label : labels_)
     if (label != ignoredLabel)
       label = range_.holds(label) ? static_cast<int32_t>(label - range_.first) : labelElsewhere;
@@ -155,6 +159,8 @@ void Sharding::keepOwnLabels(Problem& problem) {
   problem.totalClasses = range_.total;
 }
 
+// Reduces totals through host memory: first the maxima, then the sums relative to them, which can
+// be added.
 struct Sharding::Exchange : TotalsExchange {
   explicit Exchange(const Sharding& owner) : sharding(owner) {}
 
@@ -176,7 +182,7 @@ struct Sharding::Exchange : TotalsExchange {
   }
 
   Status allReduce(std::vector<double>& values, ReduceOp reduceOp) const {
-    return sharding.ask([&](CollectiveFailure* failure) {
+    return sharding.collective([&](CollectiveFailure* failure) {
       return sharding.group_.allReduce(sharding.group_.context, sharding.name_.c_str(), values.data(),
                                        static_cast<int64_t>(values.size()), Element::float64, reduceOp, failure);
     });
@@ -185,7 +191,7 @@ struct Sharding::Exchange : TotalsExchange {
   const Sharding& sharding;
 };
 
-// The same in the memory of the ranks' devices.
+// Reduces totals in the memory of the ranks' devices.
 struct Sharding::OnDevices : TotalsExchange {
   OnDevices(const Sharding& owner, bool fromHost) : sharding(owner), fromHost(fromHost) {}
 
@@ -201,7 +207,8 @@ struct Sharding::OnDevices : TotalsExchange {
 
 namespace {
 
-// A rank that has none of a step's sampled classes: its rows close over those of the others.
+// Runs a step on a rank that holds none of its sampled classes: all totals come from the other
+// ranks.
 Status withoutClasses(Problem& problem) {
   const BatchWeights weights = weighBatch(problem);
   std::vector<RowTotals> totals(problem.rows, noTotals);
@@ -236,7 +243,7 @@ Status withoutClasses(Problem& problem) {
 
 }  // namespace
 
-// What a rank without classes does, on the host, where the rows lie on devices.
+// The same if the rows lie on devices: computed on the host, since there is nothing to multiply.
 Status Sharding::runWithoutClasses(Problem& problem) const {
   if (!problem.rowsResident) return withoutClasses(problem);
   const Executor& executor = *executorOf(problem.execution.device);
@@ -256,8 +263,8 @@ Status Sharding::runWithoutClasses(Problem& problem) const {
   return executor.upload(device, problem.gradInput, rows.data(), bytes);
 }
 
-// Says which rank's batch a row of all ranks' rows is in, and where.
-Status Sharding::inItsBatch(Status status) const {
+// Rewrites a failure in a row of all ranks' rows: names the rank and the row of its batch.
+Status Sharding::nameRankAndRow(Status status) const {
   int rank = 0;
   int64_t row = status.row;
   while (row >= rows_[rank]) row -= rows_[rank++];
@@ -281,23 +288,24 @@ Status Sharding::run(Problem& problem, Problem& mine) {
   Status status = problem.classes ? executorOf(problem.execution.device)->loss(problem) : runWithoutClasses(problem);
   problem.exchange = nullptr;
   mine.updateBegun = problem.updateBegun;
-  // What every rank finds out by itself needs no word; what only this one knows does.
-  if (status.failure == Failure::notFinite) return inItsBatch(status);
+  // A loss that is not finite fails on every rank by itself. A failure of this rank alone must be
+  // shared.
+  if (status.failure == Failure::notFinite) return nameRankAndRow(status);
   if (!status) return status.failure == Failure::distributed ? status : refuse(status);
   mine.loss = problem.loss;
-  mine.updateBegun = problem.update != nullptr;  // until the last word of the other ranks
+  mine.updateBegun = problem.update != nullptr;  // until the last collective has succeeded
   std::copy_n(losses.begin() + firstRow_, mine.rows, mine.losses);
-  return shareOut(problem, mine);
+  return scatterResults(problem, mine);
 }
 
-// Each rank's rows of gradInput, and the statistics that are sums over ranks.
-Status Sharding::shareOut(Problem& problem, Problem& mine) {
+// Reduces and scatters gradInput, each rank its own rows, and sums the statistics over ranks.
+Status Sharding::scatterResults(Problem& problem, Problem& mine) {
   const int64_t dim = problem.dim;
   double squares[2] = {problem.statistics->gradientSquares, 0};
   if (problem.gradInput) {
     Status status;
     if (!problem.rowsResident)
-      status = ask([&](CollectiveFailure* failure) {
+      status = collective([&](CollectiveFailure* failure) {
         return group_.reduceScatter(group_.context, name_.c_str(), problem.gradInput, times(rows_, dim).data(),
                                     mine.gradInput, Element::float32, ReduceOp::sum, failure);
       });
@@ -306,7 +314,7 @@ Status Sharding::shareOut(Problem& problem, Problem& mine) {
     for (int64_t i = 0; i < mine.rows * dim; i++)
       squares[1] += static_cast<double>(mine.gradInput[i]) * mine.gradInput[i];
   }
-  const Status status = ask([&](CollectiveFailure* failure) {
+  const Status status = collective([&](CollectiveFailure* failure) {
     return group_.allReduce(group_.context, name_.c_str(), squares, 2, Element::float64, ReduceOp::sum, failure);
   });
   problem.statistics->gradientSquares = squares[0];
@@ -322,23 +330,24 @@ Status Sharding::topK(TopKProblem& problem) {
     float score;
     int32_t index;
   };
-  const int64_t k = problem.k, own = std::min(k, range_.count);
+  const int64_t k = problem.k, localK = std::min(k, range_.count);
   TopKProblem all = problem;
-  std::vector<int32_t> indices(allRows_ * own);
-  std::vector<float> scores(allRows_ * own);
+  std::vector<int32_t> indices(allRows_ * localK);
+  std::vector<float> scores(allRows_ * localK);
   all.rows = allRows_;
   all.input = input_.as<float>();
-  all.k = own;
+  all.k = localK;
   all.indices = indices.data();
   all.scores = scores.data();
   status = executorOf(problem.execution.device)->topK(all);
   if (!status) return refuse(status);
-  // Every rank's candidates for every row, k from each: those that it lacks come last.
+  // candidates [N][k] of this rank, gathered [size][N][k]. A rank with fewer than k classes fills
+  // up with worse ones.
   std::vector<Candidate> candidates(allRows_ * k, {-HUGE_VALF, INT32_MAX}), gathered(allRows_ * k * group_.size);
-  for (int64_t i = 0; i < allRows_ * own; i++)
-    candidates[i / own * k + i % own] = {scores[i], static_cast<int32_t>(indices[i] + range_.first)};
+  for (int64_t i = 0; i < allRows_ * localK; i++)
+    candidates[i / localK * k + i % localK] = {scores[i], static_cast<int32_t>(indices[i] + range_.first)};
   const std::vector<int64_t> counts(group_.size, allRows_ * k);
-  status = ask([&](CollectiveFailure* failure) {
+  status = collective([&](CollectiveFailure* failure) {
     return group_.allGather(group_.context, name_.c_str(), candidates.data(), counts.data(), gathered.data(),
                             Element::uint64, failure);
   });

@@ -1,4 +1,5 @@
-// The collectives, in pieces that go straight from rank to rank.
+// The collectives, as messages straight from rank to rank. README.md has their numbers of bytes and
+// rounds.
 #include <algorithm>
 #include <cstring>
 
@@ -9,9 +10,9 @@
 namespace margin_softmax::distributed {
 namespace {
 
-// Up to here everyone sends everything to everyone: one exchange in place of two.
+// Arrays up to this size are sent whole to every rank: one round instead of two.
 constexpr int64_t smallBytes = 16 << 10;
-// What a rank sets aside for what it receives to combine, from all ranks together.
+// A rank's memory for received shares that it reduces, of all ranks together.
 constexpr int64_t mostScratch = 16 << 20;
 
 size_t at(int rank) { return static_cast<size_t>(rank); }
@@ -54,7 +55,7 @@ Status Group::exchangePieces(const std::vector<Piece>& send, const std::vector<P
 
 Status Group::barrier() { return agree(recordOf(Record::barrier, "", 0, Element::int8)); }
 
-// The longest stretch of a share that is combined at once, in elements.
+// The longest stretch of a share that is reduced at once, in elements.
 int64_t Group::stretch(const std::vector<int64_t>& counts, Element element) const {
   const int64_t longest = *std::max_element(counts.begin(), counts.end());
   return std::min(longest, std::max<int64_t>(mostScratch / bytesOf(element) / size(), 1));
@@ -64,7 +65,8 @@ int64_t Group::scratchBytes(const std::vector<int64_t>& counts, Element element)
   return size() * stretch(counts, element) * bytesOf(element);
 }
 
-// Sends every other rank its share of `values`, stretch by stretch, and combines what comes of the own one.
+// Reduce-scatter. For every stretch: sends every other rank its part of `values`, receives all
+// ranks' parts of this rank's share, and reduces them in rank order.
 Status Group::reduceShares(const char* values, const std::vector<int64_t>& counts, void* mine, Element element,
                            ReduceOp reduceOp, const Block& scratch) {
   const int64_t bytes = bytesOf(element), step = stretch(counts, element);
@@ -87,7 +89,7 @@ Status Group::reduceShares(const char* values, const std::vector<int64_t>& count
   return {};
 }
 
-// Sends the own share to every other rank but `skipped`, which has it.
+// Sends this rank's share to every other rank but `skipped`, which already has it.
 Status Group::gatherShares(const void* mine, char* all, const std::vector<int64_t>& counts, Element element,
                            int skipped) {
   const int64_t bytes = bytesOf(element);
@@ -132,7 +134,8 @@ Status Group::allGather(const char* purpose, const void* values, int64_t count, 
   if (Status status = agree(record); !status) return status;
   std::vector<int64_t> counts;
   for (const Record& theirs : records_) counts.push_back(theirs.count);
-  // Only now is the length known, and memory may be refused: the ranks agree a second time.
+  // The lengths are known only now, and memory for them may be refused. So the ranks agree a second
+  // time.
   void* const all = output(counts);
   const int64_t bytes = offsetsOf(counts).back() * bytesOf(element);
   Status status = all ? agree(record, true) : refuse(purpose, Status::outOfMemory("a collective operation", bytes));
@@ -154,8 +157,8 @@ Status Group::broadcast(const char* purpose, void* values, int64_t count, int ro
   Record record = recordOf(Record::broadcast, purpose, count, element);
   record.root = root;
   if (Status status = agree(record); !status) return status;
-  // A short array goes to everyone as it is; of a long one the root sends a share to each rank, which passes it on: the
-  // root alone would have to send all of it to everyone.
+  // The root sends a short array to every rank. Of a long one it sends each rank a share, which
+  // that rank passes on: otherwise the root alone would send R − 1 times the array.
   const int64_t bytes = bytesOf(element);
   const bool whole = count * bytes <= smallBytes || size() == 2;
   char* const start = static_cast<char*>(values);

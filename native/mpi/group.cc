@@ -10,9 +10,9 @@
 namespace margin_softmax::distributed {
 namespace {
 
-// How long a process that ends badly lets the others hear of it, before the launcher ends them.
+// How long a failing process waits for the others to report, before the launcher ends them.
 constexpr std::chrono::milliseconds farewellTime(3500);
-// The same where a rank did not answer: the others hear the alarm at once, if they hear it.
+// The same if a rank did not answer: the others see the alarm at once, or not at all.
 constexpr std::chrono::milliseconds alarmedTime(1000);
 
 // Work of the group's own, once.
@@ -52,7 +52,7 @@ bool Group::post(Task& task) {
 }
 
 void Group::work() {
-  // An idle group looks after what MPI has left to send, ever more rarely.
+  // An idle group polls MPI, which may still be sending, less and less often.
   const std::chrono::milliseconds soonest(1), latest(200);
   std::chrono::milliseconds idle = soonest;
   for (;;) {
@@ -90,7 +90,7 @@ Status Group::open(int launched) {
 void Group::registerEnd() {
   if (registered_) return;
   registered_ = true;
-  // After the failure that ends a process has been printed, and before MPI's own end.
+  // Runs after the failure that ends the process was printed, and before MPI's own end.
   std::atexit([] { instance().endOfProcess(); });
 }
 
@@ -103,7 +103,7 @@ Status Group::exchange(const std::vector<Piece>& send, const std::vector<Piece>&
   return failing(transport_.exchange(send, receive, kind, [this] { return place(); }));
 }
 
-// Where in the program the group is.
+// Records where in the program the group is.
 std::string Group::place() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return placeOf(current_) + " (call " + std::to_string(calls_) + " of the group)";
@@ -198,18 +198,19 @@ bool Group::left(std::chrono::milliseconds time, Status& status) {
 }
 
 void Group::endOfProcess() {
-  leave(1, 1);  // nothing, if it was said before
+  leave(1, 1);  // does nothing if the end was announced before
   if (closed_) return;
   auto finished = std::make_shared<bool>(false);
   std::unique_lock<std::mutex> lock(mutex_);
-  // Others may come to wait for a process that they never heard of.
+  // Other ranks may wait for this process even if it never opened the group.
   if (late_) done_.wait_for(lock, transport_.patience(), [this] { return left_; });
-  if (!opened_) {  // MPI is still starting: there is nobody to talk to yet
+  if (!opened_) {  // MPI is still starting: no message can be sent yet
     ended_ = true;
     return;
   }
   transport_.giveUpAt(std::min(transport_.end(), Transport::Clock::now() + farewellTime));
-  // All ranks have said what went wrong before the first one ends, and with it, by the launcher's hand, the others.
+  // Waits until all ranks have reported, because the launcher ends all of them when the first one
+  // ends.
   posted_.push(*new OwnTask([this, finished] {
     Record mine;
     std::vector<Record> theirs(records_.size());

@@ -1,5 +1,6 @@
-// The process's group of ranks: one thread on which all collectives run, in the order in which they were asked for, and
-// what each rank tells the others before anything else: what it is about to do. A disagreement is an error everywhere.
+// The process's group of ranks. All collectives run on one thread, in the order in which they were
+// posted. Before each one every rank tells all others what it is about to do, so a disagreement is
+// an error on every rank.
 #pragma once
 #include <condition_variable>
 #include <functional>
@@ -18,34 +19,38 @@ namespace margin_softmax::distributed {
 
 class Group {
  public:
-  // The one of this process; never destroyed, as its thread may outlive everything.
+  // This process's group; never destroyed, because its thread may outlive everything.
   static Group& instance();
 
-  // Has the task run on the group's thread. False once the group has ended, or if the system gives no thread.
+  // Runs the task on the group's thread. False if the group has ended, or if the system gives no
+  // thread.
   bool post(Task& task);
 
-  // The rest but leave(), endOfProcess() and the plain getters: on the group's thread.
+  // On the group's thread: all below but leave(), endOfProcess() and the getters.
   Status open(int launched);
   Status barrier();
   Status allReduce(const char* purpose, void* values, int64_t count, Element element, ReduceOp reduceOp);
-  // `output` is called with the number of elements of each rank, and returns where all of them go, or null.
+  // Calls `output` with each rank's number of elements; it returns the memory for all of them, or
+  // null.
   using Output = std::function<void*(const std::vector<int64_t>& counts)>;
   Status allGather(const char* purpose, const void* values, int64_t count, Element element, const Output& output);
   Status reduceScatter(const char* purpose, const void* values, const std::vector<int64_t>& counts, void* mine,
                        Element element, ReduceOp reduceOp);
   Status broadcast(const char* purpose, void* values, int64_t count, int root, Element element);
-  // Takes part in the next call, whichever it is, but only to say that this rank can not go on.
+  // Takes part in the next call, whichever it is, only to tell the others that this rank can not go
+  // on.
   Status refuse(const char* purpose, const Status& reason);
 
-  // When the process ends, on the JavaScript thread. After all that was posted before, tells the other ranks. With code
-  // 0, `left` is to be asked until all of them have ended too; a rank that does something else instead is a failure on
-  // every rank. With another code there is nothing to wait for. A process that never asked for the group, where others
-  // may wait for it, joins to say so.
+  // Announces the end of the process to the other ranks, after all posted work. On the JavaScript
+  // thread. With code 0, ask `left` until all of them have ended too; a rank that does something
+  // else is a failure on every rank. With another code there is nothing to wait for. A process that
+  // never opened the group joins briefly, since others may wait for it.
   void leave(int code, int launched);
-  // Waits for the end of the leaving, but not longer than `time`. False: it goes on. True: `status` is how it ended.
+  // Waits up to `time` for the end that leave() began. False: not yet. True: `status` is the
+  // outcome.
   bool left(std::chrono::milliseconds time, Status& status);
 
-  // Tells what the group waits for, in words; there are no names if it waits for nothing. From any thread.
+  // Returns what the group waits for, in words; no names if it does not wait. From any thread.
   struct Waiting {
     std::chrono::milliseconds time{0};
     std::string names;  // of the ranks
@@ -85,8 +90,8 @@ class Group {
   std::vector<Record> records_;  // [size]: what every rank said last
   Record current_;               // this rank's; written under the mutex, as is `calls_`
   int64_t calls_ = 0;
-  Status failure_;       // the first failure: the group is of no more use
-  bool closed_ = false;  // by leave(): everything went well
+  Status failure_;       // the first failure, after which the group is unusable
+  bool closed_ = false;  // by leave(), after a success
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;

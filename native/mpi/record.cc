@@ -18,7 +18,7 @@ std::string callOf(const Record& record) {
   std::string call = operations[record.operation];
   if (record.operation != Record::barrier) {
     call += std::string("(") + elements[record.element];
-    // Each rank may gather another length: no part of the agreement.
+    // Ranks may gather different lengths, so these are no part of the agreement.
     if (record.operation != Record::allGather) call += "(" + std::to_string(record.count) + ")";
     if (record.operation == Record::broadcast) call += ", root " + std::to_string(record.root);
     if (record.operation == Record::allReduce || record.operation == Record::reduceScatter)
@@ -37,7 +37,7 @@ std::string deed(const Record& record) {
   return "called " + callOf(record);
 }
 
-// Processes that end, end together, with whatever code.
+// Processes that end agree, whatever their codes.
 bool same(const Record& a, const Record& b) {
   return a.operation == b.operation && a.element == b.element && a.reduceOp == b.reduceOp && a.root == b.root &&
          (a.count == b.count || a.operation == Record::allGather) && a.counts == b.counts &&

@@ -1,4 +1,5 @@
-// Element by element over ranks, always in rank order: the same bits from run to run, whatever the MPI library does.
+// Reduces arrays over ranks, element by element and always in rank order: the same bits on every
+// run, with every MPI library.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -33,7 +34,7 @@ void reduceAs(const std::vector<const void*>& sources, void* out, int64_t count,
       for (int64_t i = 0; i < length; i++) to[i] = static_cast<T>(values[i]);
     }
   };
-  // A value that is not a number stays, as in Math.max.
+  // NaN stays, as in Math.max.
   if (reduceOp == ReduceOp::sum) inBlocks(Sum<T>{}, [](auto a, auto b) { return a + b; });
   else if (reduceOp == ReduceOp::max) inBlocks(T{}, [](T a, T b) { return a < b || b != b ? b : a; });
   else inBlocks(T{}, [](T a, T b) { return a > b || b != b ? b : a; });

@@ -1,4 +1,4 @@
-// The group as collectives.h offers it to the main addon.
+// Serves the table of collectives.h, through which the main addon uses the group.
 #include "group.h"
 
 namespace margin_softmax::distributed {
@@ -23,7 +23,7 @@ bool allGather(void* context, const char* purpose, const void* values, const int
                Element element, CollectiveFailure* failure) {
   Group& group = of(context);
   const std::vector<int64_t> expected(counts, counts + group.size());
-  const auto output = [&](const std::vector<int64_t>& given) { return given == expected ? all : nullptr; };
+  const auto output = [&](const std::vector<int64_t>& lengths) { return lengths == expected ? all : nullptr; };
   return report(group.allGather(purpose, values, expected[static_cast<size_t>(group.rank())], element, output),
                 failure);
 }

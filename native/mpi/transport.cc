@@ -14,11 +14,11 @@ namespace {
 // MPI counts in int.
 constexpr int64_t largestMessage = int64_t{1} << 30;
 
-// The words of an alarm are sent with their zero in one message of this length, short enough to leave at once.
+// The length of an alarm, a text with its zero: short enough for MPI to send at once.
 constexpr int alarmBytes = 512;
-// How long a rank that raises an alarm stays with MPI, so that the alarm leaves.
+// How long a rank that raises an alarm goes on polling MPI, so that the alarm is sent.
 constexpr std::chrono::milliseconds alarmTime(300);
-// A rank that waits looks for an alarm in every so many rounds: about 60 times a second.
+// A waiting rank looks for an alarm once in so many rounds, about 60 times a second.
 constexpr int alarmRounds = 64;
 
 MPI_Comm communicator = MPI_COMM_NULL;
@@ -48,7 +48,7 @@ Status Transport::open(int launched) {
   MPI_Initialized(&initialized);
   if (initialized)
     return {Failure::distributed, "Expected to be the first to start MPI in this process but it is started already"};
-  // This thread alone calls MPI, and counts as the main one, as it is the one that starts it.
+  // Only this thread calls MPI. It initializes MPI, so MPI counts it as the main thread.
   int provided = MPI_THREAD_SINGLE;
   int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
   if (code != MPI_SUCCESS) return failed("MPI_Init_thread", code);
@@ -90,8 +90,8 @@ void Transport::progress() {
   MPI_Iprobe(MPI_ANY_SOURCE, static_cast<int>(Kind::farewell), communicator, &there, MPI_STATUS_IGNORE);
 }
 
-// Others may compute for long before they send their record, and their cores are better left to them; a payload is on
-// its way.
+// Ranks may compute for long before they send a record, so a wait for one sleeps and leaves them
+// the cores. A payload is already on its way, so a wait for it yields.
 void Transport::pause(int round, Kind kind) const {
   using std::chrono::microseconds;
   const int eager = kind == Kind::payload ? 20000 : 500;
@@ -99,12 +99,12 @@ void Transport::pause(int round, Kind kind) const {
   else std::this_thread::sleep_for(microseconds(std::min(20 + (round - eager) / 8, 250)));
 }
 
-// The messages of an exchange: requests[i] is with rank peers[i].
+// The messages of an exchange: requests[i] is a message with rank peers[i].
 struct Transport::Exchange {
   std::vector<MPI_Request> requests;
   std::vector<int> peers;
   int code = MPI_SUCCESS;
-  size_t receives = 0;  // the first of them
+  size_t receives = 0;  // how many of the first are receives
 };
 
 Status Transport::exchange(const std::vector<Piece>& send, const std::vector<Piece>& receive, Kind kind,
@@ -120,7 +120,7 @@ Status Transport::exchange(const std::vector<Piece>& send, const std::vector<Pie
     }
   };
   const int tag = static_cast<int>(kind);
-  // Each rank begins with its next one: nobody is sent to by all at once.
+  // Each rank begins with the next rank, so that not all send to the same one at once.
   for (int distance = 1; distance < size_; distance++) {
     const int from = (rank_ + size_ - distance) % size_;
     inMessages(receive[static_cast<size_t>(from)], from, [&](char* data, int bytes, MPI_Request* request) {
@@ -193,9 +193,10 @@ bool Transport::hearsAlarm(std::string& message) {
   return true;
 }
 
-// Tells every other rank, and takes back what it still wants to receive: its memory may be gone before it comes.
+// Sends every other rank an alarm, and cancels all receives: their memory may be freed before the
+// messages arrive.
 void Transport::raiseAlarm(const std::string& message, const Exchange& exchange) {
-  static char text[alarmBytes];  // outlives the sending
+  static char text[alarmBytes];  // static: MPI may still send it after this function returns
   std::strncpy(text, message.c_str(), alarmBytes - 1);
   std::vector<MPI_Request> requests;
   for (int other = 0; other < size_; other++) {

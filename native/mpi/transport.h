@@ -1,6 +1,6 @@
-// Bytes between ranks: the only file that knows MPI. Every message goes straight from one rank to another, so what is
-// sent is what is counted, and no sum is left to an algorithm of the MPI library. No call blocks but the opening and
-// the closing: the rest are non-blocking calls that are asked after now and then, so a wait can be given up.
+// Messages between ranks; only this file knows MPI. Every message goes straight from one rank to
+// another, so bytes can be counted, and no sum depends on an algorithm of the MPI library. Only
+// opening and closing block. All other MPI calls are polled, so a wait can be given up.
 #pragma once
 #include <algorithm>
 #include <atomic>
@@ -19,48 +19,50 @@ struct Piece {
   int64_t bytes = 0;
 };
 
-// What a message belongs to. Messages of one kind between two ranks stay in order.
+// Kinds of messages. Messages of one kind between two ranks stay in order.
 enum class Kind { record, payload, farewell, alarm };
 
 // "rank 2", "ranks 1 and 3", "ranks 0, 1 and 3".
 std::string namesOf(const std::vector<int>& ranks);
 
-// All of it is called from one thread, the group's, but for the atomics' readers.
+// Only the group's thread calls it, except for the readers of atomics.
 class Transport {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `launched`: the size that the launcher told, at least 1.
+  // `launched` is the number of processes according to the launcher, at least 1.
   Status open(int launched);
-  // The regular end, together with all ranks.
+  // Ends MPI together with all ranks.
   Status close();
 
-  // send[j] goes to rank j, receive[j] comes from rank j, for every other rank j: [size] each. `place` tells in words what
-  // for. When a record, or the next piece of a payload, has not come for as long as the patience lasts, this rank tells
-  // the others, all fail with the same message, and MPI is not called any more.
+  // Sends send[j] to rank j and receives receive[j] from it, for every other rank j: [size] each.
+  // `place` is for messages. If a record or the next message of a payload does not arrive within
+  // the patience, this rank tells the others, all fail with the same message, and MPI is not called
+  // again.
   using Place = std::function<std::string()>;
   Status exchange(const std::vector<Piece>& send, const std::vector<Piece>& receive, Kind kind, const Place& place);
 
-  // Lets MPI finish what it still sends, while nothing is asked of the group.
+  // Polls MPI, so that it finishes sending while the group is idle.
   void progress();
 
-  // From now on waits end at this time, without success; then MPI is not called any more.
+  // Limits all waits to this time. A wait that ends so fails, and MPI is not called again.
   void giveUpAt(Clock::time_point time) { end_ = time.time_since_epoch().count(); }
   Clock::time_point end() const { return Clock::time_point(Clock::duration(end_)); }
 
-  // How long an exchange waits without anything coming, a year at the most. From any thread.
+  // Sets how long an exchange waits without receiving anything, a year at most. From any thread.
   static constexpr std::chrono::milliseconds longest = std::chrono::hours(24 * 365);
   void setPatience(std::chrono::milliseconds patience) { patience_ = std::min(patience, longest).count(); }
   std::chrono::milliseconds patience() const { return std::chrono::milliseconds(patience_); }
 
-  // For how long the exchange that runs, or the closing, has waited, and for whom. No ranks: nothing waits. From any thread, once opened.
+  // How long the current exchange or the closing has waited, and for which ranks; no ranks if
+  // nothing waits. From any thread, after the opening.
   struct Wait {
     std::chrono::milliseconds time{0};
     std::vector<int> ranks;
   };
   Wait waiting() const;
 
-  // Whether MPI is of no more use, since a rank did not answer.
+  // True if MPI must not be called again, because a rank did not answer.
   bool abandoned() const { return abandoned_; }
 
   int rank() const { return rank_; }

@@ -1,4 +1,5 @@
-// The addon's entry, what it tells of itself, and what most requests hold: see binding.h.
+// The addon's entry, functions that describe it, and readers of what most requests have: see
+// binding.h.
 #include <algorithm>
 
 #include "../core/executor.h"
@@ -34,8 +35,8 @@ Napi::Value instructionSets(const Napi::CallbackInfo& info) {
 
 Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
-  const int asked = info[0].IsUndefined() ? allDevices : info[0].As<Napi::Number>().Int32Value();
-  const std::vector<DeviceState> states = margin_softmax::cudaDevices(asked);
+  const int opened = info[0].IsUndefined() ? allDevices : info[0].As<Napi::Number>().Int32Value();
+  const std::vector<DeviceState> states = margin_softmax::cudaDevices(opened);
   Napi::Array list = Napi::Array::New(env);
   for (size_t i = 0; i < states.size(); i++) {
     const DeviceState& state = states[i];
@@ -74,7 +75,7 @@ Napi::Value multiplyAdds(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), 2.0 * 12 * (kernels->vectorBytes / 4) * static_cast<double>(rounds) * threads);
 }
 
-// An array that is going to be filled: see block.h.
+// preferHugePages(array), for an array that is going to be filled: see block.h.
 Napi::Value preferHugePages(const Napi::CallbackInfo& info) {
   const Span<float> array = elements<float>(info[0], "array");
   margin_softmax::preferHugePages(array.data, static_cast<int64_t>(array.length * sizeof(float)));

@@ -1,5 +1,6 @@
-// What the binding_*.cc files share: the only files that know Node-API. lib/ has explained every mistake to the user
-// before a call arrives here; these checks are for memory safety alone, and their messages name a defect of lib/.
+// Declarations that the binding_*.cc files share. Only they know Node-API. lib/ has explained every
+// mistake to the user before a call arrives here. The checks here are for memory safety; their
+// messages mean a defect of lib/.
 #pragma once
 #include <napi.h>
 
@@ -43,9 +44,10 @@ constexpr napi_typedarray_type arrayType<uint8_t>() {
   return napi_uint8_array;
 }
 
-// The elements of a typed array as Node-API itself sees them, also of a view over a SharedArrayBuffer: no property that
-// JavaScript can redefine is asked. Undefined gives an empty span unless `length` demands elements; another type or
-// another length throws. The address holds until JavaScript runs again, which reading a property may bring about.
+// The elements of a typed array, also of one over a SharedArrayBuffer. Asks Node-API itself, no
+// property that JavaScript can redefine. Undefined gives an empty span unless `length` demands
+// elements; another type or length throws. The address is valid until JavaScript runs again, which
+// reading a property may cause.
 template <class T>
 Span<T> elements(Napi::Value value, const char* name) {
   if (value.IsUndefined() || value.IsNull()) return {};
@@ -71,25 +73,26 @@ Span<T> elements(Napi::Value value, const char* name, size_t length) {
 
 class Environment;
 
-// A piece of work between the call that asked for it and the result that JavaScript gets. Run at once on the JavaScript
-// thread, or later on the queue's; what it reads and writes stays alive and in place until it is destroyed.
+// One call's work. It runs at once on the JavaScript thread, or later on a queue's. Everything that
+// it reads and writes stays alive and in place until it is destroyed.
 //
-// It is born with all that its way takes: its links in the queue and in the environment, and room for its status. So
-// from the moment it is queued until its promise settles nothing is allocated here, and nothing can fail for want of
-// memory but the work itself.
+// It is created with all the memory that its way takes: links for the queue and the environment,
+// and room for its status. So from being queued until its promise settles, only the work itself can
+// fail for want of memory.
 class Job : public Task {
  public:
   virtual ~Job() = default;
   virtual Status work() = 0;                         // on any thread, without Node-API
-  virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after work that went well
-  // Has asynchronous work run later, on the thread that it belongs to; false if the system gives no thread.
+  virtual void fill(Napi::Object result) const = 0;  // on the JavaScript thread, after successful work
+  // Queues asynchronous work for its thread. False if the system gives no thread.
   virtual bool post() { return enqueue(device, *this); }
-  // Takes it back before it has begun; false where that is too late.
+  // Withdraws it before it has begun. False if it is too late.
   virtual bool withdraw() { return margin_softmax::withdraw(device, *this); }
-  // Tells whoever waits for this work in other processes that it was not prepared.
+  // Tells other processes that wait for this work that it was not prepared.
   virtual Status refuse(const Status& reason) { return reason; }
 
-  // Calls read(), which fills the job in from a request. Where memory runs out on the way, the job is not prepared.
+  // Calls read(), which fills the job in from a request. If memory runs out in it, the job counts
+  // as not prepared.
   template <class Read>
   void prepare(const Read& read) {
     try {
@@ -98,19 +101,19 @@ class Job : public Task {
       prepared = Status::outOfMemory("the call", 0);
     }
   }
-  // The work, or why there is none. Never throws.
+  // Does the work, or returns why the job was not prepared. Does not throw.
   Status outcome() noexcept;
 
-  // Throws where an array that is used in place is not where it was when its address was taken: a property that was
-  // read after it ran JavaScript which detached or resized its buffer.
+  // Throws if an array that is used in place has moved since its address was taken: reading a later
+  // property ran JavaScript, which detached or resized its buffer.
   void checkPlaces(Napi::Env env) const;
 
-  Status prepared;  // how reading the request went, apart from mistakes in it
+  Status prepared;  // whether reading the request found memory
   bool asynchronous = false;
-  bool grouped = false;    // other processes wait for it: it runs even where it can only say that it was not prepared
-  int device = cpuDevice;  // whose queue it waits in
-  double ticket = 0;       // by which JavaScript cancels asynchronous work; 0: by none
-  std::atomic<bool> cancelled{false};  // set from the JavaScript thread, read now and then by the work
+  bool grouped = false;                // other processes wait for it: it runs even if it was not prepared
+  int device = cpuDevice;              // the device whose queue it waits in
+  double ticket = 0;                   // names asynchronous work that JavaScript may cancel; 0: none
+  std::atomic<bool> cancelled{false};  // set on the JavaScript thread, polled by the work
 
  private:
   friend class Environment;
@@ -139,8 +142,8 @@ class Job : public Task {
 // {failure, message, row}
 Napi::Object failureOf(Napi::Env env, const Status& status);
 
-// Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work returns a promise of
-// it.
+// Runs the job and returns its result object {failure, message, row} or {…fill}; asynchronous work
+// returns a promise of it.
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job);
 
 // Makes a job, fills it in by read(job), and performs it.
@@ -151,22 +154,23 @@ Napi::Value perform(const Napi::CallbackInfo& info, const Read& read) {
   return perform(info.Env(), std::move(job));
 }
 
-// look(): delivers the results of asynchronous work that has ended, and tells whether to look again at the next turn of
-// the event loop (watch.h). Results arrive without it, too, as soon as their thread has woken up.
+// look(): delivers the results of finished asynchronous work, and returns whether to look again at
+// the next turn of the event loop (watch.h). Without it results are delivered too, as soon as their
+// thread has woken up.
 Napi::Value look(const Napi::CallbackInfo& info);
 
-// cancel(ticket): has asynchronous work end early, with ERR_CANCELLED; work that has ended already keeps its result.
+// cancel(ticket): ends asynchronous work early, with ERR_CANCELLED. Finished work keeps its result.
 Napi::Value cancel(const Napi::CallbackInfo& info);
 
-// Loads an addon into an environment: what asynchronous jobs need, then `add`, which adds the functions. Throws an Error
-// with code ERR_OUT_OF_MEMORY where there is no memory for it.
+// Loads an addon into an environment: prepares for asynchronous jobs, then calls `add`, which adds
+// the functions. Throws an Error with code ERR_OUT_OF_MEMORY if there is no memory for it.
 Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object exports));
 
-// result[name] = value, without memory of ours.
+// result[name] = value, without allocating in C++.
 void set(Napi::Object result, const char* name, double value);
 void set(Napi::Object result, const char* name, const char* value);
 
-// exports[name] = function, which returns a failure where memory runs out in it before there is a job.
+// exports[name] = function; it returns a failure if memory runs out before it has made a job.
 template <Napi::Value (*function)(const Napi::CallbackInfo&)>
 Napi::Value guarded(const Napi::CallbackInfo& info) {
   try {
@@ -180,7 +184,7 @@ void addFunction(Napi::Object exports, const char* name) {
   exports.Set(name, Napi::Function::New<guarded<function>>(exports.Env(), name));
 }
 
-// An opaque value of JavaScript's that owns `value` until it is collected.
+// Makes an opaque JavaScript value that owns `value` until it is collected.
 template <class T>
 Napi::Value external(Napi::Env env, std::unique_ptr<T> value, const napi_type_tag& tag) {
   const auto finalize = [](napi_env, void* data, void*) { delete static_cast<T*>(data); };
@@ -193,7 +197,7 @@ Napi::Value external(Napi::Env env, std::unique_ptr<T> value, const napi_type_ta
 
 void fillLoss(Napi::Object result, const Problem& problem, const Statistics& statistics);
 
-// Each binding_<room>.cc adds its functions to the addon's exports.
+// Each binding_<name>.cc adds its functions to the addon's exports.
 void exportLoss(Napi::Object exports);
 void exportHead(Napi::Object exports);
 void exportProbability(Napi::Object exports);

@@ -8,7 +8,8 @@
 namespace margin_softmax::binding {
 namespace {
 
-// The bytes of a head that the garbage collector has been told of: those of this process, and not of a GPU.
+// The bytes of a head that the garbage collector has been told of: those of this process, and not
+// of a GPU.
 class ToldBytes {
  public:
   explicit ToldBytes(Napi::Env env) : env_(env) {}
@@ -43,7 +44,8 @@ const Handle& handleOf(Napi::Value value) {
 
 const std::shared_ptr<Head>& headOf(Napi::Value value) { return handleOf(value).head; }
 
-// Of a head that nobody else uses. Those of one that was disposed of go at the latest with the work that runs.
+// Of a head that nobody else uses. Those of one that was disposed of go at the latest with the work
+// that runs.
 int64_t bytesHere(Head& head) {
   if (head.disposed() || head.settings().device != cpuDevice) return 0;
   const Head::Use use(head);
@@ -76,7 +78,8 @@ const Collectives& groupOf(Napi::Value value) {
   return *value.As<Napi::External<Collectives>>().Data();
 }
 
-// Work of a head. That of a sharded one runs on its group's thread, in the order of the group's other work.
+// Work of a head. That of a sharded one runs on its group's thread, in the order of the group's
+// other work.
 struct HeadJob : Job {
   std::shared_ptr<Head> head;
   void belongTo(Napi::Value value) {
@@ -177,11 +180,12 @@ struct ChangeJob : HeadJob {
     return status;
   }
   void fill(Napi::Object) const override {
-    if (const auto known = told.lock()) known->tell(head->disposed() ? 0 : bytes);
+    if (const auto teller = told.lock()) teller->tell(head->disposed() ? 0 : bytes);
   }
 };
 
-// change(head, request): takes on the request's settings, but for sizes, device, precision and storage.
+// change(head, request): takes on the request's settings, but for sizes, device, precision and
+// storage.
 Napi::Value change(const Napi::CallbackInfo& info) {
   return perform<ChangeJob>(info, [&](ChangeJob& job) {
     job.asynchronous = true;
@@ -203,8 +207,8 @@ struct AdoptJob : HeadJob {
   void fill(Napi::Object) const override {}
 };
 
-// adopt(head, from, {kept, random, threads}): the classes `kept` of another head, and random weights for those after
-// them.
+// adopt(head, from, {kept, random, threads}): the classes `kept` of another head, and random
+// weights for those after them.
 Napi::Value adopt(const Napi::CallbackInfo& info) {
   return perform<AdoptJob>(info, [&](AdoptJob& job) {
     job.asynchronous = true;
@@ -215,10 +219,10 @@ Napi::Value adopt(const Napi::CallbackInfo& info) {
     job.random = request.flag("random");
     job.threads = readThreads(request);
     const HeadSettings &to = job.head->settings(), &from = job.from->settings();
-    const auto known = [&](int32_t j) { return j >= 0 && j < from.classes; };
+    const auto exists = [&](int32_t j) { return j >= 0 && j < from.classes; };
     if (job.grouped || job.from->sharding() || job.head == job.from || to.device != from.device || to.dim != from.dim ||
         to.bfloat16Weights != from.bfloat16Weights || static_cast<int64_t>(job.kept.size()) > to.classes ||
-        !std::all_of(job.kept.begin(), job.kept.end(), known))
+        !std::all_of(job.kept.begin(), job.kept.end(), exists))
       request.refuse("Expected classes of a head like this one");
   });
 }
@@ -305,7 +309,8 @@ struct DeclineJob : HeadJob {
   void fill(Napi::Object) const override {}
 };
 
-// decline(head, reason, topK): in place of topK or step, where lib/ has refused the arguments of a sharded head's call.
+// decline(head, reason, topK): in place of topK or step, where lib/ has refused the arguments of a
+// sharded head's call.
 Napi::Value decline(const Napi::CallbackInfo& info) {
   return perform<DeclineJob>(info, [&](DeclineJob& job) {
     job.asynchronous = true;
@@ -316,8 +321,9 @@ Napi::Value decline(const Napi::CallbackInfo& info) {
   });
 }
 
-// copy(head, name, offset, array): part of a resident array to (read) or from (write) a Float32Array. Returns its
-// length {length}, 0 where the head has no such array, or how the copy failed.
+// copy(head, name, offset, array): part of a resident array to (read) or from (write) a
+// Float32Array. Returns its length {length}, 0 where the head has no such array, or how the copy
+// failed.
 Napi::Value copy(const Napi::CallbackInfo& info, bool read) {
   Napi::Env env = info.Env();
   Head& head = *headOf(info[0]);

@@ -46,9 +46,9 @@ Napi::Object resultOf(Napi::Env env, const Job& job, const Status& status) {
 
 }  // namespace
 
-// The addon's state in one JavaScript environment (the main thread's, or a Worker's). Jobs in flight belong to it. When
-// the environment ends, those that have not begun leave their queues, and those that run are told to stop and are
-// waited for: they write into memory that ends with it.
+// The addon's state in one JavaScript environment (the main thread's, or a Worker's). Jobs in
+// flight belong to it. When the environment ends, those that have not begun leave their queues, and
+// those that run are told to stop and are waited for: they write into memory that ends with it.
 class Environment {
  public:
   explicit Environment(napi_env env) : env_(env) {
@@ -103,8 +103,8 @@ class Environment {
     }
   }
 
-  // Delivers what has finished, between two turns of the event loop: sooner than its thread would wake up from sleep.
-  // Returns whether to look again at the next turn.
+  // Delivers what has finished, between two turns of the event loop: sooner than its thread would
+  // wake up from sleep. Returns whether to look again at the next turn.
   bool look() {
     const bool again = all_ && watch_.goesOn(anyFinished_);
     if (again != looking_) {
@@ -279,8 +279,8 @@ Napi::Object load(Napi::Env env, Napi::Object exports, void (*add)(Napi::Object 
   }
 }
 
-// By Node-API's own calls: node-addon-api makes a std::string of each text that it sets. Those that fail leave the
-// property out, with an exception that is JavaScript's.
+// By Node-API's own calls: node-addon-api makes a std::string of each text that it sets. Those that
+// fail leave the property out, with an exception that is JavaScript's.
 void set(Napi::Object result, const char* name, double value) {
   napi_value number;
   if (napi_create_double(result.Env(), value, &number) == napi_ok)

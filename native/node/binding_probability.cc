@@ -1,5 +1,5 @@
-// Probability functions and the cross-entropy of given logits: JavaScript request → problem → result. Always
-// synchronous.
+// Probability functions and the cross-entropy of given logits: JavaScript request → problem →
+// result. Always synchronous.
 #include "../core/executor.h"
 #include "request.h"
 

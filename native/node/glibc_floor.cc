@@ -1,9 +1,10 @@
-// Only in prebuilt binaries for Linux with glibc (CMake: MARGIN_SOFTMAX_GLIBC_FLOOR): a binary that was linked on a new
-// system loads on every system that Node.js itself runs on. Our code needs nothing of a new glibc, but the linker binds
-// each function to the newest version of its symbol, and libstdc++, libgcc and cudart are linked in as the build
-// machine has them. So each function below stands once more in this binary, hidden, and jumps to the oldest version
-// that glibc still carries. test/suites/install.test.ts reads the versions of the finished binary and names the symbol that is
-// missing here.
+// Only in prebuilt binaries for Linux with glibc (CMake: MARGIN_SOFTMAX_GLIBC_FLOOR): a binary that
+// was linked on a new system loads on every system that Node.js itself runs on. Our code needs
+// nothing of a new glibc, but the linker binds each function to the newest version of its symbol,
+// and libstdc++, libgcc and cudart are linked in as the build machine has them. So each function
+// below is defined again in this binary, hidden, and jumps to the oldest version that glibc still
+// has. test/suites/install.test.ts reads the versions of the finished binary and names the symbol
+// that is missing here.
 #if defined(MARGIN_SOFTMAX_GLIBC_FLOOR)
 
 #include <dlfcn.h>
@@ -21,8 +22,8 @@
 #else
 #error "The oldest symbol versions of glibc are known here for x86_64 and aarch64 only"
 #endif
-// A jump, not a call: dlopen and dlsym look at who called them. A section of its own, so that the linker drops what is
-// unused.
+// A jump, not a call: dlopen and dlsym look at who called them. A section of its own, so that the
+// linker drops what is unused.
 #define AT(name, version) \
   asm(".symver oldest_" #name ", " #name "@" version "\n" \
       ".pushsection .text." #name ", \"ax\", %progbits\n" \
@@ -87,7 +88,8 @@ FLOOR(sem_wait);
 FLOOR(shm_open);
 FLOOR(shm_unlink);
 
-// From 2.32 on: whether reference counts may do without atomic operations. They may not: we have threads.
+// From 2.32 on: whether reference counts may do without atomic operations. They may not: we have
+// threads.
 extern "C" {
 extern __attribute__((visibility("hidden"))) char __libc_single_threaded;
 char __libc_single_threaded = 0;
@@ -123,8 +125,8 @@ int holds(dl_phdr_info* object, size_t, void* context) {
 
 }  // namespace
 
-// From 2.35 on: how libgcc finds the table that an exception is unwound by. This is what it did before, a little
-// slower.
+// From 2.35 on: how libgcc finds the table that an exception is unwound by. This is what it did
+// before, a little slower.
 extern "C" __attribute__((visibility("hidden"))) int _dl_find_object(void* address, dl_find_object* found) {
   *found = {};
   Search search{static_cast<const char*>(address), found};

@@ -39,8 +39,9 @@ void keepLoaded() {}
 
 #include <delayimp.h>
 
-// Node-API's functions are found in the program that loads the addon, whatever its name: node.exe, a copy of it under
-// another name, or Electron. With Visual Studio cmake-js compiles a hook of its own.
+// Node-API's functions are found in the program that loads the addon, whatever its name: node.exe,
+// a copy of it under another name, or Electron. With Visual Studio cmake-js compiles a hook of its
+// own.
 static FARPROC WINAPI findProgram(unsigned event, PDelayLoadInfo load) {
   const bool isNode = event == dliNotePreLoadLibrary && _stricmp(load->szDll, "node.exe") == 0;
   return isNode ? reinterpret_cast<FARPROC>(GetModuleHandleW(nullptr)) : nullptr;

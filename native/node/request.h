@@ -1,17 +1,19 @@
-// How the bindings read a request: the object in which lib/ hands over the arguments of a native function, without a
-// prototype and with every name that is read here, so that reading one runs no JavaScript.
+// How the bindings read a request: the object in which lib/ hands over the arguments of a native
+// function, without a prototype and with every name that is read here, so that reading one runs no
+// JavaScript.
 #pragma once
 #include "binding.h"
 
 namespace margin_softmax::binding {
 
-// One call reads one property, once. It throws where the property has another type, or another value than memory safety
-// allows. Arrays belong to the job from then on, which keeps what it reads and writes alive and in place.
+// One call reads one property, once. It throws where the property has another type, or another
+// value than memory safety allows. Arrays belong to the job from then on, which keeps what it reads
+// and writes alive and in place.
 class Request {
  public:
   Request(Napi::Value value, Job& job);
 
-  // Whether the property is there, with any value but undefined.
+  // True if the property has a value other than undefined.
   bool has(const char* name) const;
   // A whole number from `least` to `most`.
   int64_t integer(const char* name, int64_t least = -largestInteger, int64_t most = largestInteger) const;
@@ -20,12 +22,12 @@ class Request {
   std::string text(const char* name) const;
   // An object within this one.
   Request part(const char* name) const { return {get(name), *job_}; }
-  // Anything else, for who checks it himself.
+  // Any other property; the caller checks it.
   Napi::Value get(const char* name) const { return object_.Get(name); }
 
-  // An array to be read, with this many elements or as many as it has. Synchronous work reads it in place. Asynchronous
-  // work must survive that the caller transfers or resizes the buffer meanwhile, so it takes a copy, unless the buffer
-  // is shared: that can do neither.
+  // An array to be read, with this many elements or as many as it has. Synchronous work reads it in
+  // place. Asynchronous work must survive that the caller transfers or resizes the buffer
+  // meanwhile, so it takes a copy, unless the buffer is shared: that can do neither.
   template <class T>
   const T* input(const char* name, size_t length) const {
     const Napi::Value value = get(name);
@@ -70,8 +72,9 @@ class Request {
     return {span.data, span.data + span.length};
   }
 
-  // Indices are the one input that memory safety depends on: always copied, and checked in the copy, so that not even
-  // another thread that writes to a shared array can change them afterwards. Each is from `least` to below `end`.
+  // Indices are the one input that memory safety depends on: always copied, and checked in the
+  // copy, so that not even another thread that writes to a shared array can change them afterwards.
+  // Each is from `least` to below `end`.
   const int32_t* indices(const char* name, int64_t count, int32_t least, int64_t end) const;
   const int32_t* labels(int64_t rows, int64_t classes) const { return indices("labels", rows, ignoredLabel, classes); }
 

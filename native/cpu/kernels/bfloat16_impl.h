@@ -1,5 +1,14 @@
-// The inner loops of bfloat16_kernels.h, written once. Where the compiler is told of vdpbf16ps they use it; elsewhere
-// the same bits come from fused multiply-adds of floats.
+// The inner loops of bfloat16_kernels.h, written once. With __AVX512BF16__ they use vdpbf16ps;
+// without, fused multiply-adds of floats give the same bits.
+//
+// As in kernels_impl.h one microkernel serves all three products: PAIR_ROWS × PAIR_VECTORS
+// accumulators, and a step is a pair. A product of operands with two planes has three terms, in
+// this order:
+//
+//   term      rows     vectors
+//   0         first    first
+//   1         first    second      what rounding left of the vectors
+//   2         second   first       what rounding left of the rows
 #pragma once
 #include "bfloat16_kernels.h"
 #include "simd.h"
@@ -19,6 +28,8 @@ static_assert(panelLanes % pairLanes == 0, "a panel of logits is so many panels 
 typedef uint16_t VectorHalves __attribute__((vector_size(VECTOR_BYTES / 2), may_alias, aligned(2)));
 typedef uint32_t VectorBitsUnaligned __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(2)));
 
+// Pairs are 4 bytes that begin at any multiple of 2: typedefs above with a low alignment, memcpy
+// here.
 INLINE VectorBits loadBits(const uint16_t* from) { return *(const VectorBitsUnaligned*)from; }
 INLINE void storeBits(uint16_t* to, VectorBits bits) { *(VectorBitsUnaligned*)to = bits; }
 INLINE VectorBits loadWord(const uint16_t* from) {
@@ -42,7 +53,7 @@ INLINE Rounded rounded(Vector x) {
   asm("vcvtneps2bf16 %1, %0" : "=v"(halves) : "v"(x));
   return halves;
 }
-// In the lower halves of the lanes.
+// Zero-extends to lanes of 32 bits: the value in the lower half.
 INLINE VectorBits lower(Rounded halves) {
   VectorBits bits;
   asm("vpmovzxwd %1, %0" : "=v"(bits) : "v"(halves));
@@ -53,6 +64,8 @@ INLINE void storeHalves(uint16_t* to, Rounded halves) { *(VectorHalves*)to = hal
 #else
 
 constexpr bool nativePairs = false;
+// Each half widened to a float by appending zeros. The second is added first, as the instruction
+// does: the other order would give other bits.
 struct Pairs {
   Vector first, second;
 };
@@ -65,6 +78,7 @@ INLINE Vector addProducts(Vector sum, const Pairs& a, const Pairs& b) {
 typedef VectorBits Rounded;  // to nearest even, in the lower halves of the lanes
 INLINE Rounded rounded(Vector x) {
   const VectorBits bits = (VectorBits)x, magnitude = bits & 0x7fffffffu;
+  // Adding just under half, and one more if the last kept bit is odd, rounds ties to even.
   const VectorBits nearest = (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
   const VectorBits number = magnitude > 0x7f800000u ? (bits >> 16 | 0x40u) : nearest;  // NaN stays NaN
   return magnitude < 0x00800000u ? (bits >> 16 & 0x8000u) : number;
@@ -76,7 +90,8 @@ INLINE void storeHalves(uint16_t* to, Rounded bits) {
 
 #endif
 
-// Denormal numbers count as 0 while one of these lives, as they do to vdpbf16ps.
+// While an object lives, this thread's floating-point unit takes and gives denormal numbers as 0,
+// as vdpbf16ps always does. One in every kernel: elsewhere denormals count.
 class FlushDenormals {
  public:
 #if defined(__x86_64__)
@@ -104,7 +119,8 @@ class FlushDenormals {
 #endif
 };
 
-// Where a product's operands lie, in words of 16 bits: as Operands of kernels_impl.h, a step being a pair.
+// Where a product's operands lie, in words of 16 bits: as Operands of kernels_impl.h, with a pair
+// for a step, and the distance of the second plane of each.
 struct PairOperands {
   const uint16_t* rows;
   int64_t rowStride, stepStride, rowOuterStride, rowPlane;
@@ -114,7 +130,7 @@ struct PairOperands {
   int terms;
 };
 
-// Fetches what is upcoming, a line at a time, so that it lasts for about so many steps.
+// Prefetches memory a line at a time, spread over about so many steps of a product.
 class Prefetcher {
  public:
   INLINE_MEMBER Prefetcher(Prefetch next, int64_t steps)
@@ -133,11 +149,14 @@ class Prefetcher {
   int64_t left_;
 };
 
+// One block: for every term, for every outer step, for every pair: a row's pair broadcast × a
+// panel's pairs.
 template <int Rows, bool Accumulate, bool Scaled>
 static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float* out, int64_t outStride,
                                                     const float* rowScale, const float* bias, Prefetcher& prefetcher) {
   Vector sum[Rows][pairVectors];
   UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < pairVectors; v++) sum[r][v] = (Vector){};
+  // The output is wanted at the end of a long loop: ask for its lines now.
   UNROLL for (int r = 0; r < Rows; r++) {
     UNROLL for (int v = 0; v < pairVectors; v++) __builtin_prefetch(out + r * outStride + v * lanes, 1, 3);
   }
@@ -148,6 +167,7 @@ static __attribute__((noinline)) void multiplyPairs(const PairOperands& o, float
     for (int64_t outer = 0; outer < o.outerSteps; outer++) {
       const uint16_t* rows = termRows + outer * o.rowOuterStride;
       const uint16_t* vectors = termVectors + outer * o.vectorOuterStride;
+      // An inner loop without a branch between two prefetches.
       for (int64_t k = 0; k < steps;) {
         prefetcher.fetch();
         for (const int64_t end = k + prefetcher.interval < steps ? k + prefetcher.interval : steps; k < end; k++) {
@@ -183,7 +203,8 @@ static void multiplyPairsRest(int64_t rest, const PairOperands& o, float* out, i
   }
 }
 
-// All rows of a product.
+// All rows of a product against one panel, a block of rows at a time, and the last ones by a lower
+// block.
 template <bool Accumulate, bool Scaled>
 INLINE void multiplyAllPairs(int64_t rows, PairOperands o, float* out, int64_t outStride, const float* rowScale,
                              const float* bias, Prefetcher& prefetcher) {
@@ -201,6 +222,7 @@ INLINE void multiplyAllPairs(int64_t rows, PairOperands o, float* out, int64_t o
 
 constexpr int terms(const PackedTile& packed) { return packed.planes == 2 ? 3 : 1; }
 
+// For every panel of P rows, for every block of classes: pairs of dimensions.
 static void pairLogits(const PackedTile& packed, int64_t dim, int64_t classes, const uint16_t* packedInput,
                        int64_t panels, const float* scale, const float* bias, float* tile, Prefetch next) {
   const FlushDenormals flush;
@@ -224,6 +246,7 @@ static void pairLogits(const PackedTile& packed, int64_t dim, int64_t classes, c
   }
 }
 
+// For every panel of P dimensions, for every block of classes: panels of L rows × pairs of rows.
 static void pairWeightGradient(const PackedTile& packed, int64_t classes, int64_t panels,
                                const uint16_t* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
                                int64_t outStride, bool accumulate, Prefetch next) {
@@ -248,6 +271,7 @@ static void pairWeightGradient(const PackedTile& packed, int64_t classes, int64_
   }
 }
 
+// For every panel of P rows, for every 16 dimensions (a block of weightPairs): pairs of classes.
 static void pairInputGradient(const PackedTile& packed, int64_t dim, int64_t classes, int64_t panels, float* out,
                               bool accumulate, Prefetch next) {
   const int64_t stepsRoom = packed.room / 2, steps = (classes + 1) / 2;
@@ -276,7 +300,7 @@ static void pairInputGradient(const PackedTile& packed, int64_t dim, int64_t cla
   }
 }
 
-// Up to a vector of floats; zeros beyond `count`.
+// Loads up to a vector of floats; zeros beyond `count`.
 INLINE Vector loadFew(const float* from, int64_t count) {
   if (count >= lanes) return load(from);
   float few[lanes] = {};
@@ -284,7 +308,8 @@ INLINE Vector loadFew(const float* from, int64_t count) {
   return load(few);
 }
 
-// Hands body(first plane's bits, second plane's, plane) of two vectors that make pairs.
+// Rounds two vectors that make pairs and calls body(first's bits, second's bits, plane): for plane
+// 0 and, with two planes, for what rounding left.
 template <class Body>
 INLINE void forPlanes(Vector first, Vector second, int planes, const Body& body) {
   const Rounded a = rounded(first), b = rounded(second);
@@ -292,6 +317,8 @@ INLINE void forPlanes(Vector first, Vector second, int planes, const Body& body)
   if (planes == 2) body(rounded(first - (Vector)(lower(a) << 16)), rounded(second - (Vector)(lower(b) << 16)), 1);
 }
 
+// For every pair of classes, for every vector of dimensions: both rows as they lie to weightRows,
+// and interleaved to weightPairs. A last class without a partner is paired with zeros.
 static void packWeights(const float* weight, int64_t dim, int64_t classes, const PackedTile& packed) {
   for (int64_t j = 0; j < classes; j += 2) {
     const float* w = weight + j * dim;
@@ -314,6 +341,8 @@ static void packWeights(const float* weight, int64_t dim, int64_t classes, const
   }
 }
 
+// For every panel of L rows, for every pair of classes, for every vector of rows: both classes as
+// they lie to gradByClass, and interleaved to gradByRow.
 static void packGradient(const float* gradient, int64_t classes, int64_t panels, const PackedTile& packed) {
   for (int64_t p = 0; p < panels; p++) {
     for (int64_t j = 0; j < classes; j += 2) {

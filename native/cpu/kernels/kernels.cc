@@ -7,7 +7,8 @@
 
 namespace margin_softmax::cpu {
 
-// CMakeLists.txt writes the list: a line KERNELS(name) for each kernels_<name>.cc of this build, best first.
+// CMakeLists.txt writes the list: a line KERNELS(name) for each kernels_<name>.cc of this build,
+// best first.
 #define KERNELS(name) extern const Kernels name##Kernels;
 #include "kernel_list.inc"
 #undef KERNELS
@@ -20,7 +21,7 @@ constexpr const Kernels* allTables[] = {
 };
 #undef KERNELS
 
-// Those that this processor can run.
+// The tables that this processor can run.
 struct Available {
   const Kernels* tables[std::size(allTables)];
   int count = 0;

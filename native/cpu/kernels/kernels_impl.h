@@ -1,8 +1,20 @@
-// The inner loops, written once. Each kernels_<instruction set>.cc compiles them under its own flags.
+// The inner loops, written once. Each kernels_<instruction set>.cc compiles them with its own
+// flags.
 //
-// One microkernel serves all three matrix products: a block of BLOCK_ROWS × BLOCK_VECTORS accumulators in registers,
-// rows broadcast from memory in place, vectors streamed from a packed panel. Every output element is one chain of
-// fused multiply-adds in k order, whatever the block or the vector width: hence equal bits on every instruction set.
+// One microkernel serves all three matrix products: a block of BLOCK_ROWS × BLOCK_VECTORS
+// accumulators in registers, rows broadcast in place, vectors streamed from a packed panel.
+//
+//                   vectors of B, BLOCK_VECTORS a step
+//                   ┌────┬────┬────┬────┐
+//   rows of A       │    │    │    │    │ ← step k
+//   ┌───┐           ├────┼────┼────┼────┤
+//   │ a │ broadcast │ += │ += │ += │ += │   accumulators: row r, vector v
+//   │ a │ broadcast │ += │ += │ += │ += │
+//   └───┘           └────┴────┴────┴────┘
+//
+// Every output element is one chain of fused multiply-adds in k order, whatever the block and the
+// vector width. Splitting k over several accumulators would break the equal bits of all instruction
+// sets.
 #pragma once
 #include "bfloat16_impl.h"
 #include "kernels.h"
@@ -23,8 +35,14 @@ using margin_softmax::cpu::Kernels;
 using margin_softmax::cpu::ProcessorFeatures;
 namespace features = margin_softmax::cpu::features;
 
-// Where a product's operands lie. A[r][k] = rows[r·rowStride + k·stepStride], and a panel row of B at vectors +
-// k·panelLanes. The k loop has two levels, because the gradient tile is cut in panels: k = outer·inner steps.
+// Where a product's operands lie: A[r][k] = rows[r·rowStride + k·stepStride], and row k of B's
+// panel begins at vectors + k·panelLanes. The k loop has two levels, outerSteps × steps, because in
+// weightGradient k runs over the rows of a tile, which is cut in panels.
+//
+//   product          A, rows            k                    B, vectors
+//   logits           weights            dimensions           packedInput
+//   weightGradient   gradient           panels × rows        packedInputGradient
+//   inputGradient    weights, as Aᵀ     classes              gradient
 struct Operands {
   const float* rows;
   int64_t rowStride, stepStride, rowOuterStride;
@@ -39,6 +57,8 @@ enum class Form {
   neighbours,  // as plain, with rowStride 1: the rows of A lie side by side, and each step fetches a new cache line
 };
 
+// One block: Rows × blockVectors outputs over all k. Not inlined: the accumulators need all
+// registers.
 template <int Rows, bool Accumulate, Form form>
 static __attribute__((noinline)) void multiply(const Operands& o, float* out, int64_t outStride, const float* rowScale,
                                                const float* bias) {
@@ -56,7 +76,9 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, in
         const Vector a = broadcast(rows[r * rowStride]);
         UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] += a * b[v];
       }
-      // Steps of a row of weights each: too far apart for the processor to foresee (a fifth of the product's time).
+      // Each step reads another row of weights, too far apart for the hardware prefetcher: without
+      // these two the product takes a fifth longer. The block's first and last row may lie on two
+      // cache lines.
       if (form == Form::neighbours) {
         __builtin_prefetch(rows + 8 * stepStride);
         __builtin_prefetch(rows + 8 * stepStride + Rows - 1);
@@ -76,7 +98,7 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, in
   }
 }
 
-// The last rows of a product: as many as are left, below Rows.
+// The last rows of a product: finds the block of exactly `rest` ≤ Rows rows.
 template <int Rows, bool Accumulate, Form form>
 static void multiplyRest(int64_t rest, const Operands& o, float* out, int64_t outStride, const float* rowScale,
                          const float* bias) {
@@ -86,7 +108,7 @@ static void multiplyRest(int64_t rest, const Operands& o, float* out, int64_t ou
   }
 }
 
-// All rows of a product, `blockStride` floats of A apart.
+// All rows of a product against one panel, a block of rows at a time. The panel stays in the cache.
 template <bool Accumulate, Form form>
 INLINE void multiplyAll(int64_t rows, Operands o, float* out, int64_t outStride, const float* rowScale,
                         const float* bias) {
@@ -109,6 +131,8 @@ static void logits(const float* weight, int64_t dim, int64_t classes, const floa
   }
 }
 
+// For every panel of dimensions, for every block of classes: k over all rows of the chunk, panel by
+// panel.
 static void weightGradient(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
                            const float* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
                            bool accumulate) {
@@ -127,6 +151,8 @@ static void weightGradient(const float* gradient, int64_t tileStride, int64_t cl
   }
 }
 
+// For every panel of rows, for every block of dimensions: k over the tile's classes. The weights
+// are read as they lie, a block of dimensions from each class's row.
 static void inputGradient(const float* weight, int64_t dim, int64_t classes, const float* gradient, int64_t tileStride,
                           int64_t panels, float* out, bool accumulate) {
   for (int64_t p = 0; p < panels; p++) {
@@ -137,14 +163,16 @@ static void inputGradient(const float* weight, int64_t dim, int64_t classes, con
   }
 }
 
-// Visits every vector column of a tile: body(first element of the column's lanes, index of its lanes in a [panel][L]
-// array).
+// For every vector of lanes, calls body(its column in the tile, its index in a [panel][L] array). A
+// column's classes lie panelLanes floats apart.
 template <class Body>
 INLINE void forColumns(const float* tile, int64_t tileStride, int64_t panels, const Body& body) {
   for (int64_t p = 0; p < panels; p++)
     for (int v = 0; v < panelLanes; v += lanes) body(tile + p * tileStride * panelLanes + v, p * panelLanes + v);
 }
 
+// Two chains, because one would wait for each comparison. Maxima are exact, so their order changes
+// no bit.
 template <class Negatives>
 INLINE Vector columnMaximum(const float* column, int64_t classes, const Negatives& negatives) {
   Vector even = negatives.logit(load(column)), odd = even;
@@ -160,12 +188,15 @@ INLINE Vector columnMaximum(const float* column, int64_t classes, const Negative
 template <class Negatives>
 INLINE void logSumExpOf(const float* tile, int64_t tileStride, int64_t classes, int64_t panels,
                         const NegativeRows& rows, float* maxima, float* sums, float* masses, int64_t massStride) {
-  // What a class below e^-87.33 of the maximum, whose exponential counts as 0, may hold at the most.
+  // exponential<false> gives 0 below e^-87.33 of the maximum. A mass is an upper bound, so it adds
+  // what all those classes could have held.
   const Vector unseen = broadcast((float)classes * 1.3e-38f);
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
     const Negatives negatives(rows, at);
     const Vector before = load(maxima + at);
     const Vector now = maximum(columnMaximum(column, classes, negatives), before);
+    // Even and odd classes in two chains, on every instruction set: one chain, or four, would
+    // change the bits.
     Vector even = {}, odd = {};
     int64_t j = 0;
     for (; j + 2 <= classes; j += 2) {
@@ -177,6 +208,7 @@ INLINE void logSumExpOf(const float* tile, int64_t tileStride, int64_t classes, 
     store(maxima + at, now);
     if (!masses) return;
     const Vector mass = logarithm<float>(even + odd + unseen), log = mass + now;
+    // 3e-7 of each term covers the rounding of the sum, the logarithm and the addition.
     const Vector slack = maximum(mass, -mass) + maximum(now, -now);
     store(masses + at / panelLanes * massStride + at % panelLanes, log + slack * broadcast(3e-7f));
   });
@@ -215,11 +247,11 @@ static void maskAbove(float* tile, int64_t tileStride, int64_t classes, int64_t 
                       float replacement) {
   const Vector replaced = broadcast(replacement);
   forColumns(tile, tileStride, panels, [&](const float* column, int64_t at) __attribute__((always_inline)) {
-    const Vector most = load(limit + at);
+    const Vector limits = load(limit + at);
     float* out = const_cast<float*>(column);
     for (int64_t j = 0; j < classes; j++) {
       const Vector z = load(column + j * panelLanes);
-      store(out + j * panelLanes, z > most ? replaced : z);
+      store(out + j * panelLanes, z > limits ? replaced : z);
     }
   });
 }
@@ -269,6 +301,7 @@ static void probabilities(const float* tile, int64_t tileStride, int64_t classes
   compute(tile, tileStride, classes, panels, negatives, maxima, factors, even, shares, scale, gradient);
 }
 
+// Eight chains whatever the vector width. A product of two floats is exact in a double.
 static double dotDouble(const float* a, const float* b, int64_t n) {
   double sum[8] = {};
   int64_t i = 0;
@@ -281,7 +314,7 @@ static void addScaled(float* out, const float* a, float factor, const float* b, 
   const Vector f = broadcast(factor);
   int64_t i = 0;
   if (stream) {
-    // Past the caches goes what is aligned: rows of an array that is not are begun with what comes before.
+    // Streaming stores need aligned addresses: single elements up to the first.
     for (; i < n && (uintptr_t)(out + i) % VECTOR_BYTES != 0; i++) out[i] = fused(factor, b[i], a[i]);
     for (; i + lanes <= n; i += lanes) storeStream(out + i, load(b + i) * f + load(a + i));
   }
@@ -309,14 +342,14 @@ static void axpby(float* out, bool keep, double alpha, const float* a, double be
     for (int64_t i = 0; i < n; i++) out[i] = (float)fused(beta, (double)b[i], alpha * a[i]);
 }
 
-// The updates are written per element; the compiler vectorises them, and each element's arithmetic is its own,
+// Updates are written per element, and the compiler vectorizes them. No element depends on another,
 // so the width changes no bit.
 struct Fused {
   INLINE_MEMBER float operator()(float a, float b, float c) const { return fused(a, b, c); }
 };
 
-static void sgd(float* weight, float* momentum, const float* gradient, int64_t n, const SgdStep& given) {
-  const SgdStep step = given;  // a copy that no store through a float* can change
+static void sgd(float* weight, float* momentum, const float* gradient, int64_t n, const SgdStep& settings) {
+  const SgdStep step = settings;  // a local copy: a store through a float* might change the original
   if (momentum)
     for (int64_t i = 0; i < n; i++) weight[i] = sgdElement(weight[i], gradient[i], momentum[i], step, Fused{});
   else
@@ -324,8 +357,8 @@ static void sgd(float* weight, float* momentum, const float* gradient, int64_t n
 }
 
 static void adamW(float* weight, float* first, float* second, const float* gradient, int64_t n,
-                  const AdamWStep& given) {
-  const AdamWStep step = given;
+                  const AdamWStep& settings) {
+  const AdamWStep step = settings;
   for (int64_t i = 0; i < n; i++) weight[i] = adamWElement(weight[i], gradient[i], first[i], second[i], step, Fused{});
 }
 
@@ -333,7 +366,7 @@ static float multiplyAdds(int64_t rounds) {
   Vector sum[12];
   UNROLL for (int r = 0; r < 12; r++) sum[r] = broadcast((float)r);
   float factor = -0.999f, term = 0.5f;
-  asm volatile("" : "+m"(factor), "+m"(term));  // the compiler may not know them, or it would fold chains away
+  asm volatile("" : "+m"(factor), "+m"(term));  // unknown to the compiler, which would fold the chains away
   const Vector a = broadcast(factor), b = broadcast(term);
   for (int64_t k = 0; k < rounds; k++) UNROLL for (int r = 0; r < 12; r++) sum[r] = sum[r] * a + b;
   Vector total = {};

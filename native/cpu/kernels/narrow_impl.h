@@ -1,5 +1,6 @@
-// Products of narrow rows (step.h) in double precision. Loops over lanes, which the compiler turns into vectors; each
-// element is one chain in a fixed order, so the bits depend on no vector width.
+// Products of narrow rows (step.h) in double precision. The compiler turns the loops over lanes
+// into vectors. Each element is one chain in a fixed order, so the bits do not depend on the vector
+// width.
 #pragma once
 #include "simd.h"
 #include "sparse_impl.h"

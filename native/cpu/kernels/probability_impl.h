@@ -1,8 +1,13 @@
 // The inner loops of the probability functions, written once; included by kernels_impl.h.
 //
-// A loop body is written for one vector and receives `at`, which loads the same elements of any array: all lanes, or
-// the few that are left at an end. Sums run over 16 virtual lanes whatever the vector width, so that every instruction
-// set with fused multiply-adds gives the same bits.
+// A loop body is written for one vector. It receives `at`, which loads the same elements of any
+// array: all lanes (Whole), or the few that are left at an end (Rest). Sums run over 16 virtual
+// lanes whatever the vector width:
+//
+//   element       0  1  2 … 15 | 16 17 18 … 31 | …      lane i % 16 adds element i;
+//   virtual lane  0  1  2 … 15 |  0  1  2 … 15 | …      at the end the lanes are added in halves
+//
+// So every instruction set with fused multiply-adds gives the same bits.
 #pragma once
 #include "probability_kernels.h"
 #include "simd.h"
@@ -23,7 +28,7 @@ struct Whole {
   INLINE_MEMBER Vector kept(Vector x, float) const { return x; }
 };
 
-struct Part {
+struct Rest {
   int64_t first, count;
   INLINE_MEMBER Vector operator()(const float* from) const {
     float buffer[lanes] = {};
@@ -38,13 +43,15 @@ struct Part {
   }
 };
 
-INLINE void storePart(float* to, Vector value, int64_t count) {
+// Stores the first `count` lanes.
+INLINE void storeRest(float* to, Vector value, int64_t count) {
   float buffer[lanes];
   store(buffer, value);
   for (int64_t l = 0; l < count; l++) to[l] = buffer[l];
 }
 
-// out[i] = body of element i
+// out[i] = body(element i). Streaming begins at the first aligned vector; what comes before is a
+// Rest.
 template <class Body>
 INLINE void map(float* out, int64_t n, bool stream, const Body& body) {
   int64_t i = 0;
@@ -52,21 +59,23 @@ INLINE void map(float* out, int64_t n, bool stream, const Body& body) {
     const int64_t misaligned = (int64_t)((uintptr_t)out % VECTOR_BYTES / 4);
     i = misaligned ? lanes - misaligned : 0;
     if (i > n) i = n;
-    if (i) storePart(out, body(Part{0, i}), i);
+    if (i) storeRest(out, body(Rest{0, i}), i);
     for (; i + lanes <= n; i += lanes) storeStream(out + i, body(Whole{i}));
   }
   for (; i + lanes <= n; i += lanes) store(out + i, body(Whole{i}));
-  if (i < n) storePart(out + i, body(Part{i, n - i}), n - i);
+  if (i < n) storeRest(out + i, body(Rest{i, n - i}), n - i);
 }
 
-// Calls body(at, v) for n elements in runs of 16, v being the vector's place among the 16 virtual lanes.
+// Calls body(at, v) for n elements in runs of 16, v being the vector's place among the 16 virtual
+// lanes.
 template <class Body>
 INLINE void forVectors(int64_t n, const Body& body) {
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) UNROLL for (int v = 0; v < vectorsOf16; v++) body(Whole{i + v * lanes}, v);
-  for (int v = 0; i < n; v++, i += lanes) body(Part{i, n - i < lanes ? n - i : lanes}, v);
+  for (int v = 0; i < n; v++, i += lanes) body(Rest{i, n - i < lanes ? n - i : lanes}, v);
 }
 
+// Adds the 16 virtual lanes in halves: 8, 4, 2, 1.
 INLINE float sumOf16(const Vector (&sum)[vectorsOf16]) {
   float lane[16];
   UNROLL for (int v = 0; v < vectorsOf16; v++) store(lane + v * lanes, sum[v]);
@@ -76,23 +85,25 @@ INLINE float sumOf16(const Vector (&sum)[vectorsOf16]) {
 }
 
 static float maximumOf(const float* z, int64_t n) {
-  Vector most[4];
-  UNROLL for (int k = 0; k < 4; k++) most[k] = broadcast(-infinity);
+  Vector chain[4];
+  UNROLL for (int k = 0; k < 4; k++) chain[k] = broadcast(-infinity);
   int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes)
-    UNROLL for (int k = 0; k < 4; k++) most[k] = maximum(load(z + i + k * lanes), most[k]);
-  for (; i + lanes <= n; i += lanes) most[0] = maximum(load(z + i), most[0]);
+    UNROLL for (int k = 0; k < 4; k++) chain[k] = maximum(load(z + i + k * lanes), chain[k]);
+  for (; i + lanes <= n; i += lanes) chain[0] = maximum(load(z + i), chain[0]);
   if (i < n) {
-    const Part rest{i, n - i};
-    most[1] = maximum(rest.kept(rest(z), -infinity), most[1]);
+    const Rest rest{i, n - i};
+    chain[1] = maximum(rest.kept(rest(z), -infinity), chain[1]);
   }
   float lane[lanes];
-  store(lane, maximum(maximum(most[0], most[1]), maximum(most[2], most[3])));
+  store(lane, maximum(maximum(chain[0], chain[1]), maximum(chain[2], chain[3])));
   float result = lane[0];
   for (int l = 1; l < lanes; l++) result = lane[l] > result ? lane[l] : result;
   return result;
 }
 
+// a_j = weights[j]·(keep·targets[j] + add) for a vector of classes; an absent array is left out at
+// compile time.
 template <bool Targets, bool Weights>
 struct Share {
   const float *targets, *weights;
@@ -106,7 +117,7 @@ struct Share {
   }
 };
 
-// Calls body(Share<Targets, Weights>) for the combination that is there.
+// Calls body with the Share for those of targets and weights that are present.
 template <class Body>
 INLINE void withShare(const Shares& s, const Body& body) {
   if (s.targets && s.weights) body(Share<true, true>(s));
@@ -115,8 +126,10 @@ INLINE void withShare(const Shares& s, const Body& body) {
   else body(Share<false, false>(s));
 }
 
+// The sums of BlockSums over a block, in one pass. A term of share 0 adds 0 even if its logit is −∞
+// (0·∞ is NaN).
 static void exponentialSums(const float* z, int64_t n, float shift, const Shares* shares, BlockSums& out) {
-  const Vector most = broadcast(shift);
+  const Vector shifts = broadcast(shift);
   Vector ones[vectorsOf16] = {}, rest[vectorsOf16] = {}, share[vectorsOf16] = {}, deficit[vectorsOf16] = {};
   const auto exponentials = [&](const auto& at, int v, Vector d) __attribute__((always_inline)) {
     // The comparison is false for NaN, which then stays in the sum.
@@ -124,11 +137,11 @@ static void exponentialSums(const float* z, int64_t n, float shift, const Shares
     rest[v] += at.kept(d == 0.0f ? broadcast(0.0f) : exponential<false>(d), 0);
   };
   if (!shares) {
-    forVectors(n, [&](const auto& at, int v) __attribute__((always_inline)) { exponentials(at, v, at(z) - most); });
+    forVectors(n, [&](const auto& at, int v) __attribute__((always_inline)) { exponentials(at, v, at(z) - shifts); });
   } else {
     withShare(*shares, [&](const auto& shareOf) __attribute__((always_inline)) {
       forVectors(n, [&](const auto& at, int v) __attribute__((always_inline)) {
-        const Vector d = at(z) - most;
+        const Vector d = at(z) - shifts;
         const Vector a = at.kept(shareOf(at), 0);
         exponentials(at, v, d);
         share[v] += a;
@@ -143,22 +156,22 @@ static void exponentialSums(const float* z, int64_t n, float shift, const Shares
 }
 
 static void softmax(const float* z, int64_t n, float shift, float factor, float* out, bool stream) {
-  const Vector most = broadcast(shift), times = broadcast(factor);
+  const Vector shifts = broadcast(shift), times = broadcast(factor);
   map(out, n, stream,
-      [&](const auto& at) __attribute__((always_inline)) { return exponential<true>(at(z) - most) * times; });
+      [&](const auto& at) __attribute__((always_inline)) { return exponential<true>(at(z) - shifts) * times; });
 }
 
 static void logSoftmax(const float* z, int64_t n, float shift, float logSum, float* out, bool stream) {
-  const Vector most = broadcast(shift), less = broadcast(logSum);
-  map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) { return (at(z) - most) - less; });
+  const Vector shifts = broadcast(shift), less = broadcast(logSum);
+  map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) { return (at(z) - shifts) - less; });
 }
 
 static void gradient(const float* z, int64_t n, float shift, float factor, const Shares& shares, float* out,
                      bool stream) {
-  const Vector most = broadcast(shift), times = broadcast(factor);
+  const Vector shifts = broadcast(shift), times = broadcast(factor);
   withShare(shares, [&](const auto& shareOf) __attribute__((always_inline)) {
     map(out, n, stream, [&](const auto& at) __attribute__((always_inline)) {
-      return exponential<false>(at(z) - most) * times - shareOf(at);
+      return exponential<false>(at(z) - shifts) * times - shareOf(at);
     });
   });
 }
@@ -184,7 +197,7 @@ static double crossEntropy(const float* p, const float* q, int64_t n) {
 
 static double entropy(const float* p, int64_t n) { return crossEntropy(p, p, n); }
 
-// Σ p log(p/q) in double precision throughout: where q is near p the terms cancel almost wholly.
+// Σ p log(p/q), in double precision throughout: if q is near p, the terms cancel almost wholly.
 static double klDivergence(const float* p, const float* q, int64_t n) {
   typedef float Half __attribute__((vector_size(VECTOR_BYTES / 2), may_alias, aligned(4)));
   constexpr int step = lanes / 2;

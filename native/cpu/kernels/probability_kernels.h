@@ -1,17 +1,19 @@
-// The inner loops of the probability functions, one table per instruction set (kernels.h points to it).
+// The inner loops of the probability functions, one table per instruction set (kernels.h points to
+// it).
 #pragma once
 
 namespace margin_softmax::cpu {
 
-// How much each class of a row counts in a loss: a_j = weights[j]·(keep·targets[j] + add). Null arrays count as 1.
+// The weight of each class in a row's loss: a_j = weights[j]·(keep·targets[j] + add). A null array
+// counts as 1.
 struct Shares {
   const float* targets = nullptr;
   const float* weights = nullptr;
   float keep = 0, add = 0;
 };
 
-// Sums over a block of logits z, with d = z − shift ≤ 0. The elements equal to the shift are counted apart, so that
-// what the others add to 1 is not lost in rounding where it is small.
+// Sums over a block of logits z, with d = z − shift ≤ 0. Elements equal to the shift are counted
+// separately, so that a small rest is not lost in rounding beside 1.
 struct BlockSums {
   float ones;     // how many d = 0
   float rest;     // Σ_{d≠0} e^d
@@ -19,15 +21,16 @@ struct BlockSums {
   float deficit;  // Σ −a_j·d_j, 0 without shares; a class of share 0 adds 0 even where d = −∞
 };
 
-constexpr int64_t blockSize =
-    1024;  // elements summed in single precision before a double takes over; 4 KB stay in cache
+// Elements that are summed in single precision before a double takes over. Their 4 KB stay in the
+// level-1 cache.
+constexpr int64_t blockSize = 1024;
 
 struct ProbabilityKernels {
   float (*maximum)(const float* z, int64_t n);
   // n ≤ blockSize; shares may be null
   void (*exponentialSums)(const float* z, int64_t n, float shift, const Shares* shares, BlockSums& out);
 
-  // `stream` writes past the caches, for outputs that exceed them. out may be the input itself.
+  // `stream` writes past the caches, for outputs that exceed them. out may be the input.
   // out = factor · e^(z − shift), gradually down to denormal numbers and 0
   void (*softmax)(const float* z, int64_t n, float shift, float factor, float* out, bool stream);
   // out = (z − shift) − logSum

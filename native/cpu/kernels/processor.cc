@@ -21,8 +21,8 @@ Registers cpuid(unsigned leaf, unsigned subleaf) {
   return r;
 }
 
-// Registers that the system saves and restores when it switches threads (XCR0). Needs the processor's OSXSAVE, without
-// which xgetbv is an illegal instruction.
+// Registers that the system saves and restores when it switches threads (XCR0). Needs the
+// processor's OSXSAVE, without which xgetbv is an illegal instruction.
 uint64_t savedState() {
   uint32_t low, high;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));

@@ -1,12 +1,13 @@
-// Asks the processor which vector instructions it has, and whether the system saves their registers for each thread, by
-// cpuid and xgetbv (Intel's manual, volume 1, sections 14.3 and 15.2). __builtin_cpu_supports would need a library that
-// clang for Visual Studio does not link.
+// Asks the processor which vector instructions it has, and whether the system saves their registers
+// for each thread, by cpuid and xgetbv (Intel's manual, volume 1, sections 14.3 and 15.2).
+// __builtin_cpu_supports would need a library that clang for Visual Studio does not link.
 #pragma once
 #include <stdint.h>
 
 namespace margin_softmax::cpu {
 
-// Bits that must be set, as cpuid and xgetbv give them. All 0: any processor of the build's architecture.
+// Bits that must be set, as cpuid and xgetbv give them. All 0: any processor of the build's
+// architecture.
 struct ProcessorFeatures {
   uint32_t leaf1Ecx, leaf7Ebx, leaf7Subleaf1Eax;
   uint64_t savedState;  // registers that the system saves, of XCR0
@@ -14,8 +15,8 @@ struct ProcessorFeatures {
 
 bool processorHas(const ProcessorFeatures& needs);
 
-// The features that kernels_<name>.cc combine. No function: these files get instruction-set flags, so nothing
-// that runs before the question is answered may be compiled there.
+// The features that kernels_<name>.cc combine. No function: these files get instruction-set flags,
+// so nothing that runs before the question is answered may be compiled there.
 namespace features {
 constexpr uint32_t fmaAvxOsxsave = 1u << 12 | 1u << 27 | 1u << 28;             // leaf 1, ecx
 constexpr uint32_t avx2 = 1u << 5;                                             // leaf 7, ebx

@@ -1,8 +1,9 @@
 // One vector vocabulary for every instruction set, in GCC/Clang vector extensions: no intrinsics.
 //
-// Included only by the kernels_<instruction set>.cc files, which are the only files compiled with instruction-set
-// flags. Everything here has internal linkage and no standard header with inline functions is included, so that no
-// function compiled for AVX-512 can be picked by the linker for a machine without it (a test reads the symbol tables).
+// Included only by the kernels_<instruction set>.cc files, which are the only files compiled with
+// instruction-set flags. Everything here has internal linkage and no standard header with inline
+// functions is included, so that no function compiled for AVX-512 can be picked by the linker for a
+// machine without it (a test reads the symbol tables).
 #pragma once
 #include <stdint.h>
 
@@ -12,7 +13,8 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define INLINE_MEMBER inline __attribute__((always_inline))
-// GCC keeps an array of accumulators in registers only if every loop over it is unrolled (116 against 58 GFLOP/s).
+// GCC keeps an array of accumulators in registers only if every loop over it is unrolled (116
+// against 58 GFLOP/s).
 #define UNROLL _Pragma("GCC unroll 32")
 
 namespace {
@@ -30,10 +32,11 @@ typedef uint64_t VectorDoubleBits __attribute__((vector_size(VECTOR_BYTES), may_
 INLINE Vector load(const float* from) { return *(const VectorUnaligned*)from; }
 INLINE void store(float* to, Vector value) { *(VectorUnaligned*)to = value; }
 INLINE Vector broadcast(float value) { return value - (Vector){}; }
-// Where a lane compares false (NaN) the second argument is returned: put the value that must survive there.
+// A lane that compares false (NaN) gets the second argument: pass the value that must survive
+// there.
 INLINE Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
 
-// Bit l tells whether lane l is not 0; NaN is not.
+// Bit l is set if lane l is not 0; a NaN's is.
 INLINE uint32_t notZero(Vector x) {
 #if defined(__x86_64__) && VECTOR_BYTES == 64
   uint32_t bits;
@@ -55,9 +58,10 @@ INLINE uint32_t notZero(Vector x) {
 #endif
 }
 
-// e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is large: x is reduced by
-// multiples of log 2 in two parts. Gradual: denormal numbers below 2^-126, then 0. Otherwise 0 below -87.33 at once,
-// which is nothing to a sum and spares the machine denormal arithmetic. NaN stays NaN.
+// e^x for x <= 88, error below 0.9 ulp (1.2 ulp without fused multiply-adds), also where |x| is
+// large: x is reduced by multiples of log 2 in two parts. Gradual: denormal numbers below 2^-126,
+// then 0. Otherwise 0 below -87.33 at once, which is nothing to a sum and spares the machine
+// denormal arithmetic. NaN stays NaN.
 template <bool Gradual>
 INLINE Vector exponential(Vector x) {
   const Vector rounder = broadcast(12582912.0f);
@@ -101,9 +105,9 @@ struct Format<double> {
   static constexpr double log2High = 6.93147180369123816490e-01, log2Low = 1.90821492927058770002e-10;
 };
 
-// log x, error below 1 ulp (single and double precision), denormal numbers included. log 0 = -inf, of a
-// negative number NaN, and NaN stays NaN. x = m * 2^n with m in [sqrt(1/2), sqrt(2)), s = (m - 1)/(m + 1), and
-// log m = 2 artanh s, arranged so that the exact m - 1 is the leading term.
+// log x, error below 1 ulp (single and double precision), denormal numbers included. log 0 = -inf,
+// of a negative number NaN, and NaN stays NaN. x = m * 2^n with m in [sqrt(1/2), sqrt(2)), s = (m -
+// 1)/(m + 1), and log m = 2 artanh s, arranged so that the exact m - 1 is the leading term.
 template <class Scalar>
 INLINE typename Format<Scalar>::Values logarithm(typename Format<Scalar>::Values x) {
   using F = Format<Scalar>;
@@ -142,7 +146,8 @@ INLINE void storeStream(float* to, Vector value) {
 INLINE void storeStream(float* to, Vector value) { store(to, value); }
 #endif
 
-// a·b + c, rounded once where the machine can; elsewhere a call of libm's fma would cost more than the rounding does.
+// a·b + c, rounded once where the machine can; elsewhere a call of libm's fma would cost more than
+// the rounding does.
 #if defined(__FMA__) || defined(__aarch64__)
 INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
@@ -151,8 +156,9 @@ INLINE float fused(float a, float b, float c) { return a * b + c; }
 INLINE double fused(double a, double b, double c) { return a * b + c; }
 #endif
 
-// Sum of a[i]·b[i] over 64 virtual lanes whatever the vector width: enough chains to keep the multipliers busy, and the
-// same bits on every instruction set with FMA. What is left goes 16 lanes, then one, at a time.
+// Sum of a[i]·b[i] over 64 virtual lanes whatever the vector width: enough chains to keep the
+// multipliers busy, and the same bits on every instruction set with FMA. What is left goes 16
+// lanes, then one, at a time.
 INLINE float dot(const float* a, const float* b, int64_t n) {
   constexpr int vectors = 256 / VECTOR_BYTES, few = 64 / VECTOR_BYTES;
   Vector sum[vectors];

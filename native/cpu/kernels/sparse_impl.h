@@ -1,5 +1,6 @@
-// The inner loops of the backward products over what can matter (negligible.h). The rows that matter to a class tile stand
-// side by side in a tile of their own, [panel][tileStride][L] as ever.
+// The inner loops of the filtered backward products (negligible.h): probabilities without
+// negligible terms, lists of the terms that remain, sums of the listed rows. The rows that may
+// matter to a tile of classes lie side by side in a tile of their own, [panel][tileStride][L].
 #pragma once
 #include "kernels.h"
 #include "simd.h"
@@ -16,11 +17,12 @@ constexpr int blockVectors = BLOCK_VECTORS;
 constexpr int panelLanes = blockVectors * lanes;
 static_assert(maxLanes % panelLanes == 0, "chunks of rows are multiples of maxLanes");
 
-// Both work as `probabilities` without smoothing, in place on the first `count` lanes (rounded up to whole vectors) of
-// a tile. u = cost·P; what is below the limit becomes 0. NaN stays.
+// filterInput and filterWeight compute `probabilities` without smoothing, on the first `count`
+// lanes of a tile, rounded up to whole vectors. With u = cost·P, terms below the limit become 0.
+// NaN stays: u < limit is false.
 //
-// For gradInput: skipped[lane] = Σ u of those. With it goes the account for gradWeight, where u·scale[j] counts:
-// skippedOfClasses[j][16 lanes] += what is below weightLimit.
+// For gradInput: skipped[lane] = Σ u of those. With it goes the account for gradWeight, where
+// u·scale[j] counts: skippedOfClasses[j][16 lanes] += what is below weightLimit.
 static void filterInput(const float* tile, float* out, int64_t tileStride, int64_t classes, int64_t count,
                         const float* maxima, const float* factors, const float* scale, const float* costs, float limit,
                         float* skipped, float weightLimit, float* skippedOfClasses) {
@@ -60,13 +62,15 @@ static void filterWeight(const float* tile, float* out, int64_t tileStride, int6
   }
 }
 
-// The first `count` lanes of a panel's class.
+// Bit l of the result: whether lane l < count of a class in a panel is not 0.
 INLINE uint64_t presentLanes(const float* lane, int64_t count) {
   uint64_t present = 0;
   for (int64_t k = 0; k < count; k += lanes) present |= (uint64_t)notZero(load(lane + k)) << k;
   return count < 64 ? present & (((uint64_t)1 << count) - 1) : present;
 }
 
+// For every class of a panel, for every lane that is not 0: appends the class to the lane's list.
+// Walking the set bits skips lanes without a term, which are most.
 static void listClasses(const float* panel, int64_t classes, const TermLists& lists) {
   for (int64_t l = 0; l < lists.count; l++) lists.lengths[l] = 0;
   for (int64_t j = 0; j < classes; j++, panel += panelLanes)
@@ -76,6 +80,7 @@ static void listClasses(const float* panel, int64_t classes, const TermLists& li
     }
 }
 
+// For every panel of one class, for every lane that is not 0: appends the row to the class's list.
 static int64_t listRows(const float* tile, int64_t tileStride, int64_t count, const float* factors,
                         const int32_t* places, Term* terms) {
   const Term* const begin = terms;
@@ -92,6 +97,7 @@ static int64_t listRows(const float* tile, int64_t tileStride, int64_t count, co
 using margin_softmax::cpu::columnBlock;
 constexpr int sumVectors = columnBlock / lanes < 8 ? columnBlock / lanes : 8;
 
+// out[Vectors·lanes] (+)= Σ coefficient·row over a list, with all sums in registers.
 template <int Vectors>
 INLINE void sumColumns(float* out, bool keep, const float* rows, int64_t stride, const Term* terms, int64_t count) {
   Vector sum[Vectors];
@@ -99,7 +105,7 @@ INLINE void sumColumns(float* out, bool keep, const float* rows, int64_t stride,
   for (int64_t k = 0; k < count; k++) {
     const Vector a = broadcast(terms[k].coefficient);
     const float* row = rows + terms[k].row * stride;
-    asm("" : "+r"(row));  // one address: GCC would keep one for each vector, more than it has registers
+    asm("" : "+r"(row));  // hides the address: GCC would keep one for each vector, more than it has registers
     UNROLL for (int v = 0; v < Vectors; v++) sum[v] += a * load(row + v * lanes);
   }
   UNROLL for (int v = 0; v < Vectors; v++) {
@@ -108,13 +114,16 @@ INLINE void sumColumns(float* out, bool keep, const float* rows, int64_t stride,
   }
 }
 
-// The part of what is upcoming that falls to one of so many turns.
+// Prefetches the turn-th of `turns` equal slices, so that all lines are on their way when the last
+// list is done.
 INLINE void prefetchSlice(const Prefetch* next, int count, int64_t turn, int64_t turns) {
   for (int i = 0; i < count; i++)
     for (int64_t line = next[i].lines * turn / turns; line < next[i].lines * (turn + 1) / turns; line++)
       __builtin_prefetch(static_cast<const char*>(next[i].from) + line * 64, 0, 2);
 }
 
+// For every column block, for every list: the sums of its rows over the block's columns, up to 8
+// vectors at a time, then single vectors, then single elements.
 static void sumRows(const TermLists& lists, const float* blocks, int64_t rows, int64_t n, float* out, int64_t outStride,
                     const int32_t* outRows, bool keep, const Prefetch* next, int nextCount) {
   int64_t turn = 0;

@@ -1,5 +1,5 @@
-// The inner loops of weights that are stored in bfloat16: a row becomes floats to be worked with, and is rounded when
-// it goes back.
+// The inner loops of weights stored in bfloat16: a row is widened to floats for the computation,
+// and rounded stochastically when it is stored.
 #pragma once
 #include "../../formulas/bfloat16.h"
 #include "../../formulas/random_bits.h"
@@ -19,7 +19,7 @@ static void roundStochastically(const float* from, uint16_t* to, int64_t n, uint
   for (int64_t start = 0; start < n; start += atOnce) {
     const int64_t count = n - start < atOnce ? n - start : atOnce;
     for (int64_t k = 0; k < (count + 3) / 4; k++) numbers[k] = margin_softmax::randomBits(key, first + start / 4 + k);
-    __builtin_memcpy(random, numbers, sizeof random);  // every processor that we know has the lowest bits first
+    __builtin_memcpy(random, numbers, sizeof random);  // little-endian: the lowest bits come first
     for (int64_t i = 0; i < count; i++)
       to[start + i] = margin_softmax::stochasticallyRounded(from[start + i], random[i]);
   }

@@ -8,7 +8,7 @@
 namespace margin_softmax::cpu {
 namespace {
 
-// x as its rounded value and, `plane` words further, what that left.
+// Writes x rounded, and `plane` words further the rounding error, rounded.
 void put(uint16_t* at, float x, int64_t plane, int planes) {
   at[0] = rounded(x);
   if (planes == 2) at[plane] = rounded(x - widened(at[0]));
@@ -24,6 +24,12 @@ Bfloat16Products::Bfloat16Products(const Kernels& kernels, const Plan& plan, int
       dimPairs_(divideUp(plan.dim, 2)),
       dimPanels_(divideUp(plan.dim, pairLanes_)) {}
 
+// Rows are packed once and shared. Each thread has operands of its own for a tile, one after the
+// other:
+//
+//   [weightRows][weightPairs][gradByClass][gradByRow]    each planes × …Plane words; unwanted ones take none
+//
+// Planes are multiples of 32 words, a cache line: packing one never writes to a line of the next.
 void Bfloat16Products::layOut(Layout& layout, int threads, bool weight, bool input) {
   packedInput_ = layout.take<uint16_t>(planes_ * paddedRows_ * dimPairs_ * 2);
   packedInputGradient_ = layout.take<uint16_t>(weight ? planes_ * dimPanels_ * paddedRows_ * pairLanes_ : 0);
@@ -53,6 +59,12 @@ PackedTile Bfloat16Products::packed(int thread) const {
   return t;
 }
 
+// Scalar code, once a step: rows × D elements, against rows × D × classes in the products.
+//
+//   packedInput          pairs of dimensions: (d, d + 1) of a row in 32 bits
+//   packedInputGradient  pairs of rows: (i, i + 1) of a dimension in 32 bits
+//
+// Odd ends are paired with zeros.
 void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count, const RowState* states) {
   const int64_t dim = plan_.dim, inputPlane = dimPairs_ * pairLanes_ * 2, inputGradientPlane = paddedRows_ * pairLanes_;
   for (int64_t i = 0; i < 16; i++) {
@@ -73,6 +85,7 @@ void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count,
 
 void Bfloat16Products::packWeights(const Tile& tile, bool forLogits, bool forGradient) {
   PackedTile t = packed(tile.thread);
+  // Null: the kernel does not write it.
   if (!forLogits) t.weightRows = nullptr;
   if (!forGradient) t.weightPairs = nullptr;
   if (t.weightRows || t.weightPairs) bfloat16_.packWeights(tile.weight, plan_.dim, tile.classes, t);

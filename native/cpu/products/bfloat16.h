@@ -1,4 +1,5 @@
-// The products in bfloat16: operands are rounded when they are packed, in the layouts of bfloat16_kernels.h.
+// Products in bfloat16. Operands are rounded when they are packed, in the layouts of
+// bfloat16_kernels.h.
 #pragma once
 #include "../kernels/bfloat16_kernels.h"
 #include "products.h"
@@ -22,10 +23,10 @@ class Bfloat16Products final : public Products {
   PackedTile packed(int thread) const;
 
   const Bfloat16Kernels& bfloat16_;
-  const int pairLanes_, planes_;  // P; 2 where operands have corrections
+  const int pairLanes_, planes_;  // P; planes: 2 where operands have corrections
   const int64_t dimPairs_, dimPanels_;
-  PackedTile tile_{};                                                 // the first thread's
-  int64_t threadStride_ = 0;                                          // from one thread's operands to the next's
+  PackedTile tile_{};                                                 // operands of thread 0
+  int64_t threadStride_ = 0;                                          // words from one thread's operands to the next's
   uint16_t *packedInput_ = nullptr, *packedInputGradient_ = nullptr;  // bfloat16_kernels.h
 };
 

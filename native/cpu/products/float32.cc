@@ -7,6 +7,7 @@
 
 namespace margin_softmax::cpu {
 
+// packedInput [panel][D][L], packedInputGradient [dimPanel][paddedRows][L] (kernels.h).
 void Float32Products::layOut(Layout& layout, int, bool weight, bool input) {
   packedInput_ = layout.take<float>(paddedRows_ * plan_.dim);
   layOutInputGradient(layout, weight);
@@ -24,6 +25,8 @@ void Float32Products::packRows(const float* rows, int64_t first, int64_t count, 
   packInputGradient(rows, first, count, states);
 }
 
+// For each of 16 rows, for each panel of L dimensions: L values times the row's gradient factor.
+// The last panel's lanes beyond D are zeros, so that weightGradient can write whole vectors.
 void Float32Products::packInputGradient(const float* rows, int64_t first, int64_t count, const RowState* states) const {
   if (!packedInputGradient_) return;
   const int64_t dim = plan_.dim;
@@ -55,6 +58,7 @@ void Float32Products::inputGradient(const Tile& tile, int64_t classSlot, const f
                          inputSum(tile, classSlot), accumulate);
 }
 
+// The packed rows serve as they are: a panel is contiguous.
 void Float32Products::panelLogits(const float* weight, int64_t classes, int64_t panel, const float* scale, float* out) {
   kernels_.logits(weight, plan_.dim, classes, packedInput_ + panel * lanes_ * plan_.dim, 1, scale, nullptr, out,
                   plan_.tileClasses);
@@ -63,6 +67,8 @@ void Float32Products::panelLogits(const float* weight, int64_t classes, int64_t 
 void Float32Products::rowLogits(const float* weight, int64_t classes, const int64_t* rows, int64_t count,
                                 const float* scale, float* packed, float* out) {
   const int64_t dim = plan_.dim;
+  // Column by column into one panel; lanes beyond `count` stay 0. The same products in the same
+  // order as in `logits`, so the same bits.
   std::memset(packed, 0, dim * lanes_ * sizeof(float));
   for (int64_t k = 0; k < count; k++) {
     const float* row = packedInput_ + rows[k] / lanes_ * dim * lanes_ + rows[k] % lanes_;

@@ -1,4 +1,4 @@
-// The products in float32: weights are read in place, embeddings are packed once.
+// Products in float32. Weights are read in place; embeddings are packed once a step.
 #pragma once
 #include "products.h"
 

@@ -4,6 +4,7 @@
 
 namespace margin_softmax::cpu {
 
+// All of [panel][D][L] or [N], in doubles: at most 15 dimensions, so they are small.
 void NarrowProducts::layOut(Layout& layout, int, bool weight, bool input) {
   const int64_t n = paddedRows_, dim = plan_.dim;
   packed_ = layout.take<double>(n * dim);
@@ -26,6 +27,7 @@ void NarrowProducts::packRows(const float* rows, int64_t first, int64_t count, c
   packInputGradient(rows, first, count, states);
 }
 
+// 1/‖w_j‖ in double precision, which the step's own float would spoil.
 void NarrowProducts::scaleClasses(int64_t tile, const float* weights) {
   const int64_t dim = plan_.dim;
   double* scales = scale_ + tile * plan_.tileClasses;
@@ -53,6 +55,8 @@ void NarrowProducts::keepTarget(int64_t row, const TargetShare& share, const flo
 
 void NarrowProducts::finishRow(int64_t row, const RowState& state, bool radial, const float* input, float* out) const {
   const int64_t dim = plan_.dim;
+  // The class slots' sums in order; then the part along x_i is projected out and the target's share
+  // added, rounded once.
   double sum[narrowBelow] = {}, product = 0;
   for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
     const double* partial = inputSums_ + (slot * paddedRows_ + row / lanes_ * lanes_) * dim + row % lanes_;

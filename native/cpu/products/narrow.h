@@ -1,4 +1,5 @@
-// The products of narrow rows, of few dimensions: logits and gradInput in double precision (why: step.h).
+// Products of narrow rows (few dimensions): logits and gradInput in double precision (why: step.h).
+// weightGradient is float32's.
 #pragma once
 #include "float32.h"
 
@@ -11,17 +12,19 @@ class NarrowProducts final : public Float32Products {
   void layOut(Layout& layout, int threads, bool weight, bool input) override;
   void packRows(const float* rows, int64_t first, int64_t count, const RowState* states) override;
   void scaleClasses(int64_t tile, const float* weights) override;
-  // Relative to the row's ceiling.
+  // Writes logits relative to the row's ceiling.
   void logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) override;
   void inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
                      Prefetch next) override;
   bool computesRows() const override { return false; }
 
-  // A row's scale, which none of its logits exceeds.
+  // The row's scale: an upper bound of its logits, since a cosine is at most 1.
   double ceiling(int64_t row) const { return ceilings_[row]; }
-  // Keeps the target's share of a row's gradInput: share.weight·weight + share.input·input, or 0 without `weight`.
+  // Stores the target's share of a row's gradInput, share.weight·weight + share.input·input; 0
+  // without `weight`. It stays in double precision until finishRow, where most of it may cancel.
   void keepTarget(int64_t row, const TargetShare& share, const float* weight, const float* input) const;
-  // out[D] = the row's gradInput: the class slots' sums in their order, projected, and the target's share.
+  // out[D] = the row's gradInput: the class slots' sums in slot order, projected, plus the target's
+  // share.
   void finishRow(int64_t row, const RowState& state, bool radial, const float* input, float* out) const;
 
  private:

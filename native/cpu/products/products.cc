@@ -5,6 +5,7 @@
 
 namespace margin_softmax::cpu {
 
+// Both functions ask the same questions: a new kind of product goes into both.
 int64_t tileClassLimit(const Problem& problem) {
   return problem.execution.precision == Precision::bfloat16 ? Plan::bfloat16Classes : Plan::floatClasses;
 }

@@ -1,4 +1,4 @@
-// The backward half of a step: see step.h.
+// The backward and finish phases of a step: see step.h.
 #include <cstring>
 
 #include "step.h"
@@ -6,11 +6,13 @@
 namespace margin_softmax::cpu {
 namespace {
 
-// Outputs above this size leave the caches before anyone reads them: written past the caches (5 to 10 % at B = 64).
+// Larger outputs leave the caches before anyone reads them, so they are written past the caches (5
+// to 10 % faster at B = 64).
 constexpr int64_t streamedBytes = int64_t{16} << 20;
 
-// How far to go along a class's own weights to make its gradient orthogonal to them, as a multiple of those weights.
-// False where single precision might overflow or underflow on the way (weights of 1e10 and beyond) or met a NaN.
+// Sets `factor` so that gradient + factor·weight is orthogonal to the weight. False if single
+// precision might overflow or underflow on the way (norms of 1e10 and beyond), or if a NaN came in:
+// then use double precision.
 bool projection(const Kernels& kernels, const float* weight, const float* gradient, float inverseNorm, int64_t dim,
                 float& factor) {
   factor = -(kernels.dot(weight, gradient, dim) * inverseNorm) * inverseNorm;
@@ -19,6 +21,9 @@ bool projection(const Kernels& kernels, const float* weight, const float* gradie
 
 }  // namespace
 
+// Filtered passes first, if they may pay; then everything for the gradients that they did not
+// finish. The weights' filtered pass comes last: the full pass may still read the weights that an
+// update changes.
 void Step::backwardPhase() {
   double minWeightNorm = 0;
   const NegligibleTerms::Limits limits = skipsNegligible_ ? chooseLimits(minWeightNorm) : NegligibleTerms::Limits{};
@@ -33,6 +38,14 @@ void Step::backwardPhase() {
   if (input) forEach(paddedRows_ / lanes_, [&](int64_t panel, int thread) { finishRows(panel, thread); });
 }
 
+// Backward, one slot: for every tile of the class slot, for every chunk of the row slot:
+//
+//   logits (kept, or recomputed) → A = ∂loss/∂logit without the rows' factors; targets 0
+//     → weightGradient += Aᵀ·(g·x̂)   [classes][paddedDim]
+//     → inputGradient  += A·w         into the class slot's partial sum
+//
+// After its last chunk a tile's gradient is complete if there is one row slot; it is finished while
+// it is in the cache.
 void Step::backward(int64_t slot, int thread, bool input, bool weight) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
   const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
@@ -72,7 +85,8 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
   }
 }
 
-// Σ_i gradient[j][i]·g_i, 16 rows at a time: the same order on every instruction set.
+// out[j] (+)= Σ_i gradient[j][i]·g_i, 16 rows at a time. Whole panels would sum in another order on
+// each instruction set, since L differs.
 void Step::addBiasGradient(const float* gradient, int64_t classes, int64_t firstRow, int64_t panels, bool accumulate,
                            float* out) const {
   for (int64_t j = 0; j < classes; j++) {
@@ -85,7 +99,7 @@ void Step::addBiasGradient(const float* gradient, int64_t classes, int64_t first
   }
 }
 
-// Adds the row slots' partial sums in order.
+// Adds the row slots' partial sums of a tile in order, and finishes its classes.
 void Step::reduceClasses(int64_t tile, int thread) {
   const int64_t firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   float* sum = partialWeight_ + firstClass * paddedDim_;
@@ -97,8 +111,9 @@ void Step::reduceClasses(int64_t tile, int thread) {
   finishClasses(tile, thread, sum);
 }
 
-// gradients[classes][paddedDim] = Σ over the other rows → projected, joined by the targets' share, written or spent.
-// `empty`: these sums are 0, and `gradients` is one row of scratch.
+// Finishes a tile's classes: projects each sum over the rows with other labels, adds its targets'
+// share, and writes the gradient or spends it on the update. gradients [classes][paddedDim]; if
+// `empty`, all sums are 0 and `gradients` is one row of scratch.
 void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty) {
   const int64_t dim = plan_.dim, firstClass = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
   const int32_t* labels = problem_.labels + firstRow_;
@@ -112,6 +127,8 @@ void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty)
     float* w = weightRow(j, thread);
     float* out = direct ? problem_.gradWeight + j * dim : sum;
     const bool hasTargets = target != end && labels[*target] == j;
+    // Projection and copy to the output in one pass. A class with targets is not streamed: it is
+    // read again below.
     float factor;
     if (empty) {
       std::memset(out, 0, dim * sizeof(float));
@@ -131,6 +148,7 @@ void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty)
       kernels_.axpby(out, true, share.input, x, share.weight, w, dim);
       if (problem_.bias) biasSum += state.gradient * state.error;
     }
+    // From here on the weights may change: the targets' share above has to be complete.
     const float biasGradient = static_cast<float>(biasSum);
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
     if (problem_.update) {
@@ -145,7 +163,7 @@ void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty)
   slotSquares_[tile] = squares;
 }
 
-// One row's update; `at` is where it begins in the optimizer's state.
+// Updates one row in place; it begins at element `at` of the optimizer's state.
 void Step::update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const {
   const Optimizer& optimizer = problem_.update->optimizer;
   float* first = state[0] ? state[0] + at : nullptr;
@@ -153,7 +171,8 @@ void Step::update(float* row, int64_t at, float* const* state, const float* grad
   else kernels_.adamW(row, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
 }
 
-// Adds the class slots' partial gradInput of a panel's rows in order, projects, and joins the target's share.
+// Finish, one panel of rows: adds the class slots' partial sums in order, projects, and adds to the
+// target's share. The sums are [classSlots][panel][D][L]: a row's values lie L floats apart.
 void Step::finishRows(int64_t panel, int thread) {
   const int64_t dim = plan_.dim;
   rowSquares_[panel] = 0;
@@ -181,7 +200,8 @@ void Step::finishNarrowRow(int64_t row) {
   if (problem_.statistics) rowSquares_[row / lanes_] += kernels_.dot(out, out, plan_.dim);
 }
 
-// sum[D] = Σ_j A_ij·w_j over the other classes.
+// Adds the negatives' share to a row's gradInput, and their part along x_i is projected out. sum[D]
+// = Σ_j A_ij·w_j.
 void Step::finishRow(int64_t row, const float* sum) {
   const RowState& state = states_[row];
   if (state.label == ignoredLabel) return;

@@ -1,4 +1,17 @@
-// The backward phase over what can matter: see negligible.h.
+// The backward phase without its negligible terms (negligible.h).
+//
+//   filteredInputGradient    sums the exact error of both filters over all classes; writes gradInput
+//   filteredWeightGradient   only if that error is within bounds: the optimizer consumes gradWeight at once,
+//                            so the decision has to be made before
+//
+// In both a class tile × a row chunk goes through four stages:
+//
+//   bounds of cells   → rows[count], those rows of the chunk that may matter to the tile
+//   gatherTile        → their logits side by side, in a tile of fewer rows
+//   filterInput/…     → probabilities, 0 below the limit
+//   listClasses/…     → lists of the terms that are not 0, which sumRows multiplies and adds
+//
+// A row whose cell is skipped is not read again. So the work is proportional to what is left.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,14 +21,12 @@
 namespace margin_softmax::cpu {
 namespace {
 
-// The shares of what may be left out that a sample of the classes aims at: it may be wrong, and then the work was in
-// vain.
-constexpr double inputAim = 0.8, weightAim = 0.6;
-
-// Between lists of a tile's classes: lists that grow side by side should not share a place in the cache.
+// Terms from one list to the next, a list for each row of a panel. No power of two: lists that grow
+// side by side would share a place in the cache.
 constexpr int64_t listStride = 144;
 
-// Rows [first, first + count) of a matrix into its column blocks.
+// Copies rows [first, first + count) of a matrix [rows][n] to column blocks,
+// [block][rows][columnBlock]: the layout that sumRows reads (why: kernels.h).
 void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64_t count, float* blocks) {
   for (int64_t d = 0; d < n; d += columnBlock, blocks += rows * columnBlock) {
     const int64_t width = std::min<int64_t>(columnBlock, n - d);
@@ -24,7 +35,7 @@ void toBlocks(const float* matrix, int64_t rows, int64_t n, int64_t first, int64
   }
 }
 
-// A part of so many of what is upcoming.
+// The part-th of `parts` equal slices of a prefetch.
 Prefetch slice(Prefetch next, int64_t part, int64_t parts) {
   const int64_t from = next.lines * part / parts, to = next.lines * (part + 1) / parts;
   return {static_cast<const char*>(next.from) + from * 64, static_cast<int64_t>(to - from)};
@@ -32,87 +43,8 @@ Prefetch slice(Prefetch next, int64_t part, int64_t parts) {
 
 }  // namespace
 
-// What may be left out of both gradients, whichever are wanted: so that one's bits do not depend on the other.
-// `minWeightNorm`: a lower bound of gradWeight's norm. For gradInput there is no cheap one (other classes may cancel the
-// target's pull), so the targets' share stands in for it until the result is there.
-NegligibleTerms::Limits Step::chooseLimits(double& minWeightNorm) {
-  if (!negligible_.measureRows(states_)) return {};
-  int64_t labels = 0;
-  for (const int32_t* at = firstTarget(0); at != order_ + plan_.rows; at++)
-    if (labels == 0 || labels_[labels - 1] != states_[*at].label)
-      labels_[labels++] = static_cast<int32_t>(states_[*at].label);
-  negligible_.chooseClasses(labels_, labels);
-  forEach(negligible_.panels(), [&](int64_t panel, int thread) { boundPanel(panel, thread); });
-  forEach(plan_.classTiles, [&](int64_t tile, int) { negligible_.boundTile(tile, inverseClassNorm_); });
-  if (cancelled()) return {};
-  minWeightNorm = minWeightGradientNorm();
-  double squares = 0;
-  for (int64_t i = 0; i < plan_.rows; i++) {
-    const RowState& state = states_[i];
-    if (state.label < 0 || state.inverseNorm == 0 || state.targetInverseNorm == 0) continue;
-    const TargetShare pull = inputShare(state, normalized_, radial_);
-    const double w = pull.weight / state.targetInverseNorm, x = pull.input / state.inverseNorm;
-    squares += std::max(0.0, w * w + 2 * w * x * state.cosine + x * x);
-  }
-  return negligible_.choose(inputAim * problem_.negligible * std::sqrt(squares),
-                            weightAim * problem_.negligible * minWeightNorm, negligible_.maxComputedShare());
-}
-
-void Step::boundPanel(int64_t panel, int thread) {
-  negligible_.boundRows(kernels_, panel, states_, rowMaximum_, rowFactor_);
-  float* probabilities = scratchOf(thread).tile;
-  const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows;
-  float ones[Plan::maxTileClasses];
-  std::fill_n(ones, Plan::maxTileClasses, 1.0f);
-  const int64_t classes = negligible_.closeClasses(), atOnce = plan_.tileClasses;
-  for (int64_t from = 0; from < classes && !cancelled(); from += atOnce) {
-    const int64_t count = std::min(atOnce, classes - from);
-    for (int64_t c = 0; c < count; c++) {
-      const int64_t j = negligible_.closeClass(from + c), tile = j / plan_.tileClasses;
-      float* out = probabilities + c * lanes_;
-      if (const float* kept = keptTile(tile, chunk)) {
-        const int64_t panelInChunk = (first - chunk * plan_.chunkRows) / lanes_;
-        std::memcpy(out, kept + (panelInChunk * plan_.tileClasses + j % plan_.tileClasses) * lanes_,
-                    lanes_ * sizeof(float));
-        continue;
-      }
-      products_->panelLogits(weightRow(j, thread), 1, panel, inverseClassNorm_ + j, out);
-      if (problem_.filters()) kernels_.maskAbove(out, plan_.tileClasses, 1, 1, rowLimit_ + first, maskedLogit);
-      forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = maskedLogit; });
-    }
-    kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, {}, rowMaximum_ + first, rowFactor_ + first,
-                           nullptr, nullptr, ones, probabilities);
-    negligible_.addClasses(panel, from, count, probabilities, inverseClassNorm_);
-  }
-  negligible_.closePanel(panel);
-}
-
-// A lower bound of the norm of gradWeight, from the classes of the batch: what their own rows pull, less what all
-// others' could.
-double Step::minWeightGradientNorm() {
-  const int64_t dim = plan_.dim;
-  float* pull = scratchOf(0).row;
-  double squares = 0;
-  for (int64_t l = 0; l < negligible_.labelClasses(); l++) {
-    const int32_t label = negligible_.closeClass(l);
-    const float* w = weightRow(label, 0);
-    double rounding = 0;
-    std::memset(pull, 0, dim * sizeof(float));
-    forTargets(label, 1, 0, plan_.rows, [&](int64_t row, int64_t) {
-      const RowState& state = states_[row];
-      const TargetShare share = weightShare(state, normalized_);
-      kernels_.axpby(pull, true, share.input, problem_.input + row * dim, share.weight, w, dim);
-      rounding += 1e-6 * std::fabs(state.gradient * state.scale * state.error * state.slope);
-    });
-    const double others = (negligible_.labelSum(l) + rounding) * inverseClassNorm_[label];
-    const double norm = std::sqrt(kernels_.dotDouble(pull, pull, dim)) - others;
-    if (!(norm <= 0)) squares += norm * norm;  // NaN stays
-  }
-  return std::sqrt(squares);
-}
-
-// Half of a chunk's rows and more are as many as all of them: these need not be moved. Depends on nothing but the
-// parts.
+// If half the rows or more can matter, takes the whole chunk: gathering would cost more than it
+// saves. Depends on the bounds alone, so both passes decide alike.
 int64_t Step::roundToWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const {
   const int64_t all = plan_.chunkSize(chunk);
   if (2 * count < all) return count;
@@ -120,8 +52,10 @@ int64_t Step::roundToWholeChunk(int64_t chunk, int32_t* rows, int64_t count) con
   return all;
 }
 
-// The logits of a chunk's active rows side by side, the same bits as `backward` has: kept, or computed again (`weights`
-// is filled in where they had to be read). What belongs to these rows goes into scratch beside them.
+// Returns the logits of `count` rows of a chunk side by side, [panel][tileClasses][L], with the
+// same bits as `backward` has: copied from a kept tile, or computed again (then `weights` is set to
+// what was read). Gathers their maxima, factors and costs in scratch, in the same order. Lanes
+// beyond `count` get a factor of 0.
 const float* Step::gatherTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
                               TileWeights& weights) const {
   const ThreadScratch scratch = scratchOf(thread);
@@ -137,6 +71,8 @@ const float* Step::gatherTile(int64_t tile, int64_t chunk, const int32_t* rows, 
   const bool whole = count == plan_.chunkSize(chunk);
   if (kept && whole) return kept;
   if (kept) {
+    // For every panel of gathered rows: where each lane's column begins in the kept tile, then
+    // class by class.
     for (int64_t from = 0; from < count; from += lanes_) {
       const int64_t here = std::min<int64_t>(lanes_, count - from), padded = roundUp(here, 16);
       int64_t offsets[maxLanes];
@@ -153,6 +89,8 @@ const float* Step::gatherTile(int64_t tile, int64_t chunk, const int32_t* rows, 
   if (whole) {
     computeTile(tileAt(tile, weights, chunk, thread), weights.bias, scratch.tile);
   } else {
+    // For every panel of gathered rows: pack their embeddings [D][L], multiply them with the tile's
+    // weights.
     for (int64_t from = 0; from < count; from += lanes_) {
       const int64_t here = std::min<int64_t>(lanes_, count - from);
       int64_t chosen[maxLanes];
@@ -166,7 +104,7 @@ const float* Step::gatherTile(int64_t tile, int64_t chunk, const int32_t* rows, 
       kernels_.maskAbove(out, plan_.tileClasses, classes, 1, limits, maskedLogit);
     }
   }
-  // Targets as logits that the others leave without a probability, as they are where tiles are kept.
+  // Mask the targets, as `forward` did in kept tiles.
   forTargets(firstClass, classes, first, plan_.chunkSize(chunk), [&](int64_t row, int64_t label) {
     const int32_t* place = std::lower_bound(rows, rows + count, static_cast<int32_t>(row - first));
     if (place != rows + count && *place == row - first)
@@ -181,7 +119,9 @@ TermLists Step::listsOf(int thread, int64_t stride) const {
           reinterpret_cast<Term*>(lists)};
 }
 
-// gradInput without what is below its limit, and what that and the weights' limit cost; a limit of 0 takes no part.
+// Computes gradInput without the terms below its limit, and the error of both limits. A limit of 0
+// takes no part. Done says which of both gradients is within bounds; the other one is computed in
+// full by `backward`.
 Step::Done Step::filteredInputGradient(const NegligibleTerms::Limits& limits, double minWeightNorm) {
   std::memset(skippedOfRows_, 0, plan_.classSlots * paddedRows_ * sizeof(double));
   forEach(plan_.slots(), [&](int64_t slot, int thread) { filteredInputGradientSlot(slot, thread, limits); });
@@ -203,14 +143,16 @@ Step::Done Step::filteredInputGradient(const NegligibleTerms::Limits& limits, do
                  least = std::sqrt(squares) - cost;
     done.input = cost <= problem_.negligible * least;
     if (done.input) result.gradInput = cost / least;
-    // What was left out might matter after all: back to the targets' share, as it was.
+    // Too much was skipped: back to the targets' share, which `backward` adds to.
     else forEach(plan_.rows, [&](int64_t row, int thread) { beginInputGradient(row, thread); });
   }
   if (done.input) addOmitted();
   return done;
 }
 
-// The products' sums of gradInput are [classSlots][N][D] here.
+// One slot: for every tile of the class slot, for every chunk of the row slot, the four stages
+// (head of file). inputSums is [classSlots][N][D] here, a row at a time, where `backward` has
+// panels.
 void Step::filteredInputGradientSlot(int64_t slot, int thread, const NegligibleTerms::Limits& limits) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const int64_t firstRow = plan_.firstChunk(rowSlot) * plan_.chunkRows;
@@ -228,11 +170,12 @@ void Step::filteredInputGradientSlot(int64_t slot, int thread, const NegligibleT
   for (int64_t tile = plan_.firstTile(classSlot); tile < plan_.firstTile(classSlot + 1) && !cancelled(); tile++) {
     const int64_t classes = plan_.tileSize(tile);
     TileWeights weights{};
-    float* packed = nullptr;  // the weights
+    float* packed = nullptr;  // the tile's weights in column blocks, made for the first chunk that needs them
     double skippedOfTile = 0;
     std::memset(skippedOfClasses, 0, sizeof skippedOfClasses);
     for (int64_t chunk = plan_.firstChunk(rowSlot); chunk < plan_.firstChunk(rowSlot + 1); chunk++) {
       const int64_t first = chunk * plan_.chunkRows;
+      // Rows that may matter to either gradient. Not `<` on the kept side: NaN has to stay.
       int64_t count = 0;
       for (int64_t i = first; i < first + plan_.chunkSize(chunk); i++) {
         const float input = negligible_.inputBound(tile, i), weight = negligible_.weightBound(tile, i);
@@ -240,6 +183,7 @@ void Step::filteredInputGradientSlot(int64_t slot, int thread, const NegligibleT
         count += !(input < inputLimit) || !(weight < weightLimit);
       }
       count = roundToWholeChunk(chunk, rows, count);
+      // All others cost what their cells' bounds say.
       for (int64_t i = first, k = 0; i < first + plan_.chunkSize(chunk); i++) {
         if (k < count && rows[k] == i - first) {
           k++;
@@ -267,6 +211,8 @@ void Step::filteredInputGradientSlot(int64_t slot, int thread, const NegligibleT
         kernels_.sumRows(lists, packed, classes, dim, partial + first * dim, dim, rows + from, true, next, 2);
       }
     }
+    // The tile's error in gradWeight: of skipped cells, and of skipped terms by class, whose norms
+    // add in squares.
     double squares = 0;
     for (int64_t j = 0; j < classes; j++) {
       double sum = 0;
@@ -278,6 +224,7 @@ void Step::filteredInputGradientSlot(int64_t slot, int thread, const NegligibleT
   computed_[slot] = computed;
 }
 
+// Adds the class slots' partial sums of a panel's rows in order, and finishes the rows.
 void Step::finishFilteredRows(int64_t panel) {
   const int64_t dim = plan_.dim, first = panel * lanes_, last = std::min(plan_.rows, first + lanes_);
   rowSquares_[panel] = 0;
@@ -288,7 +235,7 @@ void Step::finishFilteredRows(int64_t panel) {
   for (int64_t i = first; i < last; i++) finishRow(i, sum + (i - first) * dim);
 }
 
-// After a sweep: adds what it left out to the share of both products.
+// After a pass: adds the share of its product that was skipped.
 void Step::addOmitted() {
   double computed = 0;
   for (int64_t slot = 0; slot < plan_.slots(); slot++) computed += static_cast<double>(computed_[slot]);
@@ -297,6 +244,8 @@ void Step::addOmitted() {
   problem_.omitted.share += (1 - computed / all) / products;
 }
 
+// gradWeight without the terms below its limit. The embeddings go to column blocks first, once for
+// all slots.
 void Step::filteredWeightGradient(float limit) {
   forEach(negligible_.panels(), [&](int64_t panel, int) {
     const int64_t first = panel * lanes_;
@@ -306,6 +255,9 @@ void Step::filteredWeightGradient(float limit) {
   addOmitted();
 }
 
+// One slot, as above; but a list belongs to a class and names rows, and a finished tile goes on to
+// finishClasses. `empty`: no row matters to any class of the tile so far, and its gradient has not
+// been written.
 void Step::filteredWeightGradientSlot(int64_t slot, int thread, float limit) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots, dim = plan_.dim;
   const bool whole = plan_.rowSlots == 1;
@@ -336,7 +288,8 @@ void Step::filteredWeightGradientSlot(int64_t slot, int thread, float limit) {
         factors[k] = static_cast<float>(state.gradient * state.scale * state.inverseNorm);
         places[k] = static_cast<int32_t>(first) + rows[k];
       }
-      TermLists lists = listsOf(thread, Plan::maxChunkRows);  // of rows, for each class of a few
+      // A few classes at a time, with a list of rows each, as long as a chunk at most.
+      TermLists lists = listsOf(thread, Plan::maxChunkRows);
       const int64_t most = listTerms / Plan::maxChunkRows;
       for (int64_t j0 = 0; j0 < classes; j0 += most) {
         lists.count = std::min(most, classes - j0);

@@ -1,5 +1,6 @@
-// What each row of a step makes of its negatives (formulas/negative.h), where the margin transforms them; otherwise there
-// is nothing here, and kernels take an empty NegativeRows: negatives as they are.
+// What each row of a step makes of its negatives (formulas/negative.h), where the margin transforms
+// them; otherwise there is nothing here, and kernels take an empty NegativeRows: negatives as they
+// are.
 #pragma once
 #include <algorithm>
 #include <cfloat>
@@ -47,7 +48,8 @@ class Negatives {
     return negativeLogit({threshold_[row], square_[row], linear_[row], constant_[row], ceiling_[row]}, u);
   }
 
-  // The largest element of each row as tiles have it, by class slot: it cannot be told from the largest logit.
+  // The largest element of each row as tiles have it, by class slot: it cannot be told from the
+  // largest logit.
   void beginLargest(int64_t classSlot, int64_t first, int64_t last) {
     if (transform_) std::fill(largest(classSlot, first), largest(classSlot, last), -FLT_MAX);
   }

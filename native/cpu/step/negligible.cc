@@ -6,9 +6,9 @@
 namespace margin_softmax::cpu {
 namespace {
 
-constexpr double underflow = 1.2e-38;  // what a u that became 0 may have been
+constexpr double underflow = 1.2e-38;  // the largest u that single precision rounds to 0
 
-// A row without direction takes nothing from other classes and gives them nothing.
+// False for a row without direction: its negatives' gradients are 0, both ways.
 bool counts(const RowState& state) { return state.label != ignoredLabel && state.inverseNorm != 0; }
 
 }  // namespace
@@ -40,7 +40,8 @@ bool NegligibleTerms::measureRows(const RowState* states) {
     const RowState& state = states[i];
     if (!counts(state)) continue;
     unit_ = std::max(unit_, std::fabs(state.gradient * state.error) * state.scale);
-    // Far from the ends of single precision, a class's coefficient of a row may be formed before it meets the row.
+    // listRows multiplies a gradient by this factor before the row's values come in, so the product
+    // of both must stay far from the ends of single precision.
     const double factor = std::fabs(state.gradient) * state.scale * state.inverseNorm;
     if (factor != 0 && !(factor > 1e-18 && factor < 1e18)) return false;
   }
@@ -48,7 +49,8 @@ bool NegligibleTerms::measureRows(const RowState* states) {
   return unit_ > 1e-18 && unit_ < 1e18;
 }
 
-// By the exponent and the highest bit of the fraction. NaN is of order 0, which is never left out.
+// The order of u is read from its bits: the exponent and the highest bit of the fraction. NaN has
+// order 0, which is never skipped, so that a NaN reaches the gradients.
 constexpr int32_t lowBits = 22, unitOrder = 127 << 1;
 
 int NegligibleTerms::orderOf(float u) {
@@ -77,15 +79,16 @@ void NegligibleTerms::boundRows(const Kernels& kernels, int64_t panel, const Row
     scaled[l] = static_cast<float>(cost * factors[first + l]);
     inverse_[first + l] = counted ? state.inverseNorm : 0;
   }
-  // No part is more than all C classes at the maximum; where logits are too large to differ by less, that is all there
-  // is to say. NaN stays.
+  // A cell holds no more than all C classes at the row's maximum. Where logits are so large that
+  // their difference overflows or rounds, this is the only bound. NaN stays.
   float* upper = upperBounds_ + first * plan_.classTiles;
-  const float most = static_cast<float>(std::log(static_cast<double>(plan_.classes))) + 1;
+  const float largest = static_cast<float>(std::log(static_cast<double>(plan_.classes))) + 1;
   for (int64_t t = 0; t < plan_.classTiles; t++)
     for (int64_t l = 0; l < lanes_; l++) {
       float& log = upper[t * lanes_ + l];
-      log = std::min(log - maxima[first + l], most);
+      log = std::min(log - maxima[first + l], largest);
     }
+  // From log masses to bounds of Σ_j u_ij, in place: e^(log mass − maximum)·(cost·factor).
   kernels.probabilities(upper, plan_.classTiles, plan_.classTiles, 1, {}, zeros, scaled, nullptr, nullptr, ones_,
                         upper);
   std::memset(rowSums_ + first * orders, 0, lanes_ * orders * sizeof(float));
@@ -100,7 +103,7 @@ void NegligibleTerms::boundTile(int64_t tile, const float* inverseClassNorm) {
     maxInverseNorms_[tile] = std::max(maxInverseNorms_[tile], inverseClassNorm[tile * plan_.tileClasses + j]);
 }
 
-// All labels or, of very many, as many as cost little.
+// Takes every label, or every k-th if examining all of them would cost more than it can save.
 void NegligibleTerms::chooseClasses(const int32_t* labels, int64_t count) {
   const int64_t every = std::max<int64_t>(1, divideUp(count, maxLabels()));
   labels_ = 0;
@@ -118,6 +121,7 @@ void NegligibleTerms::addClasses(int64_t panel, int64_t first, int64_t count, co
       labelSums_[panel * maxLabels() + at] = sum;
       continue;
     }
+    // A sampled class: each u goes to the histogram of its row and of its panel.
     const int64_t sample = at - labels_;
     double* counts = inputCounts_ + panel * orders;
     for (int64_t l = 0; l < present; l++) {
@@ -127,6 +131,7 @@ void NegligibleTerms::addClasses(int64_t panel, int64_t first, int64_t count, co
       counts[order]++;
     }
     if (sample % everySample()) continue;
+    // Some of them sample gradWeight too: u/‖w_j‖ goes to the class's own histogram.
     float* sums = classSums_ + (panel * weightSamples() + sample / everySample()) * orders;
     const float scale = inverseClassNorm[sampledClass(sample)];
     counts = weightCounts_ + panel * orders;
@@ -139,6 +144,7 @@ void NegligibleTerms::addClasses(int64_t panel, int64_t first, int64_t count, co
   }
 }
 
+// Per order: the squared error of the panel's rows if this order and all smaller ones were skipped.
 void NegligibleTerms::closePanel(int64_t panel) {
   const int64_t first = panel * lanes_, last = std::min(plan_.rows, first + lanes_);
   double* squares = inputSquares_ + panel * orders;
@@ -158,7 +164,9 @@ double NegligibleTerms::labelSum(int64_t at) const {
   return sum * unit_ * slack;
 }
 
-NegligibleTerms::Limits NegligibleTerms::choose(double inputBudget, double weightBudget, double most) const {
+NegligibleTerms::Limits NegligibleTerms::choose(double inputBudget, double weightBudget, double maxShare) const {
+  // Squared error of each gradient, as the sample has it, if an order and all smaller ones were
+  // skipped.
   double input[orders] = {}, weight[orders] = {};
   for (int64_t p = 0; p < panels(); p++)
     for (int order = 0; order < orders; order++) input[order] += inputSquares_[p * orders + order];
@@ -169,14 +177,16 @@ NegligibleTerms::Limits NegligibleTerms::choose(double inputBudget, double weigh
       weight[order] += below * below;
     }
   }
-  // What a sample is likely to miss, few large ones, is kept by the second condition: each alone costs little.
+  // Orders from large to small: the first whose estimated error is within the budget. A sample is
+  // likely to miss the few largest terms; the second condition bounds each of them alone by a
+  // quarter of the budget.
   const auto limit = [&](const double* squares, double more, double budget, double largest,
                          const double* counts) -> float {
     double all = 0, computed = 0;
     for (int64_t k = 0; k < panels() * orders; k++) all += counts[k];
     for (int order = 1; order < orders; order++) {
       for (int64_t p = 0; p < panels(); p++) computed += counts[p * orders + order - 1];
-      if (computed > most * all) return 0;
+      if (computed > maxShare * all) return 0;
       if (std::sqrt(squares[order]) * more * unit_ <= budget && limitOf(order) * largest * unit_ <= budget / 4)
         return limitOf(order);
     }
@@ -191,7 +201,7 @@ NegligibleTerms::Limits NegligibleTerms::choose(double inputBudget, double weigh
 double NegligibleTerms::inputCost(const double* skipped, int64_t slots, int64_t stride) const {
   double squares = 0;
   for (int64_t i = 0; i < plan_.rows; i++) {
-    double sum = underflow * static_cast<double>(plan_.classes);
+    double sum = underflow * static_cast<double>(plan_.classes);  // for every P_ij that was rounded to 0
     for (int64_t slot = 0; slot < slots; slot++) sum += skipped[slot * stride + i];
     squares += sum * inverse_[i] * (sum * inverse_[i]);
   }

@@ -21,14 +21,18 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       products_(makeProducts(problem, kernels, plan_, paddedRows_)),
       narrow_(problem.isNarrow() ? static_cast<NarrowProducts*>(products_.get()) : nullptr),
       negatives_(problem.margin, narrow_ ? 1 : 0),
-      // In one pass over all rows: what several leave out could not be held against the sum of their gradients. The
-      // bounds of negligible.h are those of negatives as they are, ∂z/∂cos = s.
+      // Only in one pass over all rows: the error is relative to the norm of the whole gradient,
+      // which no pass of several knows.
+      // And only for untransformed negatives: negligible.h assumes ∂z/∂cos = s.
       skipsNegligible_(problem.negligible > 0 && products_->computesRows() && normalized_ && !negatives_.transform() &&
                        problem.labelSmoothing == 0 && rows == problem.rows && wantsGradient() && negligible_.fit()) {}
 
+// Runs the phases. Within a phase every thread takes items (slots, tiles, blocks of rows) from a
+// common counter, and an item owns what it writes; so nothing depends on the number of threads.
 Status Step::run() {
   if (Status status = placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
   sortByLabel(problem_.labels + firstRow_, plan_.rows, plan_.classes, order_);
+  // Prepare: 16 rows an item.
   forEach(paddedRows_ / 16, [&](int64_t block, int thread) { prepareRows(block, thread); });
   if (problem_.exchange && negatives_.transform())
     if (Status status = exchangeTargets(); !status) return status;
@@ -36,6 +40,8 @@ Status Step::run() {
   double scale = 0;
   for (int64_t i = 0; i < plan_.rows; i++) scale = std::max(scale, states_[i].scale);
   leastInverseNorm_ = leastInverseNorm(scale);
+  // With several row slots a tile belongs to several items: norms come first. Else forward computes
+  // them on its way.
   if (plan_.rowSlots > 1)
     forEach(plan_.classTiles, [&](int64_t tile, int thread) { scaleClasses(tile, tileWeights(tile, thread).weight); });
   forEach(plan_.slots(), [&](int64_t slot, int thread) { forward(slot, thread); });
@@ -59,204 +65,8 @@ Status Step::run() {
   return {};
 }
 
-void Step::layOut(Layout& layout) {
-  const int64_t n = paddedRows_, dim = plan_.dim, classes = plan_.classes;
-  const bool weight = wantsWeight(), gradient = wantsGradient();
-  states_ = layout.take<RowState>(n);
-  totals_ = layout.take<RowTotals>(problem_.exchange ? n : 0);
-  order_ = layout.take<int32_t>(n);
-  products_->layOut(layout, problem_.execution.threads, weight, problem_.gradInput);
-  inverseClassNorm_ = layout.take<float>(classes);
-  maxima_ = layout.take<float>(plan_.classSlots * n);
-  sums_ = layout.take<float>(plan_.classSlots * n);
-  logitSums_ = layout.take<double>(smooths() ? plan_.classSlots * n : 0);
-  rowMaximum_ = layout.take<float>(n);
-  rowFactor_ = layout.take<float>(n);
-  rowGradients_ = layout.take<float>(n);
-  rowEven_ = layout.take<float>(smooths() ? n : 0);
-  rowLimit_ = layout.take<float>(problem_.filters() ? n : 0);
-  negatives_.layOut(layout, n, plan_.classSlots);
-  const bool partial = weight && plan_.rowSlots > 1;
-  partialWeight_ = layout.take<float>(partial ? plan_.rowSlots * classes * paddedDim_ : 0);
-  partialBias_ = layout.take<float>(weight && problem_.bias ? plan_.rowSlots * classes : 0);
-  slotSquares_ = layout.take<double>(plan_.classTiles);
-  rowSquares_ = layout.take<double>(n / lanes_);
-  if (skipsNegligible_) negligible_.layOut(layout, n);
-  skippedOfRows_ = layout.take<double>(skipsNegligible_ ? plan_.classSlots * n : 0);
-  skippedOfTiles_ = layout.take<double>(skipsNegligible_ ? plan_.rowSlots * plan_.classTiles : 0);
-  inputBlocks_ = layout.take<float>(skipsNegligible_ && weight ? plan_.rows * dim : 0);
-  labels_ = layout.take<int32_t>(skipsNegligible_ ? plan_.rows : 0);
-  computed_ = layout.take<int64_t>(skipsNegligible_ ? plan_.slots() : 0);
-  scratchStride_ = tileFloats() + classGradientFloats() + roundUp(paddedDim_, 16) + 64;
-  if (copiesWeights()) scratchStride_ += roundUp(plan_.tileClasses * (dim + 1), 16);
-  if (skipsNegligible_) scratchStride_ += dim * lanes_ + 3 * roundUp(plan_.chunkRows, 16) + 2 * listTerms + 64;
-  scratchStride_ = roundUp(scratchStride_, pageFloats);
-  scratch_ = layout.take<float>(scratchStride_ * problem_.execution.threads, pageFloats * sizeof(float));
-  // Kept tiles come last and take what the budget has left: they pay only if there is a backward pass.
-  const int64_t left = gradient ? problem_.execution.workspaceBytes - layout.bytes() : 0;
-  keptTiles_ = std::clamp<int64_t>(left / (tileFloats() * 4), 0, plan_.classTiles * plan_.rowChunks);
-  kept_ = layout.take<float>(keptTiles_ * tileFloats(), pageFloats * sizeof(float));
-}
-
-Step::ThreadScratch Step::scratchOf(int thread) const {
-  float* base = scratch_ + thread * scratchStride_;
-  float* gradient = base + tileFloats();
-  float* row = gradient + classGradientFloats();
-  float* weights = row + roundUp(paddedDim_, 16) + 64;
-  float* packedInput = weights + (copiesWeights() ? roundUp(plan_.tileClasses * (plan_.dim + 1), 16) : 0);
-  float* maxima = packedInput + plan_.dim * lanes_;
-  return {base,
-          gradient,
-          row,
-          weights,
-          weights + plan_.tileClasses * plan_.dim,
-          packedInput,
-          maxima,
-          maxima + roundUp(plan_.chunkRows, 16),
-          maxima + 2 * roundUp(plan_.chunkRows, 16),
-          maxima + 3 * roundUp(plan_.chunkRows, 16)};
-}
-
-float* Step::keptTile(int64_t tile, int64_t chunk) const {
-  const int64_t index = tile * plan_.rowChunks + chunk;
-  return index < keptTiles_ ? kept_ + index * tileFloats() : nullptr;
-}
-
-float* Step::tileElement(float* tile, int64_t rowInChunk, int64_t classInTile) const {
-  return tile + ((rowInChunk / lanes_) * plan_.tileClasses + classInTile) * lanes_ + rowInChunk % lanes_;
-}
-
-// The first row, in `order_`, of this label or a larger one.
-const int32_t* Step::firstTarget(int64_t label) const {
-  const int32_t* labels = problem_.labels + firstRow_;
-  return std::lower_bound(order_, order_ + plan_.rows, label,
-                          [labels](int32_t row, int64_t wanted) { return labels[row] < wanted; });
-}
-
-void packInput(const float* rows, int64_t dim, int64_t first, int64_t count, const double* factors, int lanes,
-               float* packedInput) {
-  float* out = packedInput + (first / lanes) * dim * lanes + first % lanes;
-  constexpr int64_t block = 64;  // dimensions at a time: what is written to stays in the level-1 cache
-  for (int64_t from = 0; from < dim; from += block) {
-    const int64_t to = std::min(dim, from + block);
-    for (int64_t i = 0; i < 16; i++) {
-      const float factor = i < count ? static_cast<float>(factors[i]) : 0;
-      if (factor == 0)
-        for (int64_t d = from; d < to; d++) out[d * lanes + i] = 0;
-      else
-        for (int64_t d = from; d < to; d++) out[d * lanes + i] = rows[i * dim + d] * factor;
-    }
-  }
-}
-
-void Step::prepareRows(int64_t block, int thread) {
-  const int64_t dim = plan_.dim, first = block * 16;
-  const int64_t count = std::clamp<int64_t>(plan_.rows - first, 0, 16);
-  const float* rows = problem_.input + (firstRow_ + first) * dim;
-  if (problem_.filters()) std::fill_n(rowLimit_ + first, 16, 0.0f);
-  for (int64_t i = 0; i < 16; i++) negatives_.leave(first + i);
-  for (int64_t i = 0; i < count; i++) {
-    RowState& state = states_[first + i];
-    const float* x = rows + i * dim;
-    state = RowState{};
-    state.label = problem_.labels[firstRow_ + first + i];
-    if (state.label == ignoredLabel) continue;
-    const int64_t global = firstRow_ + first + i;
-    const double upstream = weights_.rowGradient * (problem_.gradOutput ? problem_.gradOutput[global] : 1);
-    const RowWeight& weight = weights_.of(global);
-    const double inputSquares = normalized_ ? kernels_.dotDouble(x, x, dim) : 0;
-    if (state.label == labelElsewhere) {
-      state = rowWithoutTarget(problem_.margin, state.label, inputSquares, weight, upstream);
-    } else {
-      const float* w = weightRow(state.label, thread);
-      state = targetRow(problem_.margin, state.label, kernels_.dotDouble(x, w, dim), inputSquares,
-                        normalized_ ? kernels_.dotDouble(w, w, dim) : 0,
-                        problem_.bias ? problem_.bias[problem_.rowOf(state.label)] : 0, weight, upstream);
-    }
-    negatives_.set(first + i, negativesOf(problem_.margin, state.cosine), state.scale);
-    if (problem_.filters())
-      rowLimit_[first + i] = static_cast<float>((problem_.interclassFilter - (narrow_ ? 1 : 0)) * state.scale);
-  }
-  products_->packRows(rows, first, count, states_ + first);
-}
-
-// Each row's threshold needs the cosine of its target, which one of the processes has.
-Status Step::exchangeTargets() {
-  for (int64_t row = 0; row < plan_.rows; row++) {
-    totals_[row] = noTotals;
-    totals_[row].cosine = states_[row].cosine;  // 0 where it is elsewhere, or ignored
-  }
-  if (Status status = problem_.exchange->reduceTotals(totals_, plan_.rows); !status) return status;
-  for (int64_t row = 0; row < plan_.rows; row++)
-    if (states_[row].label != ignoredLabel)
-      negatives_.set(row, negativesOf(problem_.margin, totals_[row].cosine), states_[row].scale);
-  return {};
-}
-
-void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales) {
-  for (int64_t j = 0; j < count; j++) scales[j] = normalized ? inverseNorm(kernels, rows + j * dim, dim) : 1.0f;
-}
-
-// Class j's weights in place, or as floats where they are stored in bfloat16: in the memory of this thread's tile, to
-// be read before the next.
-float* Step::weightRow(int64_t j, int thread) const {
-  const int64_t at = problem_.rowOf(j) * plan_.dim;
-  if (!problem_.bfloat16Weight) return problem_.weight + at;
-  float* row = scratchOf(thread).weights;
-  kernels_.widen(problem_.bfloat16Weight + at, row, plan_.dim);
-  return row;
-}
-
-// Puts a row back that weightRow gave. The random bits belong to the step, the class and the column, whatever the
-// threads, the sample and the processes.
-void Step::storeRow(int64_t j, const float* row) const {
-  if (!problem_.bfloat16Weight) return;
-  const int64_t dim = plan_.dim, at = problem_.rowOf(j);
-  kernels_.roundStochastically(row, problem_.bfloat16Weight + at * dim, dim, problem_.update->roundingKey,
-                               (problem_.update->firstClass + at) * divideUp(dim, 4));
-}
-
-Step::TileWeights Step::tileWeights(int64_t tile, int thread) const {
-  const int64_t first = tile * plan_.tileClasses, dim = plan_.dim;
-  const float* bias = problem_.bias ? problem_.bias + first : nullptr;
-  if (!copiesWeights()) return {problem_.weight + first * dim, bias};
-  const ThreadScratch scratch = scratchOf(thread);
-  if (!problem_.sample) {
-    kernels_.widen(problem_.bfloat16Weight + first * dim, scratch.weights, plan_.tileSize(tile) * dim);
-    return {scratch.weights, bias};
-  }
-  for (int64_t j = 0; j < plan_.tileSize(tile); j++) {
-    const int64_t at = problem_.rowOf(first + j) * dim;
-    if (problem_.bfloat16Weight) kernels_.widen(problem_.bfloat16Weight + at, scratch.weights + j * dim, dim);
-    else std::memcpy(scratch.weights + j * dim, problem_.weight + at, dim * sizeof(float));
-    if (problem_.bias) scratch.bias[j] = problem_.bias[problem_.rowOf(first + j)];
-  }
-  return {scratch.weights, problem_.bias ? scratch.bias : nullptr};
-}
-
-void Step::scaleClasses(int64_t tile, const float* weights) {
-  const int64_t first = tile * plan_.tileClasses, classes = plan_.tileSize(tile);
-  scaleRows(kernels_, weights, plan_.dim, classes, normalized_, inverseClassNorm_ + first);
-  products_->scaleClasses(tile, weights);
-  if (normalized_) reportLarge(inverseClassNorm_ + first, first, classes, leastInverseNorm_, large_);
-}
-
-Prefetch Step::storedWeights(int64_t first, int64_t count) const {
-  if (problem_.sample) return {};
-  const int64_t at = first * plan_.dim, floats = count * plan_.dim;
-  if (problem_.bfloat16Weight) return {problem_.bfloat16Weight + at, static_cast<int64_t>(floats / 32)};
-  return {problem_.weight + at, static_cast<int64_t>(floats / 16)};
-}
-
-Prefetch Step::nextWeights(int64_t tile) const {
-  return tile + 2 > plan_.classTiles ? Prefetch{} : storedWeights((tile + 1) * plan_.tileClasses, plan_.tileClasses);
-}
-
-Prefetch Step::keptLogits(int64_t tile, int64_t chunk) const {
-  const float* kept = keptTile(tile, chunk);
-  return {kept, kept ? static_cast<int64_t>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};
-}
-
+// Logits of a tile of classes × a chunk of rows, without the classes that the interclass filter
+// excludes.
 void Step::computeTile(const Tile& tile, const float* bias, float* out) const {
   products_->logits(tile, inverseClassNorm_ + tile.index * plan_.tileClasses, bias, out, nextWeights(tile.index));
   if (problem_.filters())
@@ -264,6 +74,12 @@ void Step::computeTile(const Tile& tile, const float* bias, float* out) const {
                        rowLimit_ + tile.chunk * plan_.chunkRows, maskedLogit);
 }
 
+// Forward, one slot: for every tile of the class slot, for every chunk of the row slot:
+//
+//   logits → with smoothing: Σ v·z per row → targets masked → running (maximum, Σ e^(z − maximum)) per row
+//
+// A kept tile is written in place and read again by the backward phase, with its targets masked
+// already.
 void Step::forward(int64_t slot, int thread) {
   const int64_t classSlot = slot / plan_.rowSlots, rowSlot = slot % plan_.rowSlots;
   const int64_t firstChunk = plan_.firstChunk(rowSlot), lastChunk = plan_.firstChunk(rowSlot + 1);
@@ -308,6 +124,7 @@ void Step::forward(int64_t slot, int thread) {
   }
 }
 
+// [tileSize] what smoothing gives each class, relative to the others; ones without class weights.
 const float* Step::shares(int64_t tile) const {
   static const std::array<float, Plan::maxTileClasses> ones = [] {
     std::array<float, Plan::maxTileClasses> all;
@@ -317,6 +134,7 @@ const float* Step::shares(int64_t tile) const {
   return weights_.shares.empty() ? ones.data() : weights_.shares.data() + tile * plan_.tileClasses;
 }
 
+// Reduces the class slots' maxima and sums of a row in slot order.
 RowTotals Step::totalsOf(int64_t row) const {
   float maximum = maskedLogit;
   for (int64_t slot = 0; slot < plan_.classSlots; slot++) {
@@ -340,7 +158,8 @@ RowTotals Step::totalsOf(int64_t row) const {
   return totals;
 }
 
-// Rows that are ignored go along: every process has the same ones.
+// Adds up the rows' totals over all processes. Ignored rows are sent, too: every process has the
+// same rows, so the arrays stay aligned.
 Status Step::exchangeTotals() {
   forEach(divideUp(plan_.rows, 8), [&](int64_t block, int) {
     for (int64_t row = block * 8; row < std::min(plan_.rows, block * 8 + 8); row++)
@@ -350,6 +169,8 @@ Status Step::exchangeTotals() {
   return problem_.exchange->reduceTotals(totals_, plan_.rows);
 }
 
+// Reduce, one row: the loss, and the factors that turn its logits into probabilities. Rows of the
+// last panel beyond the batch get factors of 0.
 void Step::reduceRow(int64_t row, int thread) {
   rowMaximum_[row] = rowFactor_[row] = rowGradients_[row] = 0;
   if (smooths()) rowEven_[row] = 0;
@@ -367,11 +188,12 @@ void Step::reduceRow(int64_t row, int thread) {
   rowMaximum_[row] = static_cast<float>(totals.maximum - (narrow_ ? narrow_->ceiling(row) : 0));
   rowGradients_[row] = static_cast<float>(state.gradient);
   problem_.losses[global] = static_cast<float>(state.weight.loss * state.loss);
-  // The target's share now, while its weights are what the forward pass saw: an update may change them soon.
+  // The target's share is added now, with the weights that the forward pass saw. During the
+  // backward phase an update may already have changed them.
   if (problem_.gradInput) beginInputGradient(row, thread);
 }
 
-// The target's share, and 0 without one.
+// gradInput of a row begins with its target's share, or with 0 if it has no target here.
 void Step::beginInputGradient(int64_t row, int thread) {
   const RowState& state = states_[row];
   const int64_t at = (firstRow_ + row) * plan_.dim;
@@ -386,6 +208,8 @@ void Step::beginInputGradient(int64_t row, int thread) {
                  problem_.input + at, plan_.dim);
 }
 
+// Sums losses and statistics in row order. A loss that is not finite fails here, before an update
+// changes anything.
 Status Step::collect() {
   Statistics total;
   for (int64_t i = 0; i < plan_.rows; i++) {

@@ -7,15 +7,19 @@
 //              gradient is projected, joined by its targets' share, and written out or spent on the update
 //   finish     rows: partial gradInput added in slot order, projected, joined to the target's share
 //
-// Where most of the backward phase cannot matter (negligible.h), it goes twice over what can: for gradInput, which is then
-// held against the bound of what it lacks, and for the weights (filtered.cc).
+// The phases by file: prepare.cc, step.cc (forward, reduce), backward.cc (backward, finish).
 //
-// The targets never enter a tile: their logits are left out of the sums and their gradient is added apart, in double
-// precision, which is what keeps losses near 0 and slopes near |cos| = 1 exact.
-// Narrow rows, of few dimensions, take their logits and gradInput in double precision. Near directions are many
-// there, and what their gradients have in common cancels in the projection; so the rounding of a logit, which grows with
-// the scale, would be 3e-5 of what is left. Tiles then hold logits relative to the row's ceiling, its scale, which none
-// exceeds: floats resolve best what is closest to it.
+// Where most terms of the backward phase are negligible (negligible.h), two filtered passes take
+// its place (filtered.cc): one for gradInput, whose error is then compared with its bound, and one
+// for the weights.
+//
+// Targets never enter a tile. Their logits are masked, and their gradients are added separately in
+// double precision. This keeps losses near 0 and slopes near |cos| = 1 exact.
+//
+// Narrow rows (few dimensions) have their logits and gradInput computed in double precision. Few
+// dimensions hold many near directions, whose gradients cancel in the projection. A logit's
+// rounding grows with the scale and would be 3e-5 of what remains. Tiles of narrow rows hold logits
+// relative to the row's ceiling, its scale, which no logit exceeds: floats are finest near 0.
 #pragma once
 #include <atomic>
 #include <cfloat>
@@ -29,29 +33,30 @@
 
 namespace margin_softmax::cpu {
 
-// A left-out logit: below every other, and finite, so that differences to it stay numbers.
+// The value of a masked logit: below every other, and finite, so that differences to it stay
+// numbers.
 constexpr float maskedLogit = -FLT_MAX;
 
 class Step {
  public:
-  // A pass over rows [firstRow, firstRow + rows) of the problem; gradients of later passes add to those of earlier
-  // ones.
+  // Computes rows [firstRow, firstRow + rows) of the problem. Gradients of later passes are added
+  // to those of earlier ones.
   Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, const BatchWeights& weights);
 
   Status run();
   double lossSum() const { return lossSum_; }
 
  private:
-  // A tile's classes, one behind the other: in place, or in scratch where a sample of the classes takes part or where
-  // they are stored in bfloat16.
+  // A tile's classes in consecutive rows: in place, or copied to scratch where the step trains a
+  // sample of the classes or stores them in bfloat16.
   struct TileWeights {
     const float* weight;  // [tileSize][D]
     const float* bias;    // [tileSize] or null
   };
   struct ThreadScratch {
     float *tile, *classGradient, *row, *weights, *bias;
-    float *packedInput, *maxima, *factors, *costs;  // of active rows: [D][L], [chunkRows] each
-    float* lists;
+    float *packedInput, *maxima, *factors, *costs;  // of a chunk's filtered rows: [D][L], [chunkRows] each
+    float* lists;                                   // TermLists: listTerms terms, then their lengths
   };
 
   void layOut(Layout& layout);
@@ -80,13 +85,14 @@ class Step {
     bool input = false, weight = false;
   };
   NegligibleTerms::Limits chooseLimits(double& minWeightNorm);
-  // A process's share of gradInput cannot be held against the sum of all processes'.
+  // False where classes are sharded: no process knows the norm of the sum of all shares of
+  // gradInput, which the error is a fraction of.
   bool filtersInputGradient(const NegligibleTerms::Limits& limits) const {
     return limits.input > 0 && problem_.gradInput && !problem_.exchange;
   }
   void boundPanel(int64_t panel, int thread);
   double minWeightGradientNorm();
-  static constexpr int64_t listTerms = 64 * 144;  // of the lists at once
+  static constexpr int64_t listTerms = 64 * 144;  // capacity of all lists that are in use at once
   TermLists listsOf(int thread, int64_t stride) const;
   int64_t roundToWholeChunk(int64_t chunk, int32_t* rows, int64_t count) const;
   const float* gatherTile(int64_t tile, int64_t chunk, const int32_t* rows, int64_t count, int thread,
@@ -102,11 +108,11 @@ class Step {
     return {thread, tile, plan_.tileSize(tile), chunk, weights.weight};
   }
   void computeTile(const Tile& tile, const float* bias, float* out) const;
-  // Where so many classes' weights lie in one piece: these; else none.
+  // The stored weights of `count` classes; none if they are not contiguous (a sample).
   Prefetch storedWeights(int64_t first, int64_t count) const;
-  // Those of the tile after this one; none after the last.
+  // The stored weights of the next tile; none after the last.
   Prefetch nextWeights(int64_t tile) const;
-  // A tile's logits where they are kept; else none.
+  // A tile's kept logits; none if they are recomputed.
   Prefetch keptLogits(int64_t tile, int64_t chunk) const;
   bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }
   bool copiesWeights() const { return problem_.sample || problem_.bfloat16Weight; }
@@ -124,8 +130,8 @@ class Step {
   const float* shares(int64_t tile) const;  // v_j of the tile's classes
   double shareOf(int64_t j) const { return shares(j / plan_.tileClasses)[j % plan_.tileClasses]; }
   bool cancelled() const { return problem_.execution.isCancelled(); }
-  // Whole pages: where what is stored is, by the last 12 bits of its address, what is loaded next, the processor waits
-  // for the one before it does the other (probabilities took 27 µs a tile instead of 8).
+  // Tiles are whole pages apart. If a store and the next load share the last 12 bits of their
+  // addresses, the processor waits for the store (probabilities took 27 µs a tile instead of 8).
   static constexpr int64_t pageFloats = 1024;
   int64_t tileFloats() const { return roundUp(plan_.tileClasses * plan_.chunkRows, pageFloats); }
   int64_t classGradientFloats() const { return roundUp(plan_.tileClasses * paddedDim_, 16); }
@@ -145,17 +151,17 @@ class Step {
   const BatchWeights& weights_;
   double lossSum_ = 0;
   FirstPlace large_;            // class whose norm is too large
-  float leastInverseNorm_ = 0;  // of a class whose products stay finite
+  float leastInverseNorm_ = 0;  // smallest 1/‖w‖ whose products stay finite
   NegligibleTerms negligible_;
-  double *skippedOfRows_, *skippedOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij left out, in units
+  double *skippedOfRows_, *skippedOfTiles_;  // [classSlots][N], [rowSlots][classTiles] Σ u_ij skipped, in units
   float* inputBlocks_;                       // [rows][D] in column blocks
   int32_t* labels_;                          // [rows] the batch's classes
-  int64_t* computed_;                        // [slots] of the (i, j), those that were not left out
+  int64_t* computed_;                        // [slots] how many (i, j) were computed
   const std::unique_ptr<Products> products_;
-  NarrowProducts* const narrow_;  // the products, where the rows are narrow: these are finished otherwise
-  double allShares_ = 0;          // Σ v of the classes here, of narrow rows with label smoothing
+  NarrowProducts* const narrow_;  // products_ of narrow rows, which finish their rows themselves; else null
+  double allShares_ = 0;          // Σ v_j of this process's classes; set for narrow rows with label smoothing
   Negatives negatives_;
-  const bool skipsNegligible_;  // whether what is negligible may be
+  const bool skipsNegligible_;  // whether negligible terms are skipped
 
   // Scratch, laid out in the workspace; N = paddedRows_.
   RowState* states_;                                // [N]
@@ -165,8 +171,8 @@ class Step {
   float *maxima_, *sums_;                           // [classSlots][N]
   double* logitSums_;                               // [classSlots][N] Σ v·z, only with label smoothing
   float *rowMaximum_, *rowFactor_, *rowGradients_;  // [N] max, e^(max − lse), g
-  float* rowEven_;                                  // [N] what label smoothing gives another class, times its share
-  float* rowLimit_;                                 // [N] the largest logit that is not filtered
+  float* rowEven_;                                  // [N] label smoothing's target for a negative of share 1
+  float* rowLimit_;                                 // [N] largest logit that the interclass filter keeps
   float* partialWeight_;                            // [rowSlots][C][paddedDim], only with several row slots
   float* partialBias_;                              // [rowSlots][C]
   double* slotSquares_;                             // [classTiles] ‖gradient of the tile's classes‖²
@@ -178,8 +184,8 @@ class Step {
   ThreadScratch scratchOf(int thread) const;
 };
 
-// Calls body(row, class) for the rows of [firstRow, firstRow + rows) whose label is in [firstClass, firstClass +
-// classes), in the order of class, then row.
+// Calls body(row, class) for the rows of [firstRow, firstRow + rows) whose label is in [firstClass,
+// firstClass + classes), in the order of class, then row.
 template <class Body>
 void Step::forTargets(int64_t firstClass, int64_t classes, int64_t firstRow, int64_t rows, const Body& body) const {
   const int32_t* labels = problem_.labels + firstRow_;

@@ -14,7 +14,8 @@ Status CentredRows::prepare(const float* rows, int64_t count, int64_t dim, const
   if (!mean_.as<void>()) return Status::outOfMemory("the mean of the embeddings", dim * 8);
   double* const mean = mean_.as<double>();
   Pool& pool = Pool::instance();
-  // A run of dimensions at a time, the rows in their order: the same bits for any number of threads.
+  // A run of dimensions at a time, the rows in their order: the same bits for any number of
+  // threads.
   constexpr int64_t run = 64;
   pool.forEach(execution.threads, divideUp(dim, run), [&](int64_t item, int) {
     const int64_t first = item * run, end = std::min(dim, first + run);
@@ -47,12 +48,12 @@ Status CentredRows::prepare(const float* rows, int64_t count, int64_t dim, const
     }
   });
   if (execution.isCancelled()) return Status::abandoned();
-  const double most = 4 * *std::max_element(halfSquares, halfSquares + count);
-  if (most > widest) return {};
+  const double largest = 4 * *std::max_element(halfSquares, halfSquares + count);
+  if (largest > widest) return {};
   needed_ = true;
   // Rows that are all alike have a span, too: single precision divides by it.
   constexpr double narrowest = 1.0 / (int64_t{1} << 60);
-  for (span_ = narrowest; span_ < most;) span_ *= 2;  // a power of 2, without exp2: it needs glibc 2.29
+  for (span_ = narrowest; span_ < largest;) span_ *= 2;  // a power of 2, without exp2: it needs glibc 2.29
   return {};
 }
 

@@ -1,5 +1,5 @@
-// How many pairs have which score: a sorted list where the pairs are few, counters of every score where they are many.
-// Counting whole numbers gives the same result in any order, so threads share one.
+// Counts pairs by score: in a sorted list if they are few, by a counter for every score if they are
+// many. Whole numbers give the same sum in any order, so threads share the counters.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -14,8 +14,8 @@ namespace margin_softmax::cpu {
 
 class ScoreCounts {
  public:
-  // A key is a pair's score and whether it belongs together. A range of keys shares a lock, and its counters stay in a
-  // core's level-2 cache while a bufferful of them is added.
+  // A key is a pair's score and whether it belongs together. A range of keys shares a lock; its
+  // counters stay in a core's level-2 cache while a buffer of keys is added.
   static constexpr int rangeBits = 17;
   static constexpr int64_t kindRanges = (2 * int64_t{scoreSteps} >> rangeBits) + 1, ranges = 2 * kindRanges;
   static constexpr int32_t sameOffset = static_cast<int32_t>(kindRanges << rangeBits);
@@ -23,9 +23,9 @@ class ScoreCounts {
   static constexpr int64_t mostListed = int64_t{1} << 22;
 
   Status prepare(int64_t pairs);
-  // Keys of one range; from any thread.
+  // Adds keys of one range. From any thread.
   void add(int64_t range, const int32_t* keys, int64_t count);
-  // Both kinds' totals into the problem, then all its figures. Scores reach from 1 − span to 1.
+  // Sets both kinds' totals and all results of the problem. Scores cover 1 − span to 1.
   void measure(VerificationProblem& problem, double span);
 
  private:

@@ -15,7 +15,7 @@ Status ScoreList::prepare() {
 }
 
 void ScoreList::put(int64_t p, double score) {
-  // Folds as even as they come: the list's order decides, as in the lists that are published in sets.
+  // Folds are runs of the list, as in lists that are published in sets.
   const int64_t fold = problem_.folds ? p * problem_.folds / problem_.pairs : 0;
   begin()[p] = {score, static_cast<uint32_t>(fold), problem_.same[p] != 0};
   if (problem_.scores) problem_.scores[p] = score;
@@ -39,7 +39,8 @@ void ScoreList::measure() {
   for (int64_t fold = 0; fold < problem_.folds && !problem_.execution.isCancelled(); fold++) measureFold(fold);
 }
 
-// A run for each thread, then runs merged two by two. Which of two pairs with one score comes first is all the same.
+// Sorts one run per thread, then merges runs two by two. The order of pairs with equal scores does
+// not matter.
 void ScoreList::sort() {
   constexpr int64_t leastRun = 4096;
   const auto before = [](const Pair& a, const Pair& b) { return a.score < b.score; };
@@ -67,24 +68,24 @@ void ScoreList::forScores(const Body& body) const {
   }
 }
 
-// The threshold that is best on the other folds, and its accuracy on this one. Compared are differences to accepting
-// none.
+// Finds the threshold that is best on the other folds, and its accuracy on this one. Compares gains
+// over accepting none.
 void ScoreList::measureFold(int64_t fold) {
-  int64_t others = 0, own = 0, mostOthers = 0, ownAtMost = 0, ownDifferent = 0, ownPairs = 0;
+  int64_t otherFolds = 0, thisFold = 0, bestOtherFolds = 0, thisFoldAtBest = 0, ownDifferent = 0, ownPairs = 0;
   double threshold = std::numeric_limits<double>::infinity();
   forScores([&](double score, const Pair* first, const Pair* last) {
     for (const Pair* pair = first; pair != last; pair++) {
       const bool mine = pair->fold == fold;
-      (mine ? own : others) += pair->same ? 1 : -1;
+      (mine ? thisFold : otherFolds) += pair->same ? 1 : -1;
       ownPairs += mine;
       ownDifferent += mine && !pair->same;
     }
-    if (others <= mostOthers) return;
-    mostOthers = others;
-    ownAtMost = own;
+    if (otherFolds <= bestOtherFolds) return;
+    bestOtherFolds = otherFolds;
+    thisFoldAtBest = thisFold;
     threshold = score;
   });
-  problem_.foldAccuracies[fold] = static_cast<double>(ownDifferent + ownAtMost) / static_cast<double>(ownPairs);
+  problem_.foldAccuracies[fold] = static_cast<double>(ownDifferent + thisFoldAtBest) / static_cast<double>(ownPairs);
   problem_.foldThresholds[fold] = threshold;
 }
 

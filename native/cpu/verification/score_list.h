@@ -1,4 +1,4 @@
-// The pairs of a list by their scores, sorted: figures of the whole list and of its folds.
+// The pairs of a list, sorted by score: results of the whole list and of its folds.
 #pragma once
 #include <cstdint>
 
@@ -12,9 +12,9 @@ class ScoreList {
   explicit ScoreList(VerificationProblem& problem) : problem_(problem) {}
 
   Status prepare();
-  // Of pair p; from any thread, each pair once.
+  // Sets the score of pair p. From any thread, each pair once.
   void put(int64_t p, double score);
-  // Once every pair has been put: both kinds' totals into the problem, then all its figures.
+  // After every pair was put: sets both kinds' totals and all results of the problem.
   void measure();
 
  private:

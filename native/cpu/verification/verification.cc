@@ -1,6 +1,8 @@
-// Scores of pairs. All pairs of rows: the loss's own tiles of cosines, turned into keys in place and counted; of rows
-// that point nearly the same way, tiles of what tells them apart (centred_rows.h). A list of pairs: each cosine in double
-// precision by itself.
+// Scores of pairs.
+//
+//   all pairs   the loss's tiles of cosines → keys, in place → counted. If all rows point nearly the same way, the tiles
+//               hold their differences (centred_rows.h).
+//   a list      each cosine separately, in double precision
 #include "../../core/verification.h"
 
 #include <algorithm>
@@ -16,7 +18,8 @@ namespace {
 
 constexpr int64_t block = 16;  // rows
 
-// Fills inverse norms [N] and counts the zeros; fails for the first row that holds a number that is not finite.
+// Computes inverse norms [N] and counts the zero rows. Fails at the first row with a number that is
+// not finite.
 Status invertNorms(VerificationProblem& problem, const Kernels& kernels, double* inverseNorms) {
   FirstPlace wrong;
   Pool::instance().forEach(problem.execution.threads, divideUp(problem.rows, block), [&](int64_t item, int) {
@@ -34,7 +37,9 @@ Status invertNorms(VerificationProblem& problem, const Kernels& kernels, double*
   return {};
 }
 
-// All pairs i < j. Rows i are packed, a run of them at a time; rows j are read in place.
+// All pairs i < j. Runs of rows i are packed in panels; rows j are read in place:
+//
+//   for every run of rows i: for every item (a chunk of the run × a strip of rows j): tiles → keys → buffers by range
 class AllPairs {
  public:
   AllPairs(VerificationProblem& problem, const Kernels& kernels)
@@ -98,7 +103,8 @@ class AllPairs {
 
   const float* operands() const { return centred_.isNeeded() ? centred_.rows() : problem_.embeddings; }
 
-  // A tile's number is a place from −1 to 1 in the scores' span: 1 − 2·(1 − cos)/span, where 1 − cos has three terms.
+  // A tile holds places from −1 to 1 in the scores' span: 1 − 2·(1 − cos)/span, with the three
+  // terms of 1 − cos.
   void scaleCentred() {
     const double factor = 2 / centred_.span();
     for (int64_t i = 0; i < problem_.rows; i++) {
@@ -170,7 +176,7 @@ class AllPairs {
   double* inverseNorms_;
 };
 
-// The pairs of a list: cosines in double precision, or scores that are given.
+// The pairs of a list: cosines in double precision, or the caller's scores.
 class ListedPairs {
  public:
   ListedPairs(VerificationProblem& problem, const Kernels& kernels)
@@ -179,8 +185,8 @@ class ListedPairs {
   Status run() {
     if (Status status = problem_.givenScores ? refuseWhatIsNotFinite() : prepareNorms(); !status) return status;
     if (Status status = list_.prepare(); !status) return status;
-    constexpr int64_t most = 1 << 16;
-    const int64_t itemPairs = std::max<int64_t>(256, divideUp(problem_.pairs, most));
+    constexpr int64_t maxItems = 1 << 16;
+    const int64_t itemPairs = std::max<int64_t>(256, divideUp(problem_.pairs, maxItems));
     Pool::instance().forEach(problem_.execution.threads, divideUp(problem_.pairs, itemPairs), [&](int64_t item, int) {
       if (problem_.execution.isCancelled()) return;
       for (int64_t p = item * itemPairs; p < std::min(problem_.pairs, (item + 1) * itemPairs); p++)

@@ -1,4 +1,5 @@
-// The process group for JavaScript: an addon of its own, which alone needs MPI. lib/distributed.ts explains mistakes.
+// The binding of the process group, in an addon of its own, which alone needs MPI.
+// lib/distributed.ts has explained mistakes before a call arrives here.
 #include <algorithm>
 #include <cstring>
 
@@ -12,7 +13,7 @@ using distributed::Group;
 
 constexpr napi_type_tag valuesTag = {0x6d617267696e2d73ull, 0x76616c7565730001ull};
 
-// Work of the group: on its thread, in the order of the calls.
+// A job on the group's thread, in the order of the calls.
 struct GroupJob : Job {
   GroupJob() { asynchronous = grouped = true; }
   bool post() override { return Group::instance().post(*this); }
@@ -43,11 +44,11 @@ struct CollectiveJob : GroupJob {
   int root = 0;
   int64_t count = 0;
   std::vector<int64_t> counts;
-  void* values = nullptr;  // [count]: the caller's where it is shared, else a copy
+  void* values = nullptr;  // [count]: the caller's if it is shared, else a copy
   Block copy;
   Napi::ObjectReference shared;
   std::shared_ptr<Block> result = std::make_shared<Block>();
-  int64_t length = -1;  // elements of the result, where it is not in the caller's array already
+  int64_t length = -1;  // elements of the result; −1 if the caller's array has it
 
   Status work() override {
     Group& group = Group::instance();
@@ -80,7 +81,7 @@ struct CollectiveJob : GroupJob {
     return status;
   }
 
-  // JavaScript makes the array, or has it, and calls take(values, array).
+  // JavaScript makes an array of this length, unless it has one, and calls take(values, array).
   void fill(Napi::Object filled) const override {
     if (length < 0) return;
     filled.Set("values", external(filled.Env(), std::make_unique<Block>(std::move(*result)), valuesTag));
@@ -92,7 +93,7 @@ Napi::Value open(const Napi::CallbackInfo& info) {
   return perform<OpenJob>(info, [&](OpenJob& job) { job.launched = info[0].As<Napi::Number>().Int32Value(); });
 }
 
-// The elements of the array as they are now. What is shared is used in place: it can not be detached.
+// Copies the array's elements. A shared array is used in place, since it can not be detached.
 void readArray(CollectiveJob& job, Napi::Value value, bool wanted) {
   Napi::Env env = value.Env();
   napi_typedarray_type type;
@@ -156,8 +157,9 @@ Napi::Value take(const Napi::CallbackInfo& info) {
 
 // Converts a number that may be infinite.
 std::chrono::milliseconds milliseconds(Napi::Value value) {
-  const double most = static_cast<double>(distributed::Transport::longest.count());
-  return std::chrono::milliseconds(static_cast<int64_t>(std::clamp(value.As<Napi::Number>().DoubleValue(), 0.0, most)));
+  const double longest = static_cast<double>(distributed::Transport::longest.count());
+  return std::chrono::milliseconds(
+      static_cast<int64_t>(std::clamp(value.As<Napi::Number>().DoubleValue(), 0.0, longest)));
 }
 
 Napi::Value leave(const Napi::CallbackInfo& info) {
@@ -165,7 +167,7 @@ Napi::Value leave(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// left(milliseconds): how the leaving ended, or undefined where it goes on.
+// left(milliseconds): the outcome of leave(), or undefined if it has not ended yet.
 Napi::Value left(const Napi::CallbackInfo& info) {
   Status status;
   if (!Group::instance().left(milliseconds(info[0]), status)) return info.Env().Undefined();
