@@ -33,14 +33,14 @@ constexpr double pi = 3.14159265358979323846;
 // so the gradient is zero as well.
 HOST_DEVICE inline double sineOf(double cosine) {
   const double square = (1 - cosine) * (1 + cosine);
-  // cos(θ + m) from c = cos θ.
-  HOST_DEVICE inline MarginValue angularMargin(double cosine, double margin) {
-    const double sine = sineOf(cosine), exactSine = std::sqrt((1 - cosine) * (1 + cosine));
-    return {cosine * std::cos(margin) - exactSine * std::sin(margin),
-            std::cos(margin) + std::sin(margin) * cosine / sine};
-  }
-
   return square > 1e-14 ? std::sqrt(square) : 1e-7;
+}
+
+// cos(θ + m) from c = cos θ.
+HOST_DEVICE inline MarginValue angularMargin(double cosine, double margin) {
+  const double sine = sineOf(cosine), exactSine = std::sqrt((1 - cosine) * (1 + cosine));
+  return {cosine * std::cos(margin) - exactSine * std::sin(margin),
+          std::cos(margin) + std::sin(margin) * cosine / sine};
 }
 
 // Plain softmax: raw dot products, plus a bias if there is one. No normalization, hence no cosine
