@@ -30,7 +30,7 @@ export const cpu = -1
 export interface Device {
   /** `'cpu'`, `'cuda:0'`, …; plain `'cuda'` where there is no GPU at all, to say why. */
   device: DeviceName
-  /** The instruction set, or the GPU's name. `'avx512bf16'` multiplies bfloat16 itself; other CPUs emulate it in float32. */
+  /** The best instruction set, or the GPU's name. */
   name: string
   /** Whether a computation may be given it. */
   usable: boolean
@@ -38,6 +38,12 @@ export interface Device {
   reason?: string
   /** The values that `precision` may have on it; none if it is not usable. */
   precisions: Precision[]
+  /**
+   * The precisions that are at least as fast as `'float32'` on it where `dim` is 128 or more, the fastest first; none if it is
+   * not usable. The CPU is measured when this is first asked for, which takes less than a millisecond. A GPU with tensor cores
+   * has all of them.
+   */
+  fastPrecisions: Precision[]
   /** A GPU's compute capability, such as `'9.0'`. */
   computeCapability?: string
   /** A GPU's memory in bytes. */
@@ -86,6 +92,7 @@ export function devices(): Device[] {
       name: instructionSets()[0] as string,
       usable: true,
       precisions: ['float32', 'bfloat16'],
+      fastPrecisions: succeeded(native().bfloat16()).fast ? ['bfloat16', 'float32'] : ['float32'],
     },
     ...gpus.map(describe),
   ]
@@ -98,6 +105,7 @@ function describe(gpu: NativeDevice): Device {
     usable: gpu.usable,
     ...(!gpu.usable && { reason: gpu.reason }),
     precisions: !gpu.usable ? [] : gpu.tensorCores ? [...precisions] : ['float32'],
+    fastPrecisions: !gpu.usable ? [] : gpu.tensorCores ? [...precisions].reverse() : ['float32'],
     ...(gpu.computeCapability && {
       computeCapability: (gpu.computeCapability / 10).toFixed(1),
       memoryBytes: gpu.memoryBytes,

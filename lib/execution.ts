@@ -2,7 +2,7 @@ import os from 'node:os'
 import { cpu, type DeviceName, deviceIndex, type Precision, precisionIndex } from './devices'
 import { wrongValue } from './errors'
 import { integerInRange, oneOf } from './internal/check'
-import { instructionSets, native, succeeded } from './internal/native'
+import { emulatedInstructionSets, instructionSets, native, succeeded } from './internal/native'
 import { namesOf } from './internal/option-table'
 
 /** Options that say how a computation runs. */
@@ -18,8 +18,9 @@ export interface ExecutionOptions {
    * The precision of the matrix products. Weights, norms, targets, losses and updates are float32 or better in all of them.
    *
    * - `'float32'` (default): exact to single precision, on every device.
-   * - `'bfloat16'` (7 bits of fraction): gradients within about 5e-3 where embeddings are dense. A CPU with AVX512-BF16 takes
-   *   about 0.55 of the time; another CPU is slower than in float32. GPUs need compute capability 8.0.
+   * - `'bfloat16'` (7 bits of fraction): gradients within about 5e-3 where embeddings are dense. `devices()` says in
+   *   `fastPrecisions` where it saves time; another CPU gives the same bits, but slower than float32. GPUs need compute
+   *   capability 8.0.
    * - `'tf32'` (10 bits of fraction): gradients within about 1e-3, on GPUs of compute capability 8.0 alone.
    *
    * Where `dim` is below 128, the last two take three products for one and are within 1e-4, or 1e-3 in a few dimensions.
@@ -81,7 +82,8 @@ export function execution(given: ExecutionOptions, auto: 'best' | 'cpu' = 'best'
   const instructionSet =
     given.instructionSet === undefined
       ? undefined
-      : oneOf(given.instructionSet, 'instructionSet', instructionSets())
+      : (emulatedInstructionSets().find((name) => name === given.instructionSet) ??
+        oneOf(given.instructionSet, 'instructionSet', instructionSets()))
   const device =
     instructionSet !== undefined && (given.device === undefined || given.device === 'auto')
       ? cpu

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 machine=${1:?Expected one of arm64, avx2 and portable}
 shift
 suites=${*:-loss loss-edges loss-outputs margins reject buffers metrics head head-reject head-file topk probability \
-  cross-entropy cross-entropy-edges determinism}
+  cross-entropy cross-entropy-edges determinism bfloat16}
 limit=${SECONDS_EACH:-900}
 work=build/emulated/$machine
 mkdir -p "$work"
@@ -37,7 +37,7 @@ npx tsc -p tsconfig.json --noEmit false --outDir "$work/js" --rootDir .
 
 export MARGIN_SOFTMAX_BINARY="$PWD/$work/prebuilds/linux-$arch/node.napi.glibc.node"
 export MARGIN_SOFTMAX_GOLDEN=${MARGIN_SOFTMAX_GOLDEN:-$PWD/../shared/golden}
-sets="require('./$work/js/lib/native').instructionSets()"
+sets="require('./$work/js/lib/internal/native').instructionSets()"
 "${emulated[@]}" -p "process.arch + ' ' + process.version + ' ' + $sets" 2> /dev/null
 
 failed=0

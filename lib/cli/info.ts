@@ -3,7 +3,7 @@ import os from 'node:os'
 import type { Command } from 'commander'
 import { type Device, devices, ncclState } from '../devices'
 import { execution } from '../execution'
-import { instructionSets } from '../internal/native'
+import { instructionSets, type NativeBfloat16, native, succeeded } from '../internal/native'
 import { binaryFile } from '../internal/native-file'
 import { explain } from './options'
 import { counted, findPackage, manifest, megabytes, print, printJson, printList, toInstall } from './terminal'
@@ -25,6 +25,8 @@ interface Info {
   memoryBytes: number
   binary: { file: string; chosen: string } | null
   instructionSets: string[]
+  /** What serves `precision: 'bfloat16'` on the CPU, and whether it is at least as fast as float32. */
+  bfloat16: NativeBfloat16 | null
   threads: number | null
   devices: Device[]
   /** For heads sharded over GPUs: its version, or why it is not used; null without a GPU. */
@@ -56,6 +58,7 @@ function collect(): Info {
     memoryBytes: os.totalmem(),
     binary: null,
     instructionSets: [],
+    bfloat16: null,
     threads: null,
     devices: [],
     nccl: null,
@@ -64,6 +67,7 @@ function collect(): Info {
   }
   try {
     info.instructionSets = instructionSets()
+    info.bfloat16 = succeeded(native().bfloat16())
     info.binary = binaryFile()
     info.devices = devices()
     if (info.devices.some(({ device }) => device.startsWith('cuda:'))) info.nccl = ncclState()
@@ -95,6 +99,7 @@ function show(info: Info): void {
     ['Binary', info.binary ? info.binary.file : 'none loads'],
     ['', info.binary ? info.binary.chosen : 'see below'],
     ['Instructions', best ? `${best}${others.length ? ` (also ${others.join(', ')})` : ''}` : '–'],
+    ['bfloat16', info.bfloat16 ? describeBfloat16(info.bfloat16) : '–'],
     [
       'Threads',
       info.threads === null
@@ -110,6 +115,11 @@ function show(info: Info): void {
   ])
   if (info.missing.length) print('\nWhat is missing:')
   for (const line of info.missing) print(`  • ${line.replaceAll('\n', '\n    ')}`)
+}
+
+function describeBfloat16({ instructionSet, fast, timesFloat32 }: NativeBfloat16): string {
+  const rate = timesFloat32 ? `${timesFloat32.toFixed(2)} times float32's rate, measured` : 'in tiles'
+  return `${instructionSet}: ${rate}${fast ? '' : ', so float32 is faster'}`
 }
 
 function describe(gpu: Device): string {

@@ -79,6 +79,15 @@ export interface NativeDevice {
   tensorCores: boolean
 }
 
+/** Which instruction set serves `precision: 'bfloat16'` on the CPU. */
+export interface NativeBfloat16 {
+  instructionSet: string
+  /** Whether it is at least as fast as float32. */
+  fast: boolean
+  /** The measured rate of its products, relative to float32's; 0 of tiles, which need no measuring. */
+  timesFloat32: number
+}
+
 interface Native {
   /** Delivers what has finished. Whether to look again at the next turn of the event loop. */
   look(): boolean
@@ -86,6 +95,8 @@ interface Native {
   cancel(ticket: number): void
   margins(): { name: string; normalized: boolean; parameters: string[] }[]
   instructionSets(): string[]
+  emulatedInstructionSets(): string[]
+  bfloat16(): NativeBfloat16
   cudaDevices(asked?: number): NativeDevice[]
   nccl(library: string): { version: string; reason: string }
   multiplyAdds(threads: number, rounds: number): number
@@ -186,4 +197,9 @@ export function watched<Result>(running: Result): Result {
 /** The instruction sets that this machine can run, best first; the last one is always `portable`. */
 export function instructionSets(): string[] {
   return succeeded(native().instructionSets())
+}
+
+/** Instruction sets of other machines that this one can imitate, slowly: for tests. Nothing chooses them. */
+export function emulatedInstructionSets(): string[] {
+  return succeeded(native().emulatedInstructionSets())
 }

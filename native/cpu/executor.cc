@@ -5,6 +5,7 @@
 
 #include "../core/batch.h"
 #include "../core/block.h"
+#include "kernels/bfloat16_choice.h"
 #include "step/step.h"
 
 namespace margin_softmax {
@@ -13,7 +14,10 @@ namespace cpu {
 // Computes a batch in one pass, or a very long one in several, whose gradients of the weights add
 // up.
 static Status inPasses(Problem& problem) {
-  const Kernels* kernels = findKernels(problem.execution.instructionSet);
+  const char* named = problem.execution.instructionSet;
+  const bool bfloat16 = problem.execution.precision == Precision::bfloat16;
+  const Kernels* kernels = bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
+  if (!kernels && findKernels(named)) return {Failure::unavailable, "the system does not let this process use tiles"};
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
   const BatchWeights weights = weighBatch(problem);
   const int64_t maxRows = Plan::rowsAtOnce(problem.dim);

@@ -4,6 +4,7 @@
 
 #include "../core/executor.h"
 #include "../core/pool.h"
+#include "../cpu/kernels/bfloat16_choice.h"
 #include "../cpu/kernels/kernels.h"
 #include "request.h"
 
@@ -26,11 +27,21 @@ Napi::Value margins(const Napi::CallbackInfo& info) {
   return list;
 }
 
-Napi::Value instructionSets(const Napi::CallbackInfo& info) {
+template <cpu::KernelList (*tables)()>
+Napi::Value namesOf(const Napi::CallbackInfo& info) {
   Napi::Array names = Napi::Array::New(info.Env());
-  const cpu::KernelList list = cpu::availableKernels();
+  const cpu::KernelList list = tables();
   for (int i = 0; i < list.count; i++) names.Set(i, list.tables[i]->name);
   return names;
+}
+
+Napi::Value bfloat16(const Napi::CallbackInfo& info) {
+  const cpu::Bfloat16Choice choice = cpu::expectBfloat16();
+  Napi::Object result = Napi::Object::New(info.Env());
+  set(result, "instructionSet", choice.kernels->name);
+  result.Set("fast", choice.fast);
+  result.Set("timesFloat32", choice.timesFloat32);
+  return result;
 }
 
 Napi::Value cudaDevices(const Napi::CallbackInfo& info) {
@@ -130,7 +141,9 @@ static void addAll(Napi::Object exports) {
   addFunction<look>(exports, "look");
   addFunction<cancel>(exports, "cancel");
   addFunction<margins>(exports, "margins");
-  addFunction<instructionSets>(exports, "instructionSets");
+  addFunction<namesOf<cpu::availableKernels>>(exports, "instructionSets");
+  addFunction<namesOf<cpu::testKernels>>(exports, "emulatedInstructionSets");
+  addFunction<bfloat16>(exports, "bfloat16");
   addFunction<cudaDevices>(exports, "cudaDevices");
   addFunction<nccl>(exports, "nccl");
   addFunction<multiplyAdds>(exports, "multiplyAdds");

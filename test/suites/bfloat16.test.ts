@@ -1,7 +1,8 @@
-// precision: 'bfloat16' on the CPU, where the processor multiplies bfloat16 and where floats stand in for it.
+// precision: 'bfloat16' on the CPU: in tiles (AMX, or their emulation), by the processor's products of pairs, and by floats.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import { arcface, devices, instructionSets, MarginHead, marginLossSync, sgd } from '../../lib/index'
+import { adamW, arcface, devices, instructionSets, MarginHead, marginLossSync, sgd } from '../../lib/index'
+import { emulatedInstructionSets, native, succeeded } from '../../lib/internal/native'
 import { goldenArguments, goldenCases, goldenFolder } from '../support/golden'
 import type { LossOptions } from '../support/losses'
 import { compare, runLoss } from '../support/losses'
@@ -11,8 +12,8 @@ import { lacking, makeBatch, relativeError, sameBits, within } from '../support/
 
 const test = suite('bfloat16')
 const precision = 'bfloat16'
-const sets = instructionSets() as NonNullable<LossOptions['instructionSet']>[]
-// Code with fused multiply-adds gives the hardware's bits; the portable code's sums outside of the products differ.
+const sets = [...instructionSets(), ...emulatedInstructionSets()]
+// Code with fused multiply-adds gives the tiles' bits; the portable code's sums outside of the products differ.
 const fused = sets.filter((set) => set !== 'portable')
 const outputs = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
 const least = 32 * 2 ** 20
@@ -120,6 +121,67 @@ test('numbers at the ends of the range: denormal products count as 0 on every in
     assert.ok(Number.isNaN(runLoss(margin, batch, { precision, instructionSet }).loss), instructionSet)
 })
 
+// Each choice of outputs, and what changes a tile's logits, sums or probabilities; half-filled blocks of D, classes, rows.
+test(`whole losses have the same bits on ${fused.join(', ')}`, () => {
+  for (const [rows, dim, classes] of [
+    [33, 161, 97],
+    [97, 47, 131],
+    [65, 129, 1100],
+  ] as const) {
+    const batch = makeBatch(rows, { rows, dim, classes })
+    const classWeights = Float32Array.from({ length: classes }, (_, j) => 0.5 + (j % 3))
+    for (const options of [
+      { labelSmoothing: 0.1 },
+      { classWeights, reduction: 'sum' },
+      { gradWeight: false },
+      { gradInput: false },
+    ] as LossOptions[]) {
+      const results = fused.map((instructionSet) =>
+        marginLossSync(batch, { margin: arcface(), ...options, precision, instructionSet })
+      )
+      for (const [k, actual] of results.entries())
+        for (const name of outputs) {
+          const bits = results[0]?.[name]
+          if (bits)
+            sameBits(actual[name] as Float32Array, bits, `${name}, ${fused[k]}, ${JSON.stringify(options)}`)
+        }
+    }
+  }
+})
+
+const optimizers = { sgd: sgd({ learningRate: 0.5, momentum: 0.9 }), adamW: adamW({ learningRate: 0.01 }) }
+for (const [name, optimizer] of Object.entries(optimizers))
+  test(`heads with ${name} have the same bits on ${fused.join(', ')}: sampled, filtered, stored in two bytes`, async () => {
+    const batch = makeBatch(6, { rows: 45, dim: 145, classes: 333 })
+    for (const options of [
+      {},
+      { sampleRate: 0.4 },
+      { interclassFilter: 0.1 },
+      { weightStorage: 'bfloat16' },
+    ] as const) {
+      const results: Float32Array[] = []
+      for (const instructionSet of fused) {
+        const head = await MarginHead.create({
+          classes: 333,
+          dim: 145,
+          margin: arcface(),
+          optimizer,
+          device: 'cpu',
+          seed: 3,
+          precision,
+          instructionSet,
+          ...options,
+        })
+        for (let i = 0; i < 3; i++) head.stepSync(batch.input, batch.labels)
+        const { losses, gradInput } = head.stepSync(batch.input, batch.labels)
+        results.push(Float32Array.of(...losses, ...gradInput, ...head.weights()))
+        head.dispose()
+      }
+      for (const [k, actual] of results.entries())
+        sameBits(actual, results[0] as Float32Array, `${fused[k]}, ${JSON.stringify(options)}`)
+    }
+  })
+
 test('the portable instruction set agrees with the others to the rounding of its sums', () => {
   for (const dim of [60, 300]) {
     const batch = makeBatch(3, { rows: 64, dim, classes: 500 })
@@ -173,7 +235,13 @@ test('a head trains in bfloat16, with all classes and with a sample of them', as
 })
 
 test('what the CPU offers', () => {
-  assert.equal(devices()[0]?.precisions, ['float32', 'bfloat16'])
+  const { precisions, fastPrecisions } = devices()[0] ?? {}
+  assert.equal(precisions, ['float32', 'bfloat16'])
+  const { instructionSet, fast, timesFloat32 } = succeeded(native().bfloat16())
+  assert.equal(fastPrecisions, fast ? ['bfloat16', 'float32'] : ['float32'])
+  assert.ok(instructionSets().includes(instructionSet), instructionSet)
+  assert.is(timesFloat32 > 0, instructionSet !== 'amx', 'what is not measured are tiles')
+  assert.ok(!fast || ['amx', 'avx512bf16'].includes(instructionSet), instructionSet)
   const batch = makeBatch(5, { rows: 2, dim: 3, classes: 4 })
   assert.throws(
     () => marginLossSync(batch, { device: 'cpu', precision: 'tf32' }),

@@ -126,10 +126,12 @@ test('info tells what runs here', async () => {
   assert.is(info.node, process.version)
   assert.ok(fs.existsSync(info.binary.file))
   assert.equal(info.instructionSets, instructionSets())
+  assert.is(typeof info.bfloat16.fast, 'boolean')
   assert.ok(info.threads >= 1)
   assert.is(info.devices[0].device, 'cpu')
   const text = (await cli(['info'], { env: { MARGIN_SOFTMAX_THREADS: '3' } })).stdout
   assert.match(text, `margin-softmax ${version}`)
+  assert.match(text, new RegExp(`bfloat16 +${info.bfloat16.instructionSet}: `))
   assert.match(text, /Threads +3 \(MARGIN_SOFTMAX_THREADS\)/)
   assert.not(text.includes('\x1b'))
 })

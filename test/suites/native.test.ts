@@ -46,7 +46,8 @@ test('the instruction sets are those that the kernel sees in this processor', ()
   const flags = /^flags\s*:(.*)$/m.exec(fs.readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.split(' ') ?? []
   const avx2 = ['avx2', 'fma']
   const avx512 = [...avx2, 'avx512f', 'avx512dq', 'avx512bw', 'avx512vl']
-  const needs = { avx512bf16: [...avx512, 'avx512_bf16'], avx512, avx2, portable: [] }
+  const avx512bf16 = [...avx512, 'avx512_bf16']
+  const needs = { amx: [...avx512bf16, 'amx_tile', 'amx_bf16'], avx512bf16, avx512, avx2, portable: [] }
   const seen = Object.entries(needs).filter(([, all]) => all.every((flag) => flags.includes(flag)))
   assert.equal(
     instructionSets(),

@@ -1,6 +1,7 @@
 #include "kernels.h"
 
 #include <cstring>
+#include <initializer_list>
 #include <iterator>
 
 #include "processor.h"
@@ -21,27 +22,32 @@ constexpr const Kernels* allTables[] = {
 };
 #undef KERNELS
 
-// The tables that this processor can run.
+// The tables that this processor can run, for tests or not.
+template <bool forTests>
 struct Available {
   const Kernels* tables[std::size(allTables)];
   int count = 0;
   Available() {
     for (const Kernels* table : allTables)
-      if (processorHas(table->needs)) tables[count++] = table;
+      if (table->forTests == forTests && processorHas(table->needs)) tables[count++] = table;
+  }
+  static KernelList list() {
+    static const Available available;
+    return {available.tables, available.count};
   }
 };
 
 }  // namespace
 
-KernelList availableKernels() {
-  static const Available available;
-  return {available.tables, available.count};
-}
+KernelList availableKernels() { return Available<false>::list(); }
+
+KernelList testKernels() { return Available<true>::list(); }
 
 const Kernels* findKernels(const char* name) {
-  const KernelList list = availableKernels();
-  for (int i = 0; i < list.count; i++)
-    if (!name || std::strcmp(list.tables[i]->name, name) == 0) return list.tables[i];
+  if (!name) return availableKernels().tables[0];
+  for (const KernelList list : {availableKernels(), testKernels()})
+    for (int i = 0; i < list.count; i++)
+      if (std::strcmp(list.tables[i]->name, name) == 0) return list.tables[i];
   return nullptr;
 }
 

@@ -57,6 +57,7 @@ constexpr int maxLanes = 64;
 struct Kernels {
   const char* name;
   ProcessorFeatures needs;  // what the processor must have to run this table
+  bool forTests;            // imitates another machine's table: found by its name alone, never chosen
   int lanes;                // L; a multiple of 16 that divides maxLanes
   int vectorBytes;          // of the machine's vectors, for reporting
 
@@ -154,6 +155,8 @@ struct KernelList {
   int count;
 };
 KernelList availableKernels();
+// The tables for tests that this processor can run.
+KernelList testKernels();
 // Returns the named table, or the best one if `name` is null; null if this processor has none of
 // that name.
 const Kernels* findKernels(const char* name);

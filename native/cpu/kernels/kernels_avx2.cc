@@ -1,7 +1,7 @@
 #define VECTOR_BYTES 32
 #define BLOCK_ROWS 6
 #define BLOCK_VECTORS 2
-#define PAIR_ROWS 4
+#define PAIR_ROWS 6
 #define PAIR_VECTORS 2
 #include "kernels_impl.h"
 

@@ -2,8 +2,8 @@
 #define VECTOR_BYTES 64
 #define BLOCK_ROWS 6
 #define BLOCK_VECTORS 4
-#define PAIR_ROWS 8
-#define PAIR_VECTORS 2
+#define PAIR_ROWS 4
+#define PAIR_VECTORS 4
 #include "kernels_impl.h"
 
 namespace margin_softmax::cpu {

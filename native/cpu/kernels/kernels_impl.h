@@ -16,7 +16,6 @@
 // vector width. Splitting k over several accumulators would break the equal bits of all instruction
 // sets.
 #pragma once
-#include "bfloat16_impl.h"
 #include "kernels.h"
 #include "narrow_impl.h"
 #include "probability_impl.h"
@@ -24,6 +23,11 @@
 #include "softmax_impl.h"
 #include "sparse_impl.h"
 #include "storage_impl.h"
+#if defined(BFLOAT16_TILES)
+#include "amx_impl.h"
+#else
+#include "bfloat16_impl.h"
+#endif
 
 namespace {
 
@@ -236,9 +240,10 @@ static float multiplyAdds(int64_t rounds) {
   return total[0];
 }
 
-constexpr Kernels makeKernels(const char* name, const ProcessorFeatures& needs) {
+constexpr Kernels makeKernels(const char* name, const ProcessorFeatures& needs, bool forTests = false) {
   return Kernels{name,
                  needs,
+                 forTests,
                  panelLanes,
                  VECTOR_BYTES,
                  dot,

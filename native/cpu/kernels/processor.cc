@@ -3,6 +3,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace margin_softmax::cpu {
 
@@ -40,6 +44,7 @@ ProcessorFeatures identify() {
   has.savedState = savedState();
   const Registers extended = cpuid(7, 0);
   has.leaf7Ebx = extended.ebx;
+  has.leaf7Edx = extended.edx;
   if (extended.eax >= 1) has.leaf7Subleaf1Eax = cpuid(7, 1).eax;
   return has;
 }
@@ -49,7 +54,8 @@ ProcessorFeatures identify() {
 bool processorHas(const ProcessorFeatures& needs) {
   static const ProcessorFeatures has = identify();
   return (needs.leaf1Ecx & ~has.leaf1Ecx) == 0 && (needs.leaf7Ebx & ~has.leaf7Ebx) == 0 &&
-         (needs.leaf7Subleaf1Eax & ~has.leaf7Subleaf1Eax) == 0 && (needs.savedState & ~has.savedState) == 0;
+         (needs.leaf7Subleaf1Eax & ~has.leaf7Subleaf1Eax) == 0 && (needs.savedState & ~has.savedState) == 0 &&
+         (needs.leaf7Edx & ~has.leaf7Edx) == 0;
 }
 
 #else
@@ -57,5 +63,15 @@ bool processorHas(const ProcessorFeatures& needs) {
 bool processorHas(const ProcessorFeatures&) { return true; }
 
 #endif
+
+bool requestTiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr int requestPermission = 0x1023, tileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, requestPermission, tileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
 
 }  // namespace margin_softmax::cpu

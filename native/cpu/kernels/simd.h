@@ -38,11 +38,11 @@ INLINE Vector maximum(Vector a, Vector b) { return a > b ? a : b; }
 
 // Bit l is set if lane l is not 0; a NaN's is.
 INLINE uint32_t notZero(Vector x) {
-#if defined(__x86_64__) && VECTOR_BYTES == 64
+#if defined(__AVX512F__) && VECTOR_BYTES == 64
   uint32_t bits;
   asm("vptestmd %1, %1, %%k1\n\tkmovw %%k1, %0" : "=r"(bits) : "v"(x) : "k1");
   return bits;
-#elif defined(__x86_64__)
+#elif defined(__x86_64__) && VECTOR_BYTES <= 32
   uint32_t bits;
   const VectorInt lanesThatAre = (VectorInt)x != 0;
 #if VECTOR_BYTES == 32
@@ -132,7 +132,7 @@ INLINE typename Format<Scalar>::Values logarithm(typename Format<Scalar>::Values
   return ((x > zero) & (x < F::infinity)) ? result : special;
 }
 
-#if defined(__x86_64__)
+#if defined(__AVX512F__) || (defined(__x86_64__) && VECTOR_BYTES <= 32)
 INLINE void storeStream(float* to, Vector value) {
 #if VECTOR_BYTES == 64
   asm volatile("vmovntps %1, %0" : "=m"(*(Vector*)to) : "v"(value));

@@ -1,115 +1,76 @@
 #include "bfloat16.h"
 
-#include <algorithm>
-
 #include "../../core/problem.h"
-#include "../../formulas/bfloat16.h"
 
 namespace margin_softmax::cpu {
-namespace {
-
-// Writes x rounded, and `plane` words further the rounding error, rounded.
-void put(uint16_t* at, float x, int64_t plane, int planes) {
-  at[0] = rounded(x);
-  if (planes == 2) at[plane] = rounded(x - widened(at[0]));
-}
-
-}  // namespace
 
 Bfloat16Products::Bfloat16Products(const Kernels& kernels, const Plan& plan, int64_t paddedRows)
     : Products(kernels, plan, paddedRows),
       bfloat16_(*kernels.bfloat16),
-      pairLanes_(bfloat16_.lanes),
-      planes_(plan.dim < correctionsBelow ? 2 : 1),
-      dimPairs_(divideUp(plan.dim, 2)),
-      dimPanels_(divideUp(plan.dim, pairLanes_)) {}
+      shape_{plan.dim, paddedRows, plan.tileClasses, plan.chunkRows, plan.dim < correctionsBelow ? 2 : 1} {}
 
-// Rows are packed once and shared. Each thread has operands of its own for a tile, one after the
-// other:
-//
-//   [weightRows][weightPairs][gradByClass][gradByRow]    each planes × …Plane words; unwanted ones take none
-//
-// Planes are multiples of 32 words, a cache line: packing one never writes to a line of the next.
 void Bfloat16Products::layOut(Layout& layout, int threads, bool weight, bool input) {
-  packedInput_ = layout.take<uint16_t>(planes_ * paddedRows_ * dimPairs_ * 2);
-  packedInputGradient_ = layout.take<uint16_t>(weight ? planes_ * dimPanels_ * paddedRows_ * pairLanes_ : 0);
-  PackedTile& t = tile_;
-  t.planes = planes_;
-  t.dimStride = roundUp(plan_.dim, 16);
-  t.tileStride = plan_.tileClasses;
-  t.room = roundUp(plan_.tileClasses, 2);
-  t.weightRowsPlane = t.weightPairsPlane = roundUp(t.room * t.dimStride, 32);
-  t.gradByClassPlane = t.gradByRowPlane = roundUp(t.room * plan_.chunkRows, 32);
-  const int64_t rows = t.weightRowsPlane * planes_, columns = input ? rows : 0;
-  const int64_t gradByClass = weight ? t.gradByClassPlane * planes_ : 0,
-                gradByRow = input ? t.gradByRowPlane * planes_ : 0;
-  threadStride_ = rows + columns + gradByClass + gradByRow;
-  uint16_t* at = layout.take<uint16_t>(threadStride_ * threads);
-  t.weightRows = at;
-  t.weightPairs = input ? at + rows : nullptr;
-  t.gradByClass = weight ? at + rows + columns : nullptr;
-  t.gradByRow = input ? at + rows + columns + gradByClass : nullptr;
+  const PackedSizes sizes = bfloat16_.sizes(shape_);
+  packed_.input = layout.take<char>(sizes.input);
+  packed_.inputGradient = layout.take<char>(weight ? sizes.inputGradient : 0);
+  // A thread's operands one behind the other, each from a new cache line on.
+  int64_t bytes = 0;
+  const auto place = [&](bool wanted, int64_t size) {
+    const int64_t at = bytes;
+    if (wanted) bytes += roundUp(size, 64);
+    return at;
+  };
+  const int64_t weightRows = place(true, sizes.weightRows), weightPairs = place(input, sizes.weightPairs);
+  const int64_t gradByClass = place(weight, sizes.gradByClass), gradByRow = place(input, sizes.gradByRow);
+  threadStride_ = bytes;
+  char* base = layout.take<char>(threadStride_ * threads);
+  packed_.weightRows = base + weightRows;
+  packed_.weightPairs = input ? base + weightPairs : nullptr;
+  packed_.gradByClass = weight ? base + gradByClass : nullptr;
+  packed_.gradByRow = input ? base + gradByRow : nullptr;
   layOutInputSums(layout, input);
 }
 
-PackedTile Bfloat16Products::packed(int thread) const {
-  PackedTile t = tile_;
-  for (uint16_t** operand : {&t.weightRows, &t.weightPairs, &t.gradByClass, &t.gradByRow})
-    if (*operand) *operand += thread * threadStride_;
-  return t;
+Packed Bfloat16Products::packed(int thread) const {
+  Packed p = packed_;
+  for (void** operand : {&p.weightRows, &p.weightPairs, &p.gradByClass, &p.gradByRow})
+    if (*operand) *operand = static_cast<char*>(*operand) + thread * threadStride_;
+  return p;
 }
 
-// Scalar code, once a step: rows × D elements, against rows × D × classes in the products.
-//
-//   packedInput          pairs of dimensions: (d, d + 1) of a row in 32 bits
-//   packedInputGradient  pairs of rows: (i, i + 1) of a dimension in 32 bits
-//
-// Odd ends are paired with zeros.
 void Bfloat16Products::packRows(const float* rows, int64_t first, int64_t count, const RowState* states) {
-  const int64_t dim = plan_.dim, inputPlane = dimPairs_ * pairLanes_ * 2, inputGradientPlane = paddedRows_ * pairLanes_;
-  for (int64_t i = 0; i < 16; i++) {
-    const int64_t row = first + i, panel = row / pairLanes_, lane = row % pairLanes_;
-    const float factor = i < count ? static_cast<float>(inputFactor(states[i])) : 0;
-    const float* x = rows + i * dim;
-    uint16_t* out = packedInput_ + panel * planes_ * inputPlane + lane * 2;
-    for (int64_t d = 0; d < dimPairs_ * 2; d++)
-      put(out + d / 2 * pairLanes_ * 2 + d % 2, factor == 0 || d >= dim ? 0 : x[d] * factor, inputPlane, planes_);
-    if (!packedInputGradient_) continue;
-    const float gradFactor = i < count ? static_cast<float>(gradientFactor(states[i])) : 0;
-    for (int64_t d = 0; d < dimPanels_ * pairLanes_; d++)
-      put(packedInputGradient_ + d / pairLanes_ * planes_ * inputGradientPlane + row / 2 * pairLanes_ * 2 +
-              d % pairLanes_ * 2 + row % 2,
-          gradFactor == 0 || d >= dim ? 0 : x[d] * gradFactor, inputGradientPlane, planes_);
+  float factors[16] = {}, gradientFactors[16] = {};
+  for (int64_t i = 0; i < count; i++) {
+    factors[i] = static_cast<float>(inputFactor(states[i]));
+    gradientFactors[i] = static_cast<float>(gradientFactor(states[i]));
   }
+  bfloat16_.packInput(shape_, rows, first, factors, gradientFactors, packed_);
 }
 
 void Bfloat16Products::packWeights(const Tile& tile, bool forLogits, bool forGradient) {
-  PackedTile t = packed(tile.thread);
-  // Null: the kernel does not write it.
-  if (!forLogits) t.weightRows = nullptr;
-  if (!forGradient) t.weightPairs = nullptr;
-  if (t.weightRows || t.weightPairs) bfloat16_.packWeights(tile.weight, plan_.dim, tile.classes, t);
+  Packed p = packed(tile.thread);
+  if (!forLogits) p.weightRows = nullptr;
+  if (!forGradient) p.weightPairs = nullptr;
+  if (p.weightRows || p.weightPairs) bfloat16_.packWeights(shape_, tile.weight, tile.classes, p);
 }
 
 void Bfloat16Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) {
-  bfloat16_.logits(packed(tile.thread), plan_.dim, tile.classes,
-                   packedInput_ + planes_ * firstRow(tile.chunk) * dimPairs_ * 2, panels(tile.chunk), scale, bias, out,
-                   next);
+  bfloat16_.logits(shape_, packed(tile.thread), tile.classes, firstRow(tile.chunk), panels(tile.chunk), scale, bias,
+                   out, next);
 }
 
 void Bfloat16Products::packGradient(const Tile& tile, const float* gradient) {
-  bfloat16_.packGradient(gradient, tile.classes, panels(tile.chunk), packed(tile.thread));
+  bfloat16_.packGradient(shape_, gradient, tile.classes, panels(tile.chunk), packed(tile.thread));
 }
 
 void Bfloat16Products::weightGradient(const Tile& tile, const float*, float* out, bool accumulate, Prefetch next) {
-  bfloat16_.weightGradient(packed(tile.thread), tile.classes, panels(tile.chunk),
-                           packedInputGradient_ + firstRow(tile.chunk) * pairLanes_, paddedRows_, dimPanels_, out,
-                           dimStride(), accumulate, next);
+  bfloat16_.weightGradient(shape_, packed(tile.thread), tile.classes, firstRow(tile.chunk), panels(tile.chunk), out,
+                           accumulate, next);
 }
 
 void Bfloat16Products::inputGradient(const Tile& tile, int64_t classSlot, const float*, bool accumulate,
                                      Prefetch next) {
-  bfloat16_.inputGradient(packed(tile.thread), plan_.dim, tile.classes, panels(tile.chunk), inputSum(tile, classSlot),
+  bfloat16_.inputGradient(shape_, packed(tile.thread), tile.classes, panels(tile.chunk), inputSum(tile, classSlot),
                           accumulate, next);
 }
 

@@ -1,5 +1,5 @@
-// Products in bfloat16. Operands are rounded when they are packed, in the layouts of
-// bfloat16_kernels.h.
+// The products in bfloat16: operands are rounded when they are packed. How they lie in memory is
+// the table's affair (bfloat16_kernels.h).
 #pragma once
 #include "../kernels/bfloat16_kernels.h"
 #include "products.h"
@@ -20,14 +20,13 @@ class Bfloat16Products final : public Products {
                      Prefetch next) override;
 
  private:
-  PackedTile packed(int thread) const;
+  // The batch's operands and this thread's.
+  Packed packed(int thread) const;
 
   const Bfloat16Kernels& bfloat16_;
-  const int pairLanes_, planes_;  // P; planes: 2 where operands have corrections
-  const int64_t dimPairs_, dimPanels_;
-  PackedTile tile_{};                                                 // operands of thread 0
-  int64_t threadStride_ = 0;                                          // words from one thread's operands to the next's
-  uint16_t *packedInput_ = nullptr, *packedInputGradient_ = nullptr;  // bfloat16_kernels.h
+  const Bfloat16Shape shape_;
+  Packed packed_{};           // with the first thread's operands
+  int64_t threadStride_ = 0;  // bytes from one thread's operands to the next's
 };
 
 }  // namespace margin_softmax::cpu
