@@ -4,21 +4,21 @@
 
 namespace margin_softmax::cuda {
 
-template <class Core>
+template <class Core, bool transforms>
 struct GradientShared {
   using Tile = LogitTile<Core>;
-  LogitShared<Core> logits;
+  LogitShared<Core, transforms> logits;
   float columnSums[Tile::warpsOfColumn][Tile::columns];  // by the warps that share a column
 };
 
 // A_ij = ∂loss/∂(cosine of row i to class j), targets left out, and its sums down the columns: Σ_i A_ij·cos_ij is how
 // far a class's gradient goes along its own weights; without cosines Σ_i A_ij is the bias's gradient. `smooths`: the
-// labels; `corrected`: operands are pairs.
-template <class Core, bool normalized, bool smooths, bool corrected>
+// labels; `corrected`: operands are pairs; `transforms`: negatives.
+template <class Core, bool normalized, bool smooths, bool corrected, bool transforms>
 __global__ void __launch_bounds__(LogitTile<Core>::threads, LogitTile<Core>::blocks)
     gradientTile(StepData<typename Core::Element> step, int firstClass, int classes) {
   using Tile = LogitTile<Core>;
-  using Shared = GradientShared<Core>;
+  using Shared = GradientShared<Core, transforms>;
   static_assert(sizeof(Shared) <= Tile::sharedBytes, "the epilogue's scratch takes the place of the operands");
   gpu::SharedPool pool;
   unsigned char* staged = pool.take<unsigned char>(Tile::sharedBytes);
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(LogitTile<Core>::threads, LogitTile<Core>::blo
   typename Tile::Sums sums;
   multiplyLogits<Core, !corrected>(step, origin, staged, sums);
   Shared& shared = *reinterpret_cast<Shared*>(staged);
-  loadFactors<Core, smooths>(step, origin, firstClass, classes, shared.logits);
+  loadFactors<Core, smooths, transforms>(step, origin, firstClass, classes, shared.logits);
   __syncthreads();
 
   // For each row of a thread, pair by pair of its columns: probability → A, written as an operand, and added to the
@@ -48,9 +48,12 @@ __global__ void __launch_bounds__(LogitTile<Core>::threads, LogitTile<Core>::blo
         const int of = Tile::column(c + i);
         const float cosine = sums.at(r, c + i);
         // Rounded before the maximum is subtracted, as in the forward pass: SphereFace's logits may be of any size.
-        const float exponent = fmaf(factors.scale, cosine, shared.logits.bias[of]) - factors.maximum;
+        const float u = fmaf(factors.scale, cosine, shared.logits.bias[of]);
+        float exponent = u - factors.maximum;
+        if constexpr (transforms) exponent = negativeLogit(shared.logits.negatives[row], u) - factors.maximum;
         const float even = smooths ? factors.even * shared.logits.share[of] : 0;
-        const float a = fmaf(Core::power(exponent), factors.share, -even);
+        float a = fmaf(Core::power(exponent), factors.share, -even);
+        if constexpr (transforms) a *= negativeSlope(shared.logits.negatives[row], u);
         pair[i] = counted(step, cosine, of == own) ? a : 0;
       }
       if constexpr (Tile::pairsColumns) {

@@ -74,9 +74,9 @@ __device__ inline double narrowLogit(double scale, double cosine) {
   return fabs(z) < 0x1p29 ? z : static_cast<double>(static_cast<float>(z));
 }
 
-// `first`: the running figures begin with this chunk. Grid: row tiles × class tiles.
-static __global__ void __launch_bounds__(narrowSide)
-    narrowForward(StepRows step, int firstClass, int classes, bool first) {
+// `first`: the running figures begin with this chunk. `transforms`: negatives. Grid: row tiles × class tiles.
+template <bool transforms>
+__global__ void __launch_bounds__(narrowSide) narrowForward(StepRows step, int firstClass, int classes, bool first) {
   gpu::SharedPool pool;
   const NarrowTile tile = loadNarrowTile(step, pool);
   const int row = tile.firstRow + threadIdx.x, label = step.labels[row];
@@ -86,12 +86,17 @@ static __global__ void __launch_bounds__(narrowSide)
   const double scale = step.states[row].scale;
   const int own = label - firstClass - tile.firstColumn, columns = classes - tile.firstColumn;
   double maximum = before.x, sum = before.y, logits = 0;
+  float largestCosine = leftOut;
   for (int j = 0; j < narrowSide; j += narrowTerms) {
     double z[narrowTerms], largest = leftOut;
     narrowCosines(tile.input, tile.weight, j, step.dim, z);
 #pragma unroll
     for (int k = 0; k < narrowTerms; k++) {
       const bool counts = counted(step, static_cast<float>(z[k]), j + k == own) && j + k < columns;
+      if constexpr (transforms) {
+        if (counts) largestCosine = fmaxf(largestCosine, static_cast<float>(z[k]));
+        z[k] = transformedCosine(step.negatives[row], z[k]);
+      }
       z[k] = counts ? narrowLogit(scale, z[k]) : leftOut;
       largest = fmax(largest, z[k]);
       if (step.smooths) logits += counts ? z[k] * step.shareOf(firstClass + tile.firstColumn + j + k) : 0;
@@ -108,6 +113,10 @@ static __global__ void __launch_bounds__(narrowSide)
   }
   step.extremes[at] = make_float2(static_cast<float>(maximum), static_cast<float>(sum));
   if (step.smooths) step.logitSums[at] = logits + (first ? 0 : step.logitSums[at]);
+  if constexpr (transforms) {
+    const float here = largestCosine == leftOut ? leftOut : static_cast<float>(scale) * largestCosine;
+    step.largest[at] = first ? here : fmaxf(step.largest[at], here);
+  }
 }
 
 // What A is made of, of a block's rows: see RowFactors.
@@ -118,7 +127,8 @@ struct NarrowRows {
 };
 
 // Grid: row tiles × class tiles.
-static __global__ void __launch_bounds__(narrowSide) narrowGradient(StepData<float> step, int firstClass, int classes) {
+template <bool transforms>
+__global__ void __launch_bounds__(narrowSide) narrowGradient(StepData<float> step, int firstClass, int classes) {
   gpu::SharedPool pool;
   GPU_SHARED(NarrowRows, rows);
   const int mine = blockIdx.x * narrowSide + threadIdx.x;
@@ -142,8 +152,12 @@ static __global__ void __launch_bounds__(narrowSide) narrowGradient(StepData<flo
       const int row = i + k;
       const bool own = firstClass + column == rows.labels[row];
       const bool counts = counted(step, static_cast<float>(cosines[k]), own) && column < classes;
-      const float difference = static_cast<float>(narrowLogit(rows.scale[row], cosines[k]) - rows.maximum[row]);
-      const float a = counts ? fmaf(expf(difference), rows.share[row], -rows.even[row] * share) : 0;
+      double value = cosines[k];
+      if constexpr (transforms) value = transformedCosine(step.negatives[tile.firstRow + row], value);
+      const float difference = static_cast<float>(narrowLogit(rows.scale[row], value) - rows.maximum[row]);
+      float a = counts ? fmaf(expf(difference), rows.share[row], -rows.even[row] * share) : 0;
+      if constexpr (transforms)
+        a *= static_cast<float>(transformedSlope(step.negatives[tile.firstRow + row], cosines[k]));
       out[static_cast<int64_t>(row) * step.chunk] = a;
       sum += counts ? a * cosines[k] : 0;
     }

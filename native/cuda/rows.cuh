@@ -47,6 +47,27 @@ __global__ void __launch_bounds__(rowWarps * 32) prepareRows(StepData<Element> s
     storeOperand(out + d, step.inputPlane(), step.terms, factor != 0 && d < step.dim ? x[d] * factor : 0);
 }
 
+constexpr int closeThreads = 256;
+
+// Each row's target cosine as totals, for the ranks to add up: one of them has it.
+static __global__ void __launch_bounds__(closeThreads) targetCosines(StepRows step) {
+  const int row = blockIdx.x * closeThreads + threadIdx.x;
+  if (row >= step.rows) return;
+  RowTotals totals{leftOut, leftOut, 0, 0, 0, 0};
+  totals.cosine = step.states[row].cosine;
+  step.totalsOfRows[row] = totals;
+}
+
+// What becomes of each row's negatives. `exchanged`: the cosines of the targets are those of all ranks.
+static __global__ void __launch_bounds__(closeThreads) placeThresholds(StepRows step, bool exchanged) {
+  const int row = blockIdx.x * closeThreads + threadIdx.x;
+  if (row >= step.paddedRows) return;
+  NegativeTransform transform;
+  if (step.labels[row] != ignoredLabel)
+    transform = negativesOf(step.margin, exchanged ? step.totalsOfRows[row].cosine : step.states[row].cosine);
+  step.negatives[row] = transform;
+}
+
 // What each row's other classes come to, from the tiles' figures.
 static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step, int tiles) {
   const int row = warpRow(), lane = threadIdx.x % 32;
@@ -57,6 +78,10 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
     for (int t = lane; t < tiles; t += 32)
       maximum = fmaxf(maximum, step.extremes[static_cast<int64_t>(t) * step.paddedRows + row].x);
     maximum = gpu::warpMax(maximum);
+    float largest = step.negatives ? leftOut : maximum;
+    for (int t = lane; step.negatives && t < tiles; t += 32)
+      largest = fmaxf(largest, step.largest[static_cast<int64_t>(t) * step.paddedRows + row]);
+    if (step.negatives) largest = gpu::warpMax(largest);
     double sum = 0, logitSum = 0;
     for (int t = lane; t < tiles; t += 32) {
       const float2 partial = step.extremes[static_cast<int64_t>(t) * step.paddedRows + row];
@@ -64,18 +89,12 @@ static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step,
     }
     for (int t = lane; step.smooths && t < tiles; t += 32)
       logitSum += step.logitSums[static_cast<int64_t>(t) * step.paddedRows + row];
-    const double largest = maximum * step.logitUnit;
-    totals = {largest,
-              largest,
-              gpu::warpSum(sum),
-              gpu::warpSum(logitSum) * step.logitUnit,
-              step.states[row].target,
-              step.states[row].cosine};
+    totals = {maximum * step.logitUnit, largest * step.logitUnit,
+              gpu::warpSum(sum),        gpu::warpSum(logitSum) * step.logitUnit,
+              step.states[row].target,  step.states[row].cosine};
   }
   if (lane == 0) step.totalsOfRows[row] = totals;
 }
-
-constexpr int closeThreads = 256;
 
 // Each row's loss and the factors of its probabilities: a thread per row.
 static __global__ void __launch_bounds__(closeThreads) closeRows(StepRows step) {

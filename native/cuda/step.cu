@@ -12,8 +12,6 @@ static Status run(Problem& problem) {
   if (problem.classes > mostClassesInAll)
     return {Failure::tooLarge, "Expected at most " + std::to_string(mostClassesInAll) +
                                    " classes on a GPU but received " + std::to_string(problem.classes)};
-  if (transformsNegatives(problem.margin))
-    return {Failure::unavailable, "Expected a margin that leaves negatives as they are on a GPU"};
   const DeviceLock lock(problem.execution.device);
   if (!lock.status()) return lock.status();
   Device& device = lock.device();

@@ -1,6 +1,7 @@
 // What the kernels of a step share: one plain struct of sizes and device pointers, passed to each by value.
 //
 //   prepareRows      a warp per row      norms, target cosine and margin in double precision; embedding as an operand
+//   placeThresholds  a thread per row    what becomes of its negatives, where the margin transforms them
 //   per chunk of classes:
 //     prepareClasses a warp per class    1/‖w‖; the class's direction as an operand
 //     forwardTile    a tile per block    logits → running (maximum, sum) per row; no logit reaches device memory
@@ -73,11 +74,13 @@ struct StepRows {
   const RowWeight* rowWeights;  // [rows] or null
   const float* shares;          // [classes] what label smoothing gives each beside the others; null: all 1
 
-  RowState* states;         // [rows]
-  RowTotals* totalsOfRows;  // [rows]
-  RowFactors* factors;      // [paddedRows]
-  float* classScale;        // [chunk] 1/‖w‖; 1 for raw scores
-  float2* extremes;         // [chunkTiles][paddedRows] running maximum in logit units, and Σ e^(z − maximum)
+  RowState* states;              // [rows]
+  RowTotals* totalsOfRows;       // [rows]
+  RowFactors* factors;           // [paddedRows]
+  NegativeTransform* negatives;  // [paddedRows]; null where the margin leaves negatives as they are
+  float* classScale;             // [chunk] 1/‖w‖; 1 for raw scores
+  float2* extremes;              // [chunkTiles][paddedRows] running maximum in logit units, and Σ e^(z − maximum)
+  float* largest;           // [chunkTiles][paddedRows] running maximum of s·cos, only where negatives are transformed
   double* logitSums;        // [chunkTiles][paddedRows] Σ v·z in logit units, only with label smoothing
   float* columnSums;        // [rowTiles][chunk] Σ_i A·cos, or Σ_i A for raw scores
   int32_t* targetPlaces;    // [chunk] where the class's rows begin in `order`, or −1

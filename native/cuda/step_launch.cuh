@@ -7,6 +7,7 @@
 #include "../core/batch.h"
 #include "backward.cuh"
 #include "device.h"
+#include "kernel_choice.cuh"
 #include "narrow.cuh"
 #include "plan.h"
 
@@ -18,6 +19,7 @@ class Step {
   using Logits = LogitTile<Core>;
   using Input = InputTile<Core>;
   using Weights = WeightTile<Core>;
+  using Choice = KernelChoice<Core>;
   static_assert(std::lcm(std::lcm(Logits::columns, Weights::rows), narrowSide) <= mostBeyond &&
                     biasThreads <= mostBeyond,
                 "see mostClassesInAll");
@@ -35,6 +37,8 @@ class Step {
     if (Status status = device_.placeInWorkspace([this](Layout& layout) { layOut(layout); }); !status) return status;
     upload();
     launchRows("prepare the rows", prepareRows<Element>, data_.paddedRows);
+    if (data_.negatives)
+      if (Status status = placeNegatives(); !status) return status;
     for (int64_t c = 0; c < plan_.chunks && !cancelled(); c++) forward(c);
     launchRows("add up the rows", totalRows, data_.rows, data_.chunkTiles);
     if (problem_.exchange)
@@ -131,6 +135,9 @@ class Step {
     data.states = layout.take<RowState>(rows);
     data.totalsOfRows = layout.take<RowTotals>(rows);
     data.factors = layout.take<RowFactors>(padded);
+    const bool transforms = transformsNegatives(problem_.margin);
+    data.negatives = layout.take<NegativeTransform>(transforms ? padded : 0);
+    data.largest = layout.take<float>(transforms ? tiles * padded : 0);
     data.inputOperand = layout.take<Element>(planes * padded * plan_.paddedDim);
     for (ClassOperand& operand : operands_)
       if (&operand == operands_ || plan_.chunks > 1)
@@ -201,7 +208,8 @@ class Step {
   // The kernels of narrow.cuh, in the tiles' places.
   void narrowLogits(int64_t c) {
     const int64_t classes = plan_.chunkSize(c);
-    device_.launch("compute the logits", narrowForward, dim3(data_.rowTiles, logitTiles(c)), narrowSide,
+    const auto kernel = data_.negatives ? narrowForward<true> : narrowForward<false>;
+    device_.launch("compute the logits", kernel, dim3(data_.rowTiles, logitTiles(c)), narrowSide,
                    narrowTileBytes(problem_.dim), data_, static_cast<int>(plan_.firstClass(c)),
                    static_cast<int>(classes), c == 0);
   }
@@ -210,7 +218,8 @@ class Step {
     const int64_t classes = plan_.chunkSize(c), dim = problem_.dim;
     const unsigned tiles = logitTiles(c);
     if constexpr (std::is_same_v<Element, float>) {  // the only operands of narrow rows
-      device_.launch("compute the logits' gradient", narrowGradient, dim3(data_.rowTiles, tiles), narrowSide,
+      const auto kernel = data_.negatives ? narrowGradient<true> : narrowGradient<false>;
+      device_.launch("compute the logits' gradient", kernel, dim3(data_.rowTiles, tiles), narrowSide,
                      narrowTileBytes(dim), data_, static_cast<int>(plan_.firstClass(c)), static_cast<int>(classes));
       if (problem_.gradInput)
         device_.launch("compute the input gradient", narrowInput, dim3(data_.rowTiles, data_.inputSlots),
@@ -277,8 +286,8 @@ class Step {
     const int classes = static_cast<int>(plan_.chunkSize(c));
     if (narrow_) narrowLogits(c);
     else
-      launchTiles<Logits>("compute the logits", data_.smooths ? forwardTile<Core, true> : forwardTile<Core, false>,
-                          dim3(data_.rowTiles, logitTiles(c)), static_cast<int>(plan_.firstClass(c)), classes, c == 0);
+      launchTiles<Logits>("compute the logits", Choice::forward(data_), dim3(data_.rowTiles, logitTiles(c)),
+                          static_cast<int>(plan_.firstClass(c)), classes, c == 0);
     leaveChunk(c);
   }
 
@@ -287,14 +296,15 @@ class Step {
     const int firstClass = static_cast<int>(plan_.firstClass(c)), classes = static_cast<int>(plan_.chunkSize(c));
     if (narrow_) narrowGradients(c);
     else
-      launchTiles<Logits>("compute the logits' gradient", gradientKernel(), dim3(data_.rowTiles, logitTiles(c)),
+      launchTiles<Logits>("compute the logits' gradient", Choice::gradient(data_), dim3(data_.rowTiles, logitTiles(c)),
                           firstClass, classes);
     // First what reads the classes' weights once more, while the level-2 cache may still hold them.
     if (wantsWeight()) {
       if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
-      launchTiles<Weights>("compute the weight gradient",
-                           data_.dim % 4 == 0 ? weightKernel<true>() : weightKernel<false>(),
-                           dim3(dimTiles(plan_.tiles.weight), weightTiles(c)), firstClass, classes);
+      launchTiles<Weights>(
+          "compute the weight gradient",
+          data_.dim % 4 == 0 ? Choice::template weight<true>(data_) : Choice::template weight<false>(data_),
+          dim3(dimTiles(plan_.tiles.weight), weightTiles(c)), firstClass, classes);
     }
     if (problem_.gradInput && !narrow_)
       launchTiles<Input>(
@@ -308,30 +318,19 @@ class Step {
     leaveChunk(c);
   }
 
-  auto gradientKernel() const { return data_.normalized ? gradientKernel<true>() : gradientKernel<false>(); }
-  template <bool normalized>
-  auto gradientKernel() const {
-    return data_.smooths ? gradientKernel<normalized, true>() : gradientKernel<normalized, false>();
-  }
-  template <bool normalized, bool smooths>
-  auto gradientKernel() const {
-    if constexpr (Rounded<Element>::rounds)
-      if (data_.terms == leadingAndCorrection) return gradientTile<Core, normalized, smooths, true>;
-    return gradientTile<Core, normalized, smooths, false>;
-  }
-
-  template <bool aligned>
-  auto weightKernel() const {
-    switch (data_.weightUse) {
-      case WeightUse::sgd:
-        return weightGradient<Core, WeightUse::sgd, aligned>;
-      case WeightUse::momentum:
-        return weightGradient<Core, WeightUse::momentum, aligned>;
-      case WeightUse::adamW:
-        return weightGradient<Core, WeightUse::adamW, aligned>;
-      default:
-        return weightGradient<Core, WeightUse::gradient, aligned>;
+  // What becomes of the rows' negatives. It depends on the targets' cosines, which shards of the classes add up first.
+  Status placeNegatives() {
+    const auto launch = [&](const char* what, auto kernel, int64_t rows, auto... arguments) {
+      device_.launch(what, kernel, dim3(static_cast<unsigned>(divideUp(rows, closeThreads))), closeThreads, 0, data_,
+                     arguments...);
+    };
+    const bool exchanges = problem_.exchange != nullptr;
+    if (exchanges) {
+      launch("gather the targets' cosines", targetCosines, data_.rows);
+      if (Status status = exchange(); !status) return status;
     }
+    launch("place the negatives' thresholds", placeThresholds, data_.paddedRows, exchanges);
+    return {};
   }
 
   // Shards of the classes meet here. What they tell each other goes from GPU to GPU, or the host carries it.

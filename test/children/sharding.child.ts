@@ -15,7 +15,7 @@ import {
   sameStep,
   training,
 } from '../support/ranks'
-import { normals, onCpu, random, relativeError, sameBits, within } from '../support/support'
+import { normals, random, relativeError, sameBits, within } from '../support/support'
 
 const scenarios = process.argv.slice(2)
 const folder = process.env.MARGIN_SOFTMAX_TEST_FOLDER as string
@@ -127,7 +127,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
         await compare(group, options, what)
         const corrected = { ...options, sampleCorrection: true }
         await compare(group, { ...corrected, margin: normface(), labelSmoothing: 0.1 }, `${what}, smoothed`)
-        if (onCpu) await compare(group, { ...corrected, margin: mvsoftmax() }, `${what}, hard negatives`)
+        await compare(group, { ...corrected, margin: mvsoftmax() }, `${what}, hard negatives`)
       }
   },
 
