@@ -1,4 +1,4 @@
-// A head that changes after it was made: how it trains, and which classes it has.
+// A head that changes after it was made: its margin, its optimizer, how it trains. Its classes: head-classes.test.ts.
 import fs from 'node:fs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
@@ -15,40 +15,13 @@ import {
   sphereface,
 } from '../../lib/index'
 import { native } from '../../lib/internal/native'
-import { readSafetensors } from '../support/golden'
-import { complaint, filesOf, makeBatch, norm, onCpu, rejectsLike, sameBits, within } from '../support/support'
+import { batchOf, classes, contentsOf, dim, momentum, train, trained } from '../support/changed-heads'
+import { complaint, filesOf, norm, onCpu, rejectsLike, sameBits, within } from '../support/support'
 
 const test = suite('head, changes')
 const at = filesOf(test)
 let files = 0
 const newFile = () => at(`head-${files++}`)
-
-const [rows, dim, classes] = [13, 24, 37]
-const batchOf = (seed: number, of = classes) => makeBatch(seed, { rows, dim, classes: of })
-const momentum = sgd({ learningRate: 0.05, momentum: 0.9, weightDecay: 0.01 })
-
-async function train(head: MarginHead, from: number, to: number): Promise<number[]> {
-  const losses = []
-  for (let seed = from; seed < to; seed++) {
-    const { input, labels } = batchOf(seed, head.classes)
-    losses.push((await head.step(input, labels)).loss)
-  }
-  return losses
-}
-
-async function trained(options: Partial<MarginHeadOptions> = {}): Promise<MarginHead> {
-  const head = await MarginHead.create({ classes, dim, optimizer: momentum, seed: 1, ...options })
-  await train(head, 0, 3)
-  return head
-}
-
-/** Everything that a head holds, by its file. */
-async function contentsOf(head: MarginHead) {
-  const file = newFile()
-  await head.save(file)
-  const { tensors, metadata } = readSafetensors(file)
-  return { tensors, head: JSON.parse(metadata.head as string), bytes: fs.readFileSync(file) }
-}
 
 const changes: [string, HeadChanges, Partial<MarginHeadOptions>?][] = [
   ['nothing', {}],
@@ -90,7 +63,7 @@ for (const [what, change, options] of changes)
       if (change.optimizer) assert.equal(one.optimizer, change.optimizer)
       assert.equal(one.classNames, change.classNames)
     }
-    assert.equal((await contentsOf(head)).bytes, (await contentsOf(loaded)).bytes)
+    assert.equal((await contentsOf(head, newFile())).bytes, (await contentsOf(loaded, newFile())).bytes)
     assert.equal(await train(head, 3, 6), await train(loaded, 3, 6))
     sameBits(head.weights(), loaded.weights(), 'weights of the next steps')
     // What is saved after the change goes on with the same bits.
@@ -118,7 +91,8 @@ for (const [what, change, options] of changes.filter(
 
 test('the state of an optimizer of the same kind stays, momentum that was away begins at zero', async () => {
   const head = await trained()
-  const state = async () => (await contentsOf(head)).tensors['optimizer.momentum']?.data as Float32Array
+  const state = async () =>
+    (await contentsOf(head, newFile())).tensors['optimizer.momentum']?.data as Float32Array
   const before = await state()
   assert.ok(norm(before) > 0)
   await head.set({ optimizer: sgd({ learningRate: 7, momentum: 0.1, nesterov: true }) })
@@ -134,12 +108,12 @@ test("AdamW's steps count from where its state began, and on from there when its
   await head.set({ optimizer: adamW() })
   await train(head, 3, 4)
   await head.set({ optimizer: adamW({ learningRate: 0.01 }) })
-  assert.is((await contentsOf(head)).head.optimizerStart, 3)
+  assert.is((await contentsOf(head, newFile())).head.optimizerStart, 3)
   await head.set({ optimizer: sgd() })
   await head.set({ optimizer: adamW() })
-  assert.is((await contentsOf(head)).head.optimizerStart, 4)
+  assert.is((await contentsOf(head, newFile())).head.optimizerStart, 4)
   const never = await trained({ optimizer: adamW() })
-  assert.is((await contentsOf(never)).head.optimizerStart, undefined)
+  assert.is((await contentsOf(never, newFile())).head.optimizerStart, undefined)
 })
 
 test('a change takes its turn among steps and saves that nobody awaits', async () => {
@@ -165,17 +139,17 @@ test('a change takes its turn among steps and saves that nobody awaits', async (
   await Promise.all(running)
 
   await train(other, 3, 4)
-  assert.equal(fs.readFileSync(first), (await contentsOf(other)).bytes)
+  assert.equal(fs.readFileSync(first), (await contentsOf(other, newFile())).bytes)
   await other.set({ margin: cosface(), optimizer: adamW() })
   const { input, labels } = batchOf(4)
   await other.step(input, labels, { learningRate: 0.3 })
   await other.set({ margin: arcface() })
-  assert.equal(fs.readFileSync(second), (await contentsOf(other)).bytes)
+  assert.equal(fs.readFileSync(second), (await contentsOf(other, newFile())).bytes)
   await other.addClasses(2)
   const last = batchOf(5)
   await other.step(last.input, last.labels)
   await other.removeClasses([0, 5])
-  assert.equal((await contentsOf(head)).bytes, (await contentsOf(other)).bytes)
+  assert.equal((await contentsOf(head, newFile())).bytes, (await contentsOf(other, newFile())).bytes)
 })
 
 test('synchronous calls and copies are refused while a change waits', async () => {
@@ -209,7 +183,7 @@ const refused: [HeadChanges | null, RegExp][] = [
 ]
 test('what contradicts the head is refused by name, and changes nothing', async () => {
   const head = await trained()
-  const before = (await contentsOf(head)).bytes
+  const before = (await contentsOf(head, newFile())).bytes
   const file = newFile()
   await head.save(file)
   for (const [change, pattern] of refused) {
@@ -217,163 +191,9 @@ test('what contradicts the head is refused by name, and changes nothing', async 
     const loadable = change && ['weightStorage', 'threads'].some((name) => name in change)
     if (change && !loadable) await rejectsLike(MarginHead.load(file, change), Error, pattern)
   }
-  assert.equal((await contentsOf(head)).bytes, before)
+  assert.equal((await contentsOf(head, newFile())).bytes, before)
   const biased = await trained({ margin: softmaxMargin(), bias: true })
   await rejectsLike(biased.set({ margin: arcface() }), RangeError, complaint('bias', true))
-})
-
-const kinds: [string, Partial<MarginHeadOptions>][] = [
-  ['momentum', {}],
-  ['AdamW', { optimizer: adamW() }],
-  ['no state', { optimizer: sgd() }],
-  ['a bias', { margin: softmaxMargin(), bias: true }],
-  ...(onCpu
-    ? [['weights in bfloat16', { weightStorage: 'bfloat16' }] as [string, { weightStorage: 'bfloat16' }]]
-    : []),
-]
-/** Rows of every array of a head. */
-async function rowsOf(head: MarginHead): Promise<Record<string, number[][]>> {
-  const { tensors } = await contentsOf(head)
-  return Object.fromEntries(
-    Object.entries(tensors).map(([name, { data, shape }]) => {
-      const width = shape[1] ?? 1
-      return [
-        name,
-        Array.from({ length: shape[0] as number }, (_, j) =>
-          Array.from(data.slice(j * width, (j + 1) * width))
-        ),
-      ]
-    })
-  )
-}
-
-for (const [what, options] of kinds) {
-  test(`added classes come last with state zero, the others stay: ${what}`, async () => {
-    const head = await trained(options)
-    const before = await rowsOf(head)
-    const weights = makeBatch(7, { rows: 2, dim, classes }).input
-    assert.equal(await head.addClasses(2, { weights }), { first: classes, count: 2 })
-    assert.is(head.classes, classes + 2)
-    assert.equal(head.shard, { first: 0, count: classes + 2 })
-    assert.is(head.iteration, 3)
-    for (const [name, all] of Object.entries(await rowsOf(head))) {
-      assert.equal(all.slice(0, classes), before[name], name)
-      assert.is(all.length, classes + 2)
-      if (name !== 'weight') for (const row of all.slice(classes)) assert.is(norm(row), 0, name)
-    }
-    if (options.weightStorage)
-      within(Math.abs(norm(head.weights().slice(classes * dim)) / norm(weights) - 1), 0.01, 'rounded')
-    else sameBits(head.weights().slice(classes * dim), weights, 'new weights')
-    await train(head, 3, 5)
-  })
-
-  test(`removed classes go with their state, the others close up: ${what}`, async () => {
-    for (const list of [
-      [0],
-      [classes - 1],
-      [5, 3, 4],
-      [0, 2, 4, 36],
-      Uint8Array.of(1),
-      [],
-      [...Array(classes - 1).keys()],
-    ]) {
-      const head = await trained(options)
-      const before = await rowsOf(head)
-      const places = await head.removeClasses(list)
-      const kept = [...Array(classes).keys()].filter((j) => !list.includes(j as never))
-      assert.equal(
-        [...places],
-        [...Array(classes).keys()].map((j) => kept.indexOf(j))
-      )
-      for (const [name, all] of Object.entries(await rowsOf(head)))
-        assert.equal(
-          all,
-          kept.map((j) => before[name]?.[j]),
-          name
-        )
-      assert.is(head.classes, kept.length)
-      assert.is(head.iteration, 3)
-      await train(head, 3, 4)
-      head.dispose()
-    }
-  })
-}
-
-test('a head with added classes trains as one that was made with all of them', async () => {
-  const head = await trained({ optimizer: sgd() })
-  await head.addClasses(3)
-  const other = await MarginHead.create({
-    classes: classes + 3,
-    dim,
-    optimizer: sgd(),
-    weights: head.weights(),
-  })
-  assert.equal(await train(head, 3, 6), await train(other, 3, 6))
-  sameBits(head.weights(), other.weights(), 'weights')
-})
-
-test('random weights of added classes: reproducible, near 0.01, never those of a class before', async () => {
-  const added = async () => {
-    const head = await trained()
-    await head.addClasses(60)
-    return head.weights().slice(classes * dim)
-  }
-  const weights = await added()
-  sameBits(weights, await added(), 'the same again')
-  within(Math.abs(norm(weights) / Math.sqrt(weights.length) / 0.01 - 1), 0.1, 'deviation')
-  const head = await MarginHead.create({ classes: 3, dim })
-  const last = head.weights().slice(2 * dim)
-  await head.removeClasses([0])
-  await head.addClasses(1)
-  assert.not.equal(head.weights().slice(2 * dim), last)
-})
-
-test('names go with their classes', async () => {
-  const head = await MarginHead.create({ classes: 3, dim, classNames: ['a', 'b', 'c'] })
-  await head.addClasses(2, { classNames: ['d', 'e'] })
-  assert.equal(head.classNames, ['a', 'b', 'c', 'd', 'e'])
-  await head.removeClasses([1, 3])
-  assert.equal(head.classNames, ['a', 'c', 'e'])
-  assert.ok(Object.isFrozen(head.classNames))
-  const file = newFile()
-  await head.save(file)
-  assert.equal((await MarginHead.load(file)).classNames, ['a', 'c', 'e'])
-  for (const [given, pattern] of [
-    [undefined, complaint('classNames', undefined)],
-    [{ classNames: ['a'] }, complaint('classNames[0]', 'a')],
-    [{ classNames: ['x', 'y'] }, complaint('classNames')],
-  ] as const)
-    await rejectsLike(head.addClasses(1, given), Error, pattern)
-  assert.equal(head.classNames, ['a', 'c', 'e'])
-  const nameless = await trained()
-  await rejectsLike(nameless.addClasses(1, { classNames: ['x'] }), TypeError, complaint('classNames'))
-})
-
-test('wrong classes are refused by name, and change nothing', async () => {
-  const head = await trained()
-  const before = (await contentsOf(head)).bytes
-  const weights = new Float32Array(dim)
-  const notFinite = Float32Array.from({ length: 2 * dim }, (_, i) => (i === dim + 1 ? Number.NaN : 1))
-  const calls: [() => Promise<unknown>, RegExp][] = [
-    [() => head.addClasses(0), complaint('count', 0)],
-    [() => head.addClasses('1' as never), complaint('count', '1')],
-    [() => head.addClasses(2 ** 31 - 1), /classes/],
-    [() => head.addClasses(2, { weights }), complaint('weights')],
-    [() => head.addClasses(2, { weights: notFinite }), /finite numbers for weights .* row 1$/],
-    [() => head.addClasses(1, { weight: weights } as never), /"weight"/],
-    [() => head.addClasses(2 ** 31 - 100), /bytes of memory/],
-    [() => head.removeClasses([classes]), complaint('classes[0]', classes)],
-    [() => head.removeClasses([0, -1]), complaint('classes[1]', -1)],
-    [() => head.removeClasses([3, 4, 3]), complaint('classes[2]', 3)],
-    [() => head.removeClasses(Array.from({ length: classes }, (_, j) => j)), complaint('classes')],
-    [() => head.removeClasses([0.5]), complaint('classes[0]', 0.5)],
-    [() => head.removeClasses(new Array(2 ** 32 - 1)), complaint('classes[0]', undefined)], // no time for so many
-    [() => head.removeClasses(new Set([1]) as never), complaint('classes')],
-    [() => head.removeClasses(3 as never), complaint('classes', 3)],
-    [() => head.removeClasses(new Float32Array(1) as never), complaint('classes')],
-  ]
-  for (const [call, pattern] of calls) await rejectsLike(call(), Error, pattern)
-  assert.equal((await contentsOf(head)).bytes, before)
 })
 
 test('a step that waits takes no time for elements that its labels do not have', async () => {
