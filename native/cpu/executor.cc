@@ -17,7 +17,8 @@ static Status inPasses(Problem& problem) {
   const char* named = problem.execution.instructionSet;
   const bool bfloat16 = problem.execution.precision == Precision::bfloat16;
   const Kernels* kernels = bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
-  if (!kernels && findKernels(named)) return {Failure::unavailable, "the system does not let this process use tiles"};
+  if (!kernels && findKernels(named))
+    return {Failure::unavailable, "the system does not let this process use tiles, or they multiply wrongly here"};
   if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
   const BatchWeights weights = weighBatch(problem);
   const int64_t maxRows = Plan::rowsAtOnce(problem.dim);

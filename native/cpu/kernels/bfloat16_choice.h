@@ -12,7 +12,8 @@ struct Bfloat16Choice {
   double timesFloat32;  // the measured rate of its products, relative to float32's; 0 where nothing was measured
 };
 
-// Measures the first time, which takes some 0.2 ms, and asks for the permission to use tiles.
+// Measures the first time, which takes some 0.2 ms, and asks for the permission to use tiles. Tiles whose
+// products differ from the next table's are not used.
 const Bfloat16Choice& chooseBfloat16();
 // The same as far as it is known without asking for that permission.
 Bfloat16Choice expectBfloat16();
