@@ -49,7 +49,7 @@ const markdown = (folder: string) =>
 
 test('what is published is exactly this', () => {
   const compiled = filesUnder(path.join(root, 'lib'))
-    .filter((name) => !name.endsWith('.d.ts'))
+    .filter((name) => /\.m?ts$/.test(name) && !name.endsWith('.d.ts'))
     .flatMap((name) => [name.replace(/ts$/, 'js'), name.replace(/(m?ts)$/, 'd.$1')])
     .map((name) => `dist/${name}`)
   const under = (folder: string) => filesUnder(path.join(root, folder)).map((name) => `${folder}/${name}`)
