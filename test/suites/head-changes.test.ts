@@ -209,8 +209,8 @@ test('a step that waits takes no time for elements that its labels do not have',
 
 if (onCpu)
   test('the garbage collector is told of the bytes that a head has, whatever changes', async () => {
-    const matrix = 4 * 2000 * 500
-    const head = await MarginHead.create({ classes: 2000, dim: 500, optimizer: sgd() })
+    const matrix = 4 * 16_000 * 500 // large beside what else comes and goes meanwhile
+    const head = await MarginHead.create({ classes: 16_000, dim: 500, optimizer: sgd() })
     const before = native().externalMemory()
     const grown = (matrices: number) =>
       within(Math.abs(native().externalMemory() - before - matrices * matrix), matrix / 4, 'bytes')
@@ -223,9 +223,9 @@ if (onCpu)
       await head.set({ optimizer })
       grown(matrices)
     }
-    await head.addClasses(2000)
+    await head.addClasses(16_000)
     grown(3) // weights and momentum, twice as many
-    await head.removeClasses(Array.from({ length: 3000 }, (_, j) => j))
+    await head.removeClasses(Array.from({ length: 24_000 }, (_, j) => j))
     grown(0)
     head.dispose()
     grown(-1)

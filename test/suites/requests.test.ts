@@ -133,7 +133,7 @@ test('the calls of this suite have native code read every name that its sources 
 })
 
 test('the addon of process groups reads what lib/distributed.ts writes', () => {
-  const names = namesIn('native/mpi/binding_group.cc')
+  const names = namesIn('native/node/mpi/binding_group.cc')
   const text = fs.readFileSync(path.join(root, 'lib/distributed.ts'), 'utf8')
   const [, usual = ''] = /usualChoices = \{([^}]*)\}/.exec(text) ?? []
   const lists = [...usual.matchAll(/(\w+):/g)].map(([, name]) => name as string)
@@ -142,8 +142,9 @@ test('the addon of process groups reads what lib/distributed.ts writes', () => {
 
 test('only the reader of requests asks JavaScript for a property', () => {
   const elsewhere = fs
-    .readdirSync(path.join(root, 'native/node'))
-    .filter((file) => file !== 'request.h')
+    .readdirSync(path.join(root, 'native/node'), { recursive: true })
+    .map(String)
+    .filter((file) => /\.(h|cc)$/.test(file) && file !== 'request.h')
     .filter((file) => /\.Get\(/.test(fs.readFileSync(path.join(root, 'native/node', file), 'utf8')))
   assert.equal(elsewhere, [])
 })
