@@ -1,4 +1,4 @@
-// What a contender is. One file in contenders/ each; each runs in a process of its own (process.ts).
+// The interface of a contender. Each is one file in contenders/ and runs in a process of its own (process.ts).
 
 import type { Case, Inputs } from './cases'
 

@@ -1,4 +1,4 @@
-// What the figures were measured on.
+// Names the machine that the figures were measured on.
 
 import os from 'node:os'
 import { machinePeak } from '../lib/execution'

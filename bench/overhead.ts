@@ -1,4 +1,4 @@
-// What a call costs beside its computation: steps of a head from JavaScript and back, synchronous and awaited.
+// Measures what a call costs beside its computation: steps of a head from JavaScript and back, synchronous and awaited.
 //
 //   node --import tsx bench/overhead.ts [rounds]
 //   MARGIN_SOFTMAX_BINARY=build/simt/Release/margin_softmax.node node --import tsx bench/overhead.ts
@@ -24,7 +24,7 @@ const sizes = [
   { rows: 128, dim: 512, classes: 256 },
 ]
 
-/** What a training loop computes between two steps. */
+/** Computes for 2 ms, as a training loop does between two steps. */
 function pause(): void {
   const end = performance.now() + 2
   while (performance.now() < end);

@@ -7,7 +7,7 @@ import { cases, makeInputs } from './cases'
 import { NotInstalled, type Results } from './contender'
 import { entry } from './contenders/index'
 
-/** What the benchmark asks for. */
+/** A request of the benchmark. */
 export type Question =
   | { ask: 'start'; contender: string; case: string; threads: number }
   | { ask: 'first'; folder: string }

@@ -11,7 +11,7 @@ export interface Reference {
   gradWeight: Float64Array // [classes, dim]
 }
 
-/** What a thread works on; the arrays are shared. */
+/** A thread's work; the arrays are shared. */
 export interface Part {
   size: Case
   inputs: Inputs

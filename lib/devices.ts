@@ -48,7 +48,7 @@ export interface Device {
   computeCapability?: string
   /** A GPU's memory in bytes. */
   memoryBytes?: number
-  /** How much of `memoryBytes` is free at the moment of the call; undefined for a GPU that does not open. */
+  /** The part of `memoryBytes` that is free at the moment of the call; undefined for a GPU that does not open. */
   freeBytes?: number
   /** The newest CUDA that the driver knows: `'13.0'`. */
   driver?: string

@@ -47,16 +47,16 @@ const combinations: readonly Combination[] = ['sum', 'max', 'min'] // in the ord
 
 /** Options of `reduceScatter`. */
 export interface ReduceScatterOptions {
-  /** How the elements are combined. Default `'sum'`. */
+  /** The operation that combines the elements. Default `'sum'`. */
   operation?: Combination | undefined
   /**
-   * How many elements each rank gets [size], the same list on every rank; their sum is the array's length. Default: as even
+   * Numbers of elements for the ranks [size], the same list on every rank; their sum is the array's length. Default: as even
    * as can be, the first ranks one more.
    */
   counts?: readonly number[] | undefined
 }
 
-/** What native code reads of every request, where an operation takes no choice. */
+/** Choices that native code reads of every request, for operations that take none. */
 const usualChoices = { combination: 0, root: 0, counts: undefined }
 
 /**

@@ -60,7 +60,7 @@ export interface MarginLossOptions<
   Weight extends GradientChoice = GradientChoice,
   Bias extends GradientChoice = GradientChoice,
 > extends ExecutionOptions {
-  /** What the loss does to the target's cosine. Default `arcface()`. */
+  /** The margin that the loss applies to the target's cosine. Default `arcface()`. */
   margin?: Margin | undefined
   /**
    * `'mean'` (default) and `'sum'` over the rows that are not ignored, or `'none'`. A mean over no row, or over none of any
@@ -134,7 +134,7 @@ export interface MarginLossResult<
 
 const outputNames = ['losses', 'gradInput', 'gradWeight', 'gradBias'] as const
 export const reductions: readonly Reduction[] = ['mean', 'sum', 'none']
-/** Of marginLoss and of crossEntropyLoss. */
+/** The reduction of marginLoss and of crossEntropyLoss. */
 export const reductionRow = choiceRow('mean', reductions)
 
 /** The options that say which loss, a row for each. */
@@ -151,7 +151,7 @@ export type LossSettings = ValuesOf<typeof lossSettings>
 
 type LossArrays = Omit<MarginLossOptions, keyof typeof lossSettings | keyof ExecutionOptions>
 
-/** What marginLoss takes. */
+/** The options of marginLoss. */
 export const lossOptions = [
   ...namesIn(lossSettings),
   ...namesOf<LossArrays>({

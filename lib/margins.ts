@@ -13,7 +13,7 @@ import { isRecord } from './internal/intrinsics'
 import { native, succeeded } from './internal/native'
 
 /**
- * What a loss does to the target's cosine before the softmax: a plain, serialisable value made by a factory such as
+ * A margin changes the target's cosine before the softmax. It is a plain, serialisable value made by a factory such as
  * `arcface()`. θ is the angle between an embedding and its class's weights; ψ(θ) takes the place of cos θ. `mvsoftmax()` and
  * `curricularface()` also change the cosines of negatives.
  */
@@ -82,7 +82,7 @@ export interface SphereFaceMargin {
   readonly m: number
   /** λ before the first step, ≥ 0, unless `lambdaMin` is larger. */
   readonly base: number
-  /** How soon λ falls, ≥ 0 per step. */
+  /** The speed at which λ falls, ≥ 0 per step. */
   readonly gamma: number
   /** Exponent of 1/(1 + gamma·iteration) in λ, ≥ 0. */
   readonly power: number
@@ -100,9 +100,9 @@ export interface MVSoftmaxMargin {
   readonly kind: 'cos' | 'arc'
   /** s > 0, the factor of every cosine. */
   readonly scale: number
-  /** What the target's cosine loses, ≥ 0, or what its angle gains, in radians from 0 to π. */
+  /** The margin m: subtracted from the target's cosine (`'cos'`, ≥ 0) or added to its angle (`'arc'`, radians, 0 to π). */
   readonly margin: number
-  /** How much more hard negatives count, ≥ 0. */
+  /** The extra weight of hard negatives, ≥ 0. */
   readonly t: number
   /** Whether the harder of the hard negatives count even more: (1 + t)·cos θ + t in place of cos θ + t. */
   readonly adaptive: boolean
@@ -116,9 +116,9 @@ export interface CurricularFaceMargin {
   readonly name: 'curricularface'
   /** s > 0, the factor of every cosine. */
   readonly scale: number
-  /** What the target's angle gains, in radians from 0 to π. */
+  /** The margin m, added to the target's angle, in radians from 0 to π. */
   readonly margin: number
-  /** How far the training is, from −1 to 1: the larger, the more hard negatives count. */
+  /** The progress of the training run, from −1 to 1: the larger, the more hard negatives count. */
   readonly t: number
 }
 

@@ -192,7 +192,7 @@ export interface CrossEntropyLossOptions<Choice extends GradientChoice = Gradien
   ignoreIndex?: number | undefined
   /** ε from 0 to 1: the target keeps 1 − ε, and every class gets ε/C. Default 0. */
   labelSmoothing?: number | undefined
-  /** How much each class's share of a target counts [C], finite and not negative. Default all 1. */
+  /** Weights of the classes' shares of a target [C], finite and not negative. Default all 1. */
   classWeights?: FloatArray | undefined
   /** Upstream gradient: a number for `'mean'` and `'sum'` (default 1), an array [B] for `'none'` (default all 1). */
   gradOutput?: number | FloatArray | undefined
@@ -221,7 +221,7 @@ const crossEntropySettings = {
 
 type OtherOptions = Omit<CrossEntropyLossOptions, keyof typeof crossEntropySettings | keyof RowExecution>
 
-/** What crossEntropyLoss takes. */
+/** The options of crossEntropyLoss. */
 export const crossEntropyOptions = [
   ...namesIn(crossEntropySettings),
   ...namesOf<OtherOptions>({

@@ -10,7 +10,7 @@ export type TopKBatch = Omit<Batch, 'labels'>
 
 /** Options of `topK`: how many classes, and by which score. */
 export interface TopKOptions extends ExecutionOptions {
-  /** How many classes per row, from 1 to C. Default 1. */
+  /** The number of classes per row, from 1 to C. Default 1. */
   k?: number | undefined
   /** Scores are cosines, or for `softmaxMargin()` raw dot products plus bias. Margins take no part. Default `arcface()`. */
   margin?: Margin | undefined

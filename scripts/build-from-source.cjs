@@ -1,7 +1,7 @@
 'use strict'
 // Compiles the addon on this machine into build/Release, where it goes before a prebuilt binary. Part of the package, for
 // machines that no prebuilt binary loads on: node node_modules/margin-softmax/scripts/build-from-source.cjs
-// What follows is handed to cmake-js: --CDMARGIN_SOFTMAX_CUDA=off, for one.
+// Further arguments are handed to cmake-js: --CDMARGIN_SOFTMAX_CUDA=off, for one.
 const { spawnSync } = require('node:child_process')
 const path = require('node:path')
 

@@ -1,5 +1,5 @@
 'use strict'
-// What nvcc makes of each kernel: registers, blocks a multiprocessor, instructions, and those of the loop that multiplies.
+// Reads what nvcc makes of each kernel: registers, blocks a multiprocessor, instructions, and those of the loop that multiplies.
 //   node scripts/cuda-resources.cjs            prints the table of native/cuda/README.md
 //   node scripts/cuda-resources.cjs --write    writes it there
 // Registers are what ptxas says. Instructions are counted in the machine code itself, as neither cuobjdump nor nvdisasm comes

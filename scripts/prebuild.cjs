@@ -19,7 +19,7 @@ const cuda = process.env.MARGIN_SOFTMAX_CUDA ?? 'auto'
 const here = `${process.platform}-${process.arch}`
 const glibc = process.platform === 'linux' && !!process.report.getReport().header.glibcVersionRuntime
 
-/** What compiles for a machine that this one is not, on Linux, with CMake's names of that machine. */
+/** Cross-compilers on Linux, with CMake's names of the machines that they compile for. */
 const crossTools = {
   'linux-arm64': {
     package: 'g++-aarch64-linux-gnu',

@@ -3,8 +3,8 @@
 //
 //   mpirun -n 2 node --import tsx bench/accuracy/distributed.ts
 //
-// What travels in a step: embeddings and their gradients through the head's group, and one all-reduce of the backbone's
-// gradients. Without mpirun it is a group of one.
+// A step sends embeddings and their gradients through the head's group, and all-reduces the backbone's gradients once.
+// Without mpirun it is a group of one.
 import * as tf from '@tensorflow/tfjs'
 import '@tensorflow/tfjs-backend-wasm'
 import { Command } from 'commander'

@@ -1,5 +1,5 @@
 /**
- * What class sampling costs: trains a small tfjs network to tell thousands of characters apart, drawn in many typefaces, with
+ * Measures what class sampling costs: trains a small tfjs network to tell thousands of characters apart, drawn in many typefaces, with
  * every class in each step and with samples of them, and tests it on typefaces that it has never seen.
  *
  *     npm run glyphs                    sample rates 1, 0.3 and 0.1 on 5,955 characters
@@ -37,7 +37,7 @@ const margins = {
   arcface: arcface({ scale: 32, margin: 0.3 }),
   cosface: cosface({ scale: 32, margin: 0.2 }),
 }
-/** Of the head, with its learning rate as a multiple of the network's 0.002. */
+/** The head's optimizer, with its learning rate as a multiple of the network's 0.002. */
 const optimizers = {
   adamw: { optimizer: adamW({ weightDecay: 0 }), headRate: 1 },
   sgd: { optimizer: sgd({ momentum: 0.9, weightDecay: 5e-4 }), headRate: 5 },

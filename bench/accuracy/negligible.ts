@@ -1,4 +1,4 @@
-// How much of its backward pass a trained head may leave out, and what that saves: at several stages of a training.
+// Measures how much of its backward pass a trained head skips, and what that saves, at several stages of a training run.
 //   node --import tsx bench/accuracy/negligible.ts --classes 10000
 //   node --import tsx bench/accuracy/glyphs.ts --rates 1 --snapshots FOLDER; node --import tsx bench/accuracy/negligible.ts --from FOLDER
 // Prints a table: a step with SGD momentum, as it is and with everything computed; the share of the terms that was

@@ -7,7 +7,7 @@ import { MarginHead, sgd } from '../../lib/index'
 import { elementsOf, SafetensorsFile } from '../../lib/internal/safetensors'
 import { type FloatTensor, writeSafetensors } from '../../lib/internal/safetensors-write'
 
-/** Of the training in stages.ts, and of the steps that are measured. */
+/** The optimizer of the training run in stages.ts, and of the steps that are measured. */
 export const optimizer = sgd({ learningRate: 0.1, momentum: 0.9, weightDecay: 5e-4 })
 
 const headFile = (folder: string, name: string) => path.join(folder, `head-${name}.safetensors`)

@@ -18,7 +18,7 @@ export interface Setup {
   margin: Margin
   /** Accuracies, ascending. */
   stages: readonly number[]
-  /** Of the training. The learning rates fall to a tenth after 60 % of them, and to a hundredth after 85 %. */
+  /** Steps of the training run. The learning rates fall to a tenth after 60 % of them, and to a hundredth after 85 %. */
   steps: number
   sampleRate: number
 }

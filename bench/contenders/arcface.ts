@@ -1,4 +1,4 @@
-// What the rivals' closed forms share: ArcFace at the target cosine, in double precision. It is needed for one
+// Computes ArcFace at the target cosine in double precision, for the rivals' closed forms. It is needed for one
 // value per row, so every rival computes it here rather than with kernels over tiny tensors (measured faster).
 
 import { margin, scale } from '../cases'

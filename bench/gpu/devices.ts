@@ -1,4 +1,4 @@
-// What `devices()` says of this machine, for bench/gpu.sh. Exits with 1 where no GPU is usable.
+// Prints what `devices()` says of this machine, for bench/gpu.sh. Exits with 1 where no GPU is usable.
 import { devices } from '../../lib/index'
 
 const all = devices()

@@ -25,7 +25,7 @@ interface Info {
   memoryBytes: number
   binary: { file: string; chosen: string } | null
   instructionSets: string[]
-  /** What serves `precision: 'bfloat16'` on the CPU, and whether it is at least as fast as float32. */
+  /** The instruction set that serves `precision: 'bfloat16'` on the CPU, and whether it is at least as fast as float32. */
   bfloat16: NativeBfloat16 | null
   threads: number | null
   devices: Device[]

@@ -175,7 +175,7 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
     print(`  ${path.basename(leftover.file)}, ${megabytes(leftover.bytes)}: ${fateOf(leftover)}`)
 }
 
-/** How settings are told that are not their defaults; the others are told by their names. */
+/** Words for settings that are not their defaults; the others are told by their names. */
 const wordings: Partial<Record<TypedName, (head: Settings) => [label: string, text: string] | undefined>> = {
   marginWarmupSteps: (head) => ['Warm-up', `of the margin over ${counted(head.marginWarmupSteps, 'step')}`],
   labelSmoothing: (head) => ['Smoothing', String(head.labelSmoothing)],

@@ -26,13 +26,13 @@ export type FloatArray =
 /** Class labels, one per row. */
 export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | readonly number[]
 
-/** What a factory such as `arcface()` or `sgd()` takes: what it makes, but for the name; undefined stands for a default. */
+/** The parameters of a factory such as `arcface()`: its result's, without the name; undefined means the default. */
 export type ParametersOf<Made> = { [Name in keyof Omit<Made, 'name'>]?: Made[Name] | undefined }
 
 /** Largest size of a dimension: class labels are 32-bit integers. */
 const largestSize = 2 ** 31 - 1
 
-/** What an ignoreIndex may be: anything that a label array can hold. */
+/** Checks an ignoreIndex: anything that a label array can hold. */
 export const ignoreIndexRange = [-(2 ** 31), 2 ** 32] as const
 
 /**
@@ -193,7 +193,7 @@ export function rowsOf(array: Float32Array, name: string, columns: number, colum
   return rows
 }
 
-/** How many elements a typed array or a list has. */
+/** The number of elements of a typed array or a list. */
 export function countOf(values: ArrayBufferView | readonly unknown[]): number {
   return typeOf(values) === undefined
     ? (values as readonly unknown[]).length

@@ -11,7 +11,7 @@ import { namesOf } from './option-table'
 
 /** Settings that no change of a head touches: they may be named if they stay what they are. */
 const fixedNames = settingsThatChange('never')
-/** What `set` takes. */
+/** The options of `set`. */
 export const changeNames = [...fixedNames, ...settingsThatChange(undefined), 'classNames']
 
 /** The head that a change is checked against: one in memory, or one in a file. */

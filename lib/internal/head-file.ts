@@ -36,7 +36,7 @@ interface OpenedShard extends ClassRun {
   file: SafetensorsFile
 }
 
-/** What a file says of its head, once checked. Its files stay open until `close`, for `numbersOf`. */
+/** The checked contents of a head's file, without its numbers. Its files stay open until `close`, for `numbersOf`. */
 export interface HeadFile extends Pick<HeadPlan, 'settings' | 'iteration' | 'optimizerStart'> {
   shards: OpenedShard[]
   close(): Promise<void>
@@ -88,7 +88,7 @@ function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Reco
   return { [namesTensor]: { shape: [bytes.length], dtype: 'U8', bytes } }
 }
 
-/** What this process's classes count in the loss: each shard has its own. */
+/** The class weights of this process's classes: each shard has its own. */
 function weightsOf(classWeights: Float32Array | undefined, own: ClassRun): Record<string, FloatTensor> {
   if (!classWeights) return {}
   const fill = (offset: number, part: Float32Array) => {
@@ -167,7 +167,7 @@ async function writeShards(
 }
 
 /**
- * What a file holds, with everything checked but the numbers.
+ * Opens a head's file and checks everything but the numbers.
  * @throws MarginSoftmaxError `ERR_FILE`
  */
 export async function openHead(file: string): Promise<HeadFile> {
@@ -306,7 +306,7 @@ export function readClassNames(
   })
 }
 
-/** What each class counts in the loss, all of them on every rank of a group; undefined where the file has no such weights. */
+/** Reads the class weights, all of them on every rank of a group; undefined where the file has none. */
 export function readClassWeights(
   { settings, shards }: HeadFile,
   checksums: boolean,

@@ -22,23 +22,23 @@ import {
   valuesOf,
 } from './option-table'
 
-/** What a head's class weights are stored in: 4 or 2 bytes each. */
+/** The type that a head's class weights are stored in: 4 or 2 bytes each. */
 export type WeightStorage = 'float32' | 'bfloat16'
 
 export const weightStorages: readonly WeightStorage[] = ['float32', 'bfloat16']
 
-/** How an option is typed for `train`, by its name as a flag. */
+/** The flag of `train` that stands for an option, by the option's name. */
 export interface TypedOption {
   /** The help. */
   text: string
-  /** What follows the flag, for the help; without it nothing follows. */
+  /** The flag's argument, for the help; without it the flag takes none. */
   argument?: string
   /** Other names under which it is known elsewhere. */
   aliases?: string[]
 }
 
 export interface HeadRow<Value> extends OptionRow<Value> {
-  /** How a head that there is may come to another value. Default: by `set` and `load`. */
+  /** The calls that may change it on an existing head. Default: `set` and `load`. */
   change?: 'never' | 'load'
   /** For margins on cosines, or for scores without: with others only the default will do. */
   only?: 'cosines' | 'scores'
@@ -110,7 +110,7 @@ export const headSettings = {
   seed: seedRow,
 } satisfies Record<string, HeadRow<unknown>>
 
-/** What a head is, apart from the numbers it holds: what a checkpoint's metadata says. */
+/** A head's settings, everything but its numbers: the metadata of a checkpoint. */
 export type Settings = ValuesOf<typeof headSettings>
 
 type NamesWith<Row> = {

@@ -16,11 +16,11 @@ export interface MarginHeadOptions extends ExecutionOptions {
   classes: number
   /** D, the dimension of the embeddings. */
   dim: number
-  /** What the loss does to the target's cosine. Default `arcface()`. */
+  /** The margin that the loss applies to the target's cosine. Default `arcface()`. */
   margin?: Margin | undefined
   /** Whether the head has a bias [C], for `softmaxMargin()` only. Default false. */
   bias?: boolean | undefined
-  /** What updates the weights: `sgd({…})` or `adamW({…})`. Default `sgd()`. */
+  /** The optimizer of the weights: `sgd({…})` or `adamW({…})`. Default `sgd()`. */
   optimizer?: Optimizer | undefined
   /**
    * The number of steps over which the margin grows from nothing to its full size, in a straight line. It is the cure if the

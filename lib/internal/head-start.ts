@@ -26,9 +26,9 @@ const headData = {
   (value: unknown, name: string, settings: Settings) => unknown
 >
 
-/** What `create` takes. */
+/** The options of `create`. */
 export const headOptions = [...settingNames, ...Object.keys(headData), ...executionOptions]
-/** What `load` takes. */
+/** The options of `load`. */
 const loadOptions = [
   ...changeNames,
   ...settingsThatChange('load'),

@@ -2,7 +2,7 @@ import timers from 'node:timers'
 import { MarginSoftmaxError } from '../errors'
 import { loadAddon, loadGroupAddon } from './native-file'
 
-/** What the backward pass skipped under `negligible`: the share of the work, and the bounds. */
+/** The terms that the backward pass skipped under `negligible`: their share of the work, and the error bounds. */
 export interface LeftOut {
   /** Share of the terms of its two matrix products that was not computed; 0 where everything was. */
   share: number
@@ -12,7 +12,7 @@ export interface LeftOut {
   gradWeight: number
 }
 
-/** What the ranks of a sharded head exchange in a step, embeddings and gradients, goes over. The same on every rank. */
+/** The way by which the ranks of a sharded head exchange embeddings and gradients. It is the same on every rank. */
 export interface Exchange {
   /** `'nccl'`: from GPU to GPU; `'mpi'`: through the memory of the processes. */
   exchange: 'nccl' | 'mpi'
@@ -20,7 +20,7 @@ export interface Exchange {
   reason: string
 }
 
-/** How a native call ended: either `failure` and `message`, or the figures of the work. */
+/** The end of a native call: either `failure` and `message`, or the figures of the work. */
 export interface NativeResult {
   failure?: string
   message?: string
@@ -39,7 +39,7 @@ export interface NativeResult {
   ownClasses: number
 }
 
-/** What the addon returns beside the arrays that it fills. */
+/** The addon's results beside the arrays that it fills. */
 export interface NativeVerification extends Partial<NativeResult> {
   samePairs: number
   differentPairs: number
@@ -58,7 +58,7 @@ export interface NativeVerification extends Partial<NativeResult> {
   histogramTo: number
 }
 
-/** How a copy to or from a head's array ended. `length`: of the whole array, 0 where the head has none of that name. */
+/** The end of a copy to or from a head's array. `length`: of the whole array, 0 where the head has none of that name. */
 export type NativePart = Partial<NativeResult> & { length?: number }
 
 /** An opaque handle of native memory. */
@@ -183,8 +183,8 @@ function look(): void {
 }
 
 /**
- * What an asynchronous native call returned. Where the last one ended soon, the event loop turns without sleeping until
- * this one does (native/core/watch.h).
+ * Returns the promise of an asynchronous native call. If the last call ended soon, the event loop turns without sleeping
+ * until this one does (native/core/watch.h).
  */
 export function watched<Result>(running: Result): Result {
   if (!looking) {

@@ -3,7 +3,7 @@
 import { wrongValue } from '../errors'
 import { boolean, ignoreIndexRange, integerInRange, numberInRange, oneOf } from './check'
 
-/** What may be typed for an option, for those who read it from a text. */
+/** The texts that may be typed for an option. */
 export type Form =
   | { kind: 'flag' }
   | { kind: 'integer' | 'number' | 'number above'; min: number; max: number }
@@ -12,7 +12,7 @@ export type Form =
 export interface OptionRow<Value> {
   /** @throws TypeError, RangeError */
   check(value: unknown, name: string): Value
-  /** What undefined stands for, before the check; without it the option must be given. */
+  /** The value for undefined, before the check; without it the option must be given. */
   default?: unknown
 }
 
@@ -62,9 +62,9 @@ export function choiceRow<Choice extends string>(
 export const ignoreIndexRow = integerRow(-1, ...ignoreIndexRange)
 /** ε of a loss. */
 export const labelSmoothingRow = numberRow(0, 0, 1)
-/** What a step may leave out of a gradient, as a multiple of its norm. */
+/** The error that a step may make in a gradient by skipping terms, as a multiple of its norm. */
 export const negligibleRow = (usual: number) => numberRow(usual, 0, 1e-3)
-/** What random numbers are made from. */
+/** The seed of random numbers. */
 export const seedRow = integerRow(0, 0)
 
 /** The values of a table's options. */

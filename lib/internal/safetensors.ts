@@ -8,7 +8,7 @@ import { bytesOf, closeRead, openToRead, readAll } from './read-file'
 /** Types of the tensors that a head has. */
 export type TensorType = 'F32' | 'BF16' | 'U8'
 
-/** What a header says of a tensor; offsets count from where the tensors begin. */
+/** A tensor's entry in the header; offsets count from where the tensors begin. */
 export interface SafetensorsEntry {
   dtype: string
   shape: number[]
@@ -23,11 +23,11 @@ export interface SafetensorsHeader {
   end: number
 }
 
-/** What to read of a tensor. */
+/** The range of a tensor to read. */
 export interface TensorRange {
   /** The first element. Default 0. */
   from?: number
-  /** How many elements. Default all that follow. */
+  /** The number of elements. Default all that follow. */
   count?: number
   /**
    * Whether to hold the tensor against its checksum, if the file has checksums. All of the tensor is read for that, even if

@@ -108,7 +108,7 @@ export function requestOfScores(
 
 export type VerificationRequest = ReturnType<typeof requestOfPairs> | ReturnType<typeof requestOfScores>
 
-/** What native code is told, under every name that it reads. */
+/** The request for native code, with every name that it reads. */
 export function nativeRequest(
   { signal: _, order: __, ...request }: VerificationRequest,
   ticket: number

@@ -51,7 +51,7 @@ struct ConnectionId {
   char bytes[128] = "";
 };
 
-// How an executor's devices open an exchange (Executor::link).
+// Functions by which an executor's devices open an exchange (Executor::link).
 struct DeviceLink {
   Peer (*describe)(int device, const std::string& library);
   // Called on rank 0; all ranks open with its id.

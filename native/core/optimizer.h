@@ -17,7 +17,7 @@ struct Optimizer {
   bool nesterov = false;
   double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8;  // adamW
 
-  // How many arrays of the weights' shape the optimizer keeps: momentum, or first and second
+  // The number of arrays of the weights' shape that the optimizer keeps: momentum, or first and second
   // moments.
   int states() const { return kind == OptimizerKind::adamW ? 2 : momentum != 0 ? 1 : 0; }
 };

@@ -36,7 +36,7 @@ constexpr int64_t narrowBelow = 16;
 
 constexpr int cpuDevice = -1;
 
-// How to run any work.
+// Device, threads and memory of any work.
 struct Execution {
   int device = cpuDevice;  // or the index of a GPU
   Precision precision = Precision::float32;

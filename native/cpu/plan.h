@@ -1,4 +1,4 @@
-// How the work of one batch is cut: from the shape alone, never from the thread count, the
+// Cuts the work of one batch: from the shape alone, never from the thread count, the
 // instruction set or the workspace. So sums are formed in the same order, with the same bits,
 // however the work is run.
 #pragma once

@@ -67,7 +67,7 @@ Status Device::open(int index) {
 cudaError_t Device::openStreams() {
   int lowest = 0, highest = 0;
   cudaError_t error = cudaDeviceGetStreamPriorityRange(&lowest, &highest);
-  // Of higher priority: what is few blocks shall not queue behind a product's thousands.
+  // This stream has the higher priority: few blocks shall not queue behind a product's thousands.
   if (error == cudaSuccess) error = cudaStreamCreateWithPriority(&ahead_, cudaStreamNonBlocking, highest);
   for (cudaEvent_t& mark : marks_)
     if (error == cudaSuccess) error = cudaEventCreateWithFlags(&mark, cudaEventDisableTiming);

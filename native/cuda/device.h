@@ -119,7 +119,7 @@ class Device {
   int64_t stagingBytes_ = 0;
   int64_t uploaded_ = 0, downloaded_ = 0;  // where the work at hand's uploads and downloads end in it
   std::vector<Download> downloads_;
-  // Of timeWork, and whether the work at hand has recorded them.
+  // The events of timeWork, and whether the work at hand has recorded them.
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
   bool begun_ = false, ended_ = false;
   std::set<const void*> preferring_;  // kernels that preferSharedMemory was called for

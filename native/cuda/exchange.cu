@@ -1,5 +1,5 @@
-// What ranks exchange from GPU to GPU (../core/device_exchange.h): NCCL moves the bytes, kernels add in rank order what
-// arrives, with the roundings of the path through host memory (../mpi/reduce.h).
+// Exchanges rows from GPU to GPU (../core/device_exchange.h): NCCL moves the bytes, kernels add them in rank order,
+// with the roundings of the path through host memory (../mpi/reduce.h).
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -196,7 +196,7 @@ class NcclExchange : public DeviceExchange {
   Device& device_;
   Communicator communicator_;
   bool tried_ = false;
-  // Of the step at hand.
+  // Sizes of the step at hand.
   std::vector<int64_t> rows_;
   int64_t dim_ = 0, allRows_ = 0, firstRow_ = 0;
   void* memory_ = nullptr;  // kept; holds what follows

@@ -32,7 +32,7 @@ __device__ void multiplyLogits(const StepData<typename Core::Element>& step, Til
                                                step.paddedDim, onePlane ? leadingOnly : step.terms, staged, sums);
 }
 
-// What an epilogue knows of its rows and columns. The scratch of an epilogue takes the place of the staged operands,
+// An epilogue's figures of its rows and columns. The scratch of an epilogue takes the place of the staged operands,
 // which nobody reads any more: more shared memory would cost the second block of a multiprocessor on sm_86 and sm_89.
 // `transforms`: the margin transforms negatives (formulas/negative.h).
 template <class Core, bool transforms>
@@ -75,7 +75,7 @@ template <class Core, bool transforms>
 struct ForwardShared {
   using Tile = LogitTile<Core>;
   LogitShared<Core, transforms> logits;
-  // Of each row, by the warps that share it.
+  // Each row's results, by the warps that share it.
   float maxima[Tile::warpsOfRow][Tile::rows], sums[Tile::warpsOfRow][Tile::rows];
   float logitSums[Tile::warpsOfRow][Tile::rows];
   float largest[transforms ? Tile::warpsOfRow : 1][transforms ? Tile::rows : 1];

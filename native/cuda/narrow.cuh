@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(narrowSide) narrowForward(StepRows step, int f
   }
 }
 
-// What A is made of, of a block's rows: see RowFactors.
+// The factors of a block's rows that A is made of: see RowFactors.
 struct NarrowRows {
   double scale[narrowSide];
   float maximum[narrowSide], share[narrowSide], even[narrowSide];

@@ -13,7 +13,7 @@
 namespace margin_softmax::cuda {
 namespace {
 
-// How long a communicator that is given up may take to end before its device counts as lost.
+// The time that an abandoned communicator may take to end before its device counts as lost.
 constexpr Communicator::Duration farewellTime(2000);
 
 Nccl find(const std::string& file) {
@@ -100,7 +100,7 @@ Status Communicator::giveUp(Status reason) {
   return outcome_;
 }
 
-// How the library says that it is, or why it can not say.
+// The communicator's state as the library reports it, or the error of asking.
 nccl::Result Communicator::state() const {
   nccl::Result state = nccl::success;
   const nccl::Result asked = nccl_.commGetAsyncError(comm_, &state);

@@ -1,4 +1,4 @@
-// How a step's work is cut on a GPU: from the shape, the precision and the core's tiles alone, so that sums are formed in
+// Cuts a step's work on a GPU: from the shape, the precision and the core's tiles alone, so that sums are formed in
 // the same order on every run.
 #pragma once
 #include <algorithm>

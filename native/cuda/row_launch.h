@@ -1,4 +1,4 @@
-// How the kernels with a block per row are launched, and their rows brought to the device in pieces.
+// Launches the kernels with a block per row, and brings their rows to the device in pieces.
 #pragma once
 #include <algorithm>
 

@@ -104,7 +104,7 @@ struct NoShares {
   }
 };
 
-// Of one batch, relative to the maximum so far: what RowSums::add takes.
+// Sums of one batch, relative to the maximum so far, for RowSums::add.
 struct BatchSums {
   float ones = 0, rest = 0, shares = 0, deficit = 0;
 };

@@ -58,7 +58,7 @@ static __global__ void __launch_bounds__(closeThreads) targetCosines(StepRows st
   step.totalsOfRows[row] = totals;
 }
 
-// What becomes of each row's negatives. `exchanged`: the cosines of the targets are those of all ranks.
+// Places each row's transform of its negatives. `exchanged`: the cosines of the targets are those of all ranks.
 static __global__ void __launch_bounds__(closeThreads) placeThresholds(StepRows step, bool exchanged) {
   const int row = blockIdx.x * closeThreads + threadIdx.x;
   if (row >= step.paddedRows) return;
@@ -68,7 +68,7 @@ static __global__ void __launch_bounds__(closeThreads) placeThresholds(StepRows 
   step.negatives[row] = transform;
 }
 
-// What each row's other classes come to, from the tiles' figures.
+// Reduces the tiles' maxima and sums to one log-sum-exp per row, without the target.
 static __global__ void __launch_bounds__(rowWarps * 32) totalRows(StepRows step, int tiles) {
   const int row = warpRow(), lane = threadIdx.x % 32;
   if (row >= step.rows) return;

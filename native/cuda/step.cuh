@@ -1,4 +1,4 @@
-// What the kernels of a step share: one plain struct of sizes and device pointers, passed to each by value.
+// The kernels of a step share one plain struct of sizes and device pointers, passed to each by value.
 //
 //   prepareRows      a warp per row      norms, target cosine and margin in double precision; embedding as an operand
 //   placeThresholds  a thread per row    what becomes of its negatives, where the margin transforms them
@@ -45,7 +45,7 @@ struct Totals {
 
 enum class WeightUse { none, gradient, sgd, momentum, adamW };
 
-// What does not depend on the operands' precision, nor do the kernels that need no more.
+// The part that does not depend on the operands' precision. Kernels that need no more take it alone.
 struct StepRows {
   int rows, paddedRows, dim, paddedDim, classes;
   int chunk;           // classes of a chunk, padded to whole tiles

@@ -318,7 +318,7 @@ class Step {
     leaveChunk(c);
   }
 
-  // What becomes of the rows' negatives. It depends on the targets' cosines, which shards of the classes add up first.
+  // Places the rows' transforms of their negatives. They depend on the targets' cosines, which shards add up first.
   Status placeNegatives() {
     const auto launch = [&](const char* what, auto kernel, int64_t rows, auto... arguments) {
       device_.launch(what, kernel, dim3(static_cast<unsigned>(divideUp(rows, closeThreads))), closeThreads, 0, data_,

@@ -31,7 +31,7 @@ __device__ inline float scoreOf(uint64_t key) {
   return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
 }
 
-// How many of a descending list are better than this key.
+// Counts the keys of a descending list that are better than this one.
 __device__ inline int64_t betterThan(const uint64_t* list, int64_t count, uint64_t key) {
   int64_t first = 0, last = count;
   while (first < last) {

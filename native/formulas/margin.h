@@ -260,7 +260,7 @@ HOST_DEVICE inline bool transformsNegatives(const Margin& margin) {
   return transforms;
 }
 
-// What becomes of the negatives of a row with this cosine of the target.
+// The transform of the negatives of a row with this cosine of the target.
 HOST_DEVICE inline NegativeTransform negativesOf(const Margin& margin, double targetCosine) {
   NegativeTransform transform;
   visitMargin(margin.kind, [&](auto m) {

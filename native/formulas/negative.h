@@ -1,4 +1,4 @@
-// What a margin makes of a negative's cosine c: φ(c) takes its place in the logit, z = s·φ(c). Host
+// A margin's transform of a negative's cosine c: φ(c) takes its place in the logit, z = s·φ(c). Host
 // and device.
 //
 // Most margins leave negatives as they are, φ(c) = c. Some tell the hard negatives of a row, whose

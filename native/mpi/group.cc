@@ -10,7 +10,7 @@
 namespace margin_softmax::distributed {
 namespace {
 
-// How long a failing process waits for the others to report, before the launcher ends them.
+// A failing process waits this long for the others to report, before the launcher ends them.
 constexpr std::chrono::milliseconds farewellTime(3500);
 // The same if a rank did not answer: the others see the alarm at once, or not at all.
 constexpr std::chrono::milliseconds alarmedTime(1000);

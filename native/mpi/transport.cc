@@ -16,7 +16,7 @@ constexpr int64_t largestMessage = int64_t{1} << 30;
 
 // The length of an alarm, a text with its zero: short enough for MPI to send at once.
 constexpr int alarmBytes = 512;
-// How long a rank that raises an alarm goes on polling MPI, so that the alarm is sent.
+// A rank that raises an alarm goes on polling MPI this long, so that the alarm is sent.
 constexpr std::chrono::milliseconds alarmTime(300);
 // A waiting rank looks for an alarm once in so many rounds, about 60 times a second.
 constexpr int alarmRounds = 64;

@@ -54,8 +54,8 @@ class Transport {
   void setPatience(std::chrono::milliseconds patience) { patience_ = std::min(patience, longest).count(); }
   std::chrono::milliseconds patience() const { return std::chrono::milliseconds(patience_); }
 
-  // How long the current exchange or the closing has waited, and for which ranks; no ranks if
-  // nothing waits. From any thread, after the opening.
+  // The time that the current exchange or the closing has waited, and the ranks that it waits for;
+  // no ranks if nothing waits. Any thread may ask, after the opening.
   struct Wait {
     std::chrono::milliseconds time{0};
     std::vector<int> ranks;

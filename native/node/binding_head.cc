@@ -28,7 +28,7 @@ class ToldBytes {
   int64_t told_ = 0;
 };
 
-// What JavaScript holds of a head.
+// JavaScript's hold on a head.
 struct Handle {
   const std::shared_ptr<Head> head;
   const std::shared_ptr<ToldBytes> told;  // by this alone, so that it goes where its environment may be called
@@ -44,8 +44,8 @@ const Handle& handleOf(Napi::Value value) {
 
 const std::shared_ptr<Head>& headOf(Napi::Value value) { return handleOf(value).head; }
 
-// Of a head that nobody else uses. Those of one that was disposed of go at the latest with the work
-// that runs.
+// Counts the bytes of a head that nobody else uses. Those of one that was disposed of go at the latest
+// with the work that runs.
 int64_t bytesHere(Head& head) {
   if (head.disposed() || head.settings().device != cpuDevice) return 0;
   const Head::Use use(head);
@@ -362,7 +362,7 @@ Napi::Value iteration(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), static_cast<double>(headOf(info[0])->iteration()));
 }
 
-// What the garbage collector knows of memory outside its heap, heads and all else.
+// Returns the bytes outside its heap that the garbage collector was told of, by heads and all else.
 Napi::Value externalMemory(const Napi::CallbackInfo& info) {
   int64_t bytes = 0;
   napi_adjust_external_memory(info.Env(), 0, &bytes);

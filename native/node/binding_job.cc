@@ -1,4 +1,4 @@
-// How jobs run and report: see binding.h. Each addon of the project has this file.
+// Runs jobs and reports their results: see binding.h. Each addon of the project has this file.
 #include <condition_variable>
 #include <cstring>
 #include <mutex>

@@ -1,6 +1,5 @@
-// How the bindings read a request: the object in which lib/ hands over the arguments of a native
-// function, without a prototype and with every name that is read here, so that reading one runs no
-// JavaScript.
+// The bindings' reader of a request. That is the object in which lib/ hands over the arguments of a
+// native function. It has no prototype and every name that is read here, so reading runs no JavaScript.
 #pragma once
 #include "binding.h"
 
@@ -96,7 +95,7 @@ class Request {
 
 constexpr int64_t largestSize = INT32_MAX;  // of a dimension: labels are 32-bit integers
 
-// What several requests hold.
+// Readers of the parts that several requests have.
 Margin readMargin(const Request& request);
 int readDevice(const Request& request);
 Precision readPrecision(const Request& request);

@@ -297,7 +297,7 @@ const scenarios: Record<string, () => Promise<void>> = {
   },
 }
 
-/** What Workers do. */
+/** The scenarios of Workers. */
 const tasks: Record<string, (seed: number) => Promise<void>> = {
   async compute(seed) {
     const { marginLoss, marginLossSync, MarginHead } = library()

@@ -24,7 +24,7 @@ const types = [
 ] as const
 type Type = (typeof types)[number]
 
-/** What rank `rank` puts in: any rank can make it for all of them. Wide enough that integers of 8 and 16 bits wrap. */
+/** The contribution of rank `rank`: any rank can make it for all of them. Wide enough that integers of 8 and 16 bits wrap. */
 function numbers(Type: Type, seed: number, rank: number, length: number): NumberArray {
   const values = normals(random(1000 * seed + rank), length, 100)
   if (Type === BigInt64Array || Type === BigUint64Array)
@@ -203,7 +203,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     await group.barrier()
   },
 
-  // What README and doc comments say of the traffic.
+  // README and doc comments say this of the traffic.
   async traffic(group) {
     const others = group.size - 1
     const sent = async (call: () => Promise<unknown>) => {

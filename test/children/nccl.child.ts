@@ -114,7 +114,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
   },
 }
 
-/** What keeps the ranks from NCCL: each makes a head, in its own environment, whose steps are as right as any. */
+/** Obstacles to NCCL: each makes a head, in its own environment, whose steps are as right as any. */
 const obstacles: Record<string, { options?: (odd: boolean) => Partial<Options>; odd?: NodeJS.ProcessEnv }> = {
   withoutLibrary: { odd: { MARGIN_SOFTMAX_NCCL: 'nowhere.so' } },
   off: { odd: { MARGIN_SOFTMAX_NCCL: 'off' } },

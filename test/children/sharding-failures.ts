@@ -67,7 +67,7 @@ export const failures: Record<string, (group: ProcessGroup, odd: boolean) => Pro
   },
   async notFinite(group, odd) {
     const { input, labels } = batchOf(1, group.rank, training.classes, training.dim)
-    // Of one class alone, all ranks but one have no class in the sample.
+    // With labels of one class alone, all ranks but one have no class in the sample.
     const one = new Int32Array(labels.length).fill(3)
     for (const [options, labelsOf] of [
       [{}, labels],

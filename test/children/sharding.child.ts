@@ -238,7 +238,7 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     assert.strictEqual(shards.length, group.size, `only the last save's shards stay: ${shards}`)
   },
 
-  // What `set` and `load` change, and what a sharded head refuses.
+  // `set` and `load` change the head on all ranks; some changes are refused.
   async changes(group) {
     const classNames = Array.from({ length: training.classes }, (_, j) => `class ${j}`)
     const head = await MarginHead.create({ ...training, group, classNames })

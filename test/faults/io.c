@@ -48,7 +48,7 @@ static void report(const char* call) {
   rawSyscall(SYS_close, file, 0, 0, 0, 0, 0);
 }
 
-// What this call is to do: none, shortened, or the errno to fail with.
+// Chooses the fault of this call: none, shortened, or the errno to fail with.
 static int fault(const char* call, int concerned, int canBeShort) {
   static long count, serial = -1;
   const char* given = getenv("FAULT");

@@ -44,7 +44,7 @@ export function anyValues(dice: Dice, length: number): Float32Array {
   return values
 }
 
-/** What classes or rows count in a loss: some nothing, all of them of a size that is far from 1 now and then. */
+/** Weights of classes or rows: some nothing, all of them of a size that is far from 1 now and then. */
 export function anyLossWeights(dice: Dice, length: number): Float32Array {
   const size = dice.pick([1, 1, 1, 1e-3, 2 ** 40, 2 ** -40])
   const zeros = dice.pick([0, 0.2, 0.2, 1])
@@ -120,13 +120,13 @@ function anyOutput(dice: Dice, length: number): boolean | Float32Array {
   return dice.pick([true, false, array, shared(array), tracking(array)])
 }
 
-/** What a call reads: the caller's again once an asynchronous one has returned its promise. */
+/** The arrays that a call reads: the caller's again once an asynchronous one has returned its promise. */
 export function readBy({ batch, options }: ReturnType<typeof anyCall>): object {
   const { classWeights, sampleWeights } = options
   return { ...batch, classWeights, sampleWeights }
 }
 
-/** What a caller may do with his arrays as soon as an asynchronous call has returned its promise. */
+/** Changes to a caller's arrays that are allowed once an asynchronous call has returned its promise. */
 export function tamper(arrays: object): void {
   for (const array of Object.values(arrays)) {
     if (!ArrayBuffer.isView(array) || !(array.buffer instanceof ArrayBuffer)) continue

@@ -1,10 +1,10 @@
-// What an error may look like, whatever the call.
+// Judges errors, whatever the call.
 import { MarginSoftmaxError } from '../../lib/index'
 
 /** `Expected <what> for <name> but received <value>`, or of memory, files and devices `… but …`. */
 const shape = /^Expected .+ for .+ but received .+/s
 
-/** What is wrong with an error of a hostile call, or undefined: of a kind that is documented, in its words. */
+/** Says what is wrong with an error of a hostile call: it must be of a documented kind, in its words. */
 export function faultOf(error: unknown): string | undefined {
   if (error instanceof MarginSoftmaxError)
     return /^ERR_[A-Z_]+$/.test(error.code) && /^Expected .+/s.test(error.message)

@@ -89,7 +89,7 @@ async function wholeHeads(): Promise<{ heads: Buffer[]; index: Json; shards: Buf
   }
 }
 
-// What is done to them.
+// Ways to damage a file.
 
 const oddNumbers = [
   -1,

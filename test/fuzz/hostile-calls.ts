@@ -76,7 +76,7 @@ function spoiled<T extends object>(dice: Dice, object: T, names: readonly string
   return dice.chance(0.05) ? new Proxy(object, {}) : object
 }
 
-/** What native code says of its request; lib/ shows the value: `but received Float32Array(3)`. */
+/** Native code's words for its request; lib/ shows the value: `but received Float32Array(3)`. */
 const leftToNative =
   /^Expected (another element type|a typed array for|a size for|sizes for|indices in range for|whole rows of|arrays that stay|an array for|the head.s sizes|\d+ elements for \w+ but received \d+$)/
 

@@ -31,7 +31,7 @@ export interface Judged extends OracleOptions {
 }
 
 /**
- * What a row's terms are multiplied by: `smoothed` what smoothing adds to its loss, `loss` its loss in the scalar, `gradient`
+ * The factors of a row's terms: `smoothed` what smoothing adds to its loss, `loss` its loss in the scalar, `gradient`
  * its probabilities in the gradients. All 0 for a row that is ignored.
  */
 function factorsOf({ labels }: Problem, classes: number, how: Judged) {

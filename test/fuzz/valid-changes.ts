@@ -1,4 +1,4 @@
-// What of a head may change while it lives: how it trains, and which classes it has. Each change is also made to what is
+// Changes to living heads: how they train, and which classes they have. Each change is also made to what is
 // known of the head, so that the calls after it can be judged.
 import * as assert from 'uvu/assert'
 import {
@@ -32,7 +32,7 @@ function anyOptimizer(dice: Dice): Known['settings']['optimizer'] {
   })
 }
 
-/** How a head trains, which `create`, `set` and `load` take alike. */
+/** Draws the options of training, which `create`, `set` and `load` take alike. */
 const trainings: ((dice: Dice) => HeadChanges)[] = [
   (dice) => ({ optimizer: anyOptimizer(dice) }),
   (dice) => ({ marginWarmupSteps: dice.integer(0, 5) }),

@@ -32,7 +32,7 @@ export async function best(dice: Dice): Promise<undefined> {
   checkBest(actual, scores, classes, k, boundOf(problem, margin.oracle.raw))
 }
 
-/** What float32 may be off by in a score: by the size of the terms of the sum. */
+/** Bounds the error of float32 in a score, by the size of the terms of the sum. */
 export function boundOf({ input, weight, dim, bias }: Omit<Problem, 'labels'>, raw: boolean): number {
   if (!raw) return 2 ** -21
   const most = (values: Float32Array) => Math.max(...values.map(Math.abs))

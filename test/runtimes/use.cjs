@@ -1,5 +1,5 @@
 'use strict'
-// What a program does with the package, and its figures as one line, which are the same in every runtime. Each part is one
+// Uses the package as a program does, and prints its figures as one line, which are the same in every runtime. Each part is one
 // that failed somewhere: files under Yarn's Plug'n'Play, shared memory in Bun, what a result or an error is an instance of
 // in Jest, whose globals are not those of the addon.
 const assert = require('node:assert')

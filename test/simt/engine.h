@@ -84,7 +84,7 @@ struct Warp {
   char tsanSync[16][2];
 };
 
-// Of a whole block. Two sanitizer objects, used in turn: a thread that runs ahead must not release into the one that
+// The barrier of a whole block. Two sanitizer objects, used in turn: a thread that runs ahead must not release into the one that
 // others are still to acquire.
 struct BlockBarrier {
   int arrived = 0, votes = 0, lastVotes = 0;

@@ -92,7 +92,7 @@ namespace simt {
 int carveoutOf(const void* kernel);
 constexpr int mostDevices = 8;
 int currentDevice();
-// What a call begins with: whether the current device still works, or SIMT_FAIL makes this call of the function fail
+// Begins a call: says whether the current device still works, or SIMT_FAIL makes this call of the function fail
 // with `failure`, which may break the device.
 cudaError_t enter(const char* function, cudaError_t failure, bool breaks);
 cudaError_t enterLaunch();

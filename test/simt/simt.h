@@ -65,7 +65,7 @@ extern thread_local Thread* self;
 // Why the last launch of this thread failed; empty if it did not.
 const char* lastFault();
 
-// How kernels are run; read from the environment once, see engine.cc.
+// Settings of how kernels run; read from the environment once, see engine.cc.
 struct Options {
   int order;    // of fibres: 0 ascending, 1 descending, else pseudo-random with this seed
   int threads;  // of the system; 0: as many as there are cores. One under ThreadSanitizer

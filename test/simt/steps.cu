@@ -368,7 +368,7 @@ int main(int count, char** words) {
     stepAgrees({130, 2, 300, 3, Precision::float32, 0, 128});
     stepAgrees({5, 15, 17, 5, Precision::float32, 0.1});
     stepAgrees({128, 128, 2, 3, Precision::float32});  // an input that fills the staging memory of 64 KiB
-    // What one chunk can't show: running maxima, sums of gradInput and targets' places that go on from chunk to chunk,
+    // Several chunks show what one can't: running maxima, sums of gradInput and targets' places that go on from chunk to chunk,
     // and a short last chunk.
     for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bfloat16}) {
       stepAgrees({130, 136, 700, 0, precision, 0.1, 256});

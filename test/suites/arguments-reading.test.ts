@@ -1,4 +1,4 @@
-// What a caller's objects do while they are read: getters that throw, count, or take memory away; arrays of another realm.
+// A caller's objects may do things while they are read: getters that throw, count, or take memory away; arrays of another realm.
 import vm from 'node:vm'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'

@@ -1,4 +1,4 @@
-// How labels become classes: one rule for texts and for numbers of every type.
+// Labels become classes by one rule, for texts and for numbers of every type.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import type { FileArray } from '../../lib/cli/data/files'

@@ -14,7 +14,7 @@ const test = suite('tables of the command line')
 interface Expected {
   values?: number[]
   labels?: string[]
-  /** Of the rows, in a file whose rows are not simply its lines. */
+  /** Line numbers of the rows, in a file whose rows are not simply its lines. */
   lines?: number[]
 }
 

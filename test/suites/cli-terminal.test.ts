@@ -1,4 +1,4 @@
-// What a terminal is shown, and what a pipe is spared.
+// A terminal is shown progress, which a pipe is spared.
 import fs from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'

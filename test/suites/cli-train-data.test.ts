@@ -1,4 +1,4 @@
-// What people feed to `train`: errors in the coordinates of their files, and a word where a result would mean nothing.
+// People feed odd files to `train`: errors are in the files' coordinates, and a result that would mean nothing is told so.
 import fs from 'node:fs'
 import path from 'node:path'
 import { suite } from 'uvu'

@@ -8,7 +8,7 @@ import { shimRuns, useShim } from '../support/cuda'
 
 const test = suite('cuda suites')
 
-/** Those that judge results. What concerns threads, instruction sets and arguments is the same code on any device. */
+/** The suites that judge results. What concerns threads, instruction sets and arguments is the same code on any device. */
 const suites: string[] = JSON.parse(fs.readFileSync(path.join(__dirname, 'cuda-suites.json'), 'utf8'))
 
 if (shimRuns) {

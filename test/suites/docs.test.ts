@@ -1,4 +1,4 @@
-// What the README, the guides and the examples say: their JavaScript runs, their links lead somewhere, and the API reference is whole.
+// The README, the guides and the examples hold: their JavaScript runs, their links lead somewhere, and the API reference is whole.
 import { execFile } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
@@ -102,7 +102,7 @@ test('blocks are of kinds that a reader knows; JavaScript is among those that ru
     for (const { info } of blocksOf(page)) assert.match(info, /^(js|sh|math)$/, page)
 })
 
-/** What a heading is called in a link, on GitHub. */
+/** The name of a heading in a link, on GitHub. */
 const anchor = (heading: string) =>
   heading
     .toLowerCase()

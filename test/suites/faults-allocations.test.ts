@@ -10,7 +10,7 @@ import { shimBinary } from '../support/cuda'
 
 const test = suite('allocations that fail')
 const child = path.join(__dirname, '..', 'faults', 'allocations.child.ts')
-/** Those of the first kind have a process for each allocation. */
+/** Scenarios of the first kind have a process for each allocation. */
 const onFirstCalls = ['load', 'first call', 'first asynchronous call']
 const later = [
   ...['marginLossSync', 'marginLoss', 'marginLoss in bfloat16', 'three losses at once'],

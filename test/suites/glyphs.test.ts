@@ -12,7 +12,7 @@ import type * as Training from '../../bench/accuracy/glyph-training'
 import { adamW, cosface, MarginHead } from '../../lib/index'
 import { lacking } from '../support/support'
 
-/** How many of the example's typefaces these tests need: those of four Debian packages, which `.ci/run` installs. */
+/** The number of the example's typefaces that these tests need: those of four Debian packages, which `.ci/run` installs. */
 const typefacesUsed = 6
 
 /** The example's modules and typefaces, or in words why not: canvas has no binary for every platform. */

@@ -1,4 +1,4 @@
-// What a head refuses, and what a refusal leaves: weights, state and iteration as they were.
+// A head refuses wrong arguments, and a refusal leaves weights, state and iteration as they were.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { adamW, arcface, MarginHead, MarginSoftmaxError, sgd, softmaxMargin } from '../../lib/index'

@@ -1,4 +1,4 @@
-// What the stateless losses take and give: parts of the result, arrays to fill, the kinds of labels and inputs.
+// The stateless losses take and give: parts of the result, arrays to fill, the kinds of labels and inputs.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { marginLoss, marginLossSync } from '../../lib/index'

@@ -1,4 +1,4 @@
-// How the addon is found, told how to run, and what it says when the machine fails.
+// The addon is found, is told how to run, and says what happens when the machine fails.
 import { spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import os from 'node:os'
@@ -85,7 +85,7 @@ for (const wrong of ['0', '-2', 'many', '1.5', '5000'])
 
 const fails = `(() => { try { ${step}; return ['loaded'] } catch (error) { return [error.code, ...error.message.split('\\n')] } })()`
 
-/** What a process of its own prints: lists of an error's code and the lines of its message. */
+/** Returns what a process of its own prints: lists of an error's code and the lines of its message. */
 function failures(code: string, env: NodeJS.ProcessEnv, entry: string, options: string[] = []): string[][] {
   const text = `const api = require(${JSON.stringify(entry)})\n${code}`
   const all = [...options, ...(entry === library ? ['--require', 'tsx/cjs'] : []), '-e', text]
@@ -200,7 +200,7 @@ test('a process that may load no addon is told the flag', () => {
   assert.match(lines[3] as string, /^Start Node.js without --no-addons/)
 })
 
-// What the loaders of other systems say, word for word as they said it there.
+// The words of other systems' loaders, as they said them there.
 const file = '/app/node_modules/margin-softmax/prebuilds/linux-x64/node.napi.glibc.node'
 const onLinux = {
   ...{ platform: 'linux', arch: 'x64', libc: 'glibc', packaged: true, given: false, file },

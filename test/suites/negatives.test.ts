@@ -32,7 +32,7 @@ function hardBatch(seed: number, rows: number, dim: number, classes: number): Ba
   return batch
 }
 
-/** How many negatives the margin treats as hard, and how many as easy. */
+/** Counts the negatives that the margin treats as hard, and as easy. */
 function hardAndEasy(margin: MarginCase, { labels, ...batch }: Batch) {
   const { scores, logits } = reference(
     { labels, ...batch },

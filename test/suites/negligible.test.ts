@@ -1,4 +1,4 @@
-// What the backward pass leaves out because it cannot matter: never more than the bound that it reports, nothing where
+// The backward pass skips terms that cannot matter: never more than the bound that it reports, nothing where
 // everything matters, and the same choice in every run.
 import fs from 'node:fs'
 import os from 'node:os'

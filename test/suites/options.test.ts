@@ -112,7 +112,7 @@ test('the name of a setting is a row, a property, and else only where its value 
   }
 })
 
-/** What the doc comments of an interface's properties say of their defaults. */
+/** Reads the defaults that the doc comments of an interface's properties name. */
 function documentedDefaults(file: string, name: string): Map<string, string> {
   const text = read('lib', file)
   const begin = text.indexOf(`export interface ${name}`)

@@ -1,4 +1,4 @@
-// What the stateless losses refuse: every mistake by the name of its argument and the value received, never by a crash.
+// The stateless losses refuse every mistake by the name of its argument and the value received, never by a crash.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { arcface, marginLoss, marginLossSync, softmaxMargin } from '../../lib/index'

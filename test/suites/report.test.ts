@@ -33,9 +33,9 @@ test.before(async () => {
 test.after(() => browser?.close())
 
 interface Seen {
-  /** Of the whole page, in pixels. */
+  /** Width of the whole page, in pixels. */
   wide: number
-  /** What sticks out of it, but for boxes that scroll by themselves. */
+  /** Elements that stick out of it, but for boxes that scroll by themselves. */
   beyond: string[]
   paper: string
   images: number

@@ -103,7 +103,7 @@ test('others are drawn uniformly, one by one and in pairs, anew in each step', a
         for (const k of sample) counts[j * classes + k] = (counts[j * classes + k] as number) + 1
     }
     head.dispose()
-    // Of class 0, always in, and wanted − 1 of the others.
+    // The sample has class 0, always, and wanted − 1 of the others.
     const single = (wanted - 1) / (classes - 1)
     const double = classes > 2 ? (single * (wanted - 2)) / (classes - 2) : 0
     for (let j = 0; j < classes; j++)

@@ -22,7 +22,7 @@ import { integer, makeBatch, normals, numbersIn, pick, random } from '../support
 
 const test = suite('soak')
 const [seconds = 15, seed = 1] = numbersIn('MARGIN_SOFTMAX_SOAK')
-/** Of resident memory, from the second third of the time to the last: what allocators keep differs from time to time. */
+/** The allowed growth of resident memory, from the second third of the time to the last: what allocators keep differs from time to time. */
 const growth = 32 * 2 ** 20
 
 v8.setFlagsFromString('--expose-gc')

@@ -48,7 +48,7 @@ function fails(args: string[], pattern: RegExp): void {
   assert.match(stderr, pattern)
 }
 
-/** What stands for a file of each kind that the commands read. */
+/** An example of each kind of file that the commands read. */
 const readers = (name: string): string[][] => [
   ['inspect', `${name}.safetensors`],
   ...['npy', 'npz', 'csv', 'safetensors'].map((ending) => [
@@ -112,7 +112,7 @@ onUnix('a save through links replaces what they lead to', async () => {
   }
   await saveHead(at('dangling'), 9)
   assert.is(await loadHead(at('real/new')), 9)
-  // Of a sharded head, too: the shards lie beside the index, not beside the link.
+  // So does a sharded head: the shards lie beside the index, not beside the link.
   await saveHead(at('relative'), 7, 2)
   assert.is(await loadHead(at('relative')), 7)
   assert.is(await loadHead(at('real/head')), 7)

@@ -78,7 +78,7 @@ test('cores.cuh names each core of native/cuda/cores once, and no other file doe
 
 test('kernels ask their core for the geometry of a tile', () => {
   const others = native.filter(({ name }) => /^native\/cuda\/(?!cores\/)/.test(name))
-  // What a core says of itself, as a number.
+  // Figures that belong to a core.
   const geometry =
     /\b(rows|columns|depth|slabBytes|stages|threadRows|threadColumns|lanesOfRow|warpsOfRow|firstColumnLane|warpsOfColumn|strips|sharedBytes|tileSize|tileThreads)\s*=\s*\d/
   onlyIn(geometry, /^$/, others)
@@ -217,7 +217,7 @@ function namedIn(text: string): string[] {
 const matches = (pattern: string, name: string) =>
   new RegExp(`^${pattern.replace(/[.+]/g, '\\$&').replaceAll('*', '[^/]*')}$`).test(name)
 
-/** What is wrong with a folder's README: files that it does not name, and names that are no file. */
+/** Lists the faults of a folder's README: files that it does not name, and names that are no file. */
 function mistakesOf(text: string, entries: string[]): string[] {
   const names = namedIn(text)
   const files = entries.filter((entry) => entry !== 'README.md' && !entry.includes('/'))

@@ -76,7 +76,7 @@ const given = (seed: number, ...shape: number[]): Given => {
 
 const tensorOf = ({ values, shape }: Given) => tf.tensor<tf.Rank.R4>(values, shape as tf.Tensor4D['shape'])
 
-/** What `compute` gives on a backend, which leaves no tensor behind. */
+/** Runs `compute` on a backend, and leaves no tensor behind. */
 async function on(backend: string, compute: () => tf.Tensor[]): Promise<Numbers[]> {
   assert.ok(await tf.setBackend(backend))
   const count = tf.memory().numTensors

@@ -119,7 +119,7 @@ function leavingNothing(check: () => void): void {
   assert.is(tf.memory().numTensors, before, 'tensors left behind')
 }
 
-/** How often `work` calls the loss of the addon. */
+/** Counts how often `work` calls the loss of the addon. */
 function nativeCalls(work: () => unknown): number {
   const addon = native()
   const { loss } = addon

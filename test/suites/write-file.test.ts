@@ -1,4 +1,4 @@
-// How files are replaced where others have them open, and by which names they may go. test/suites/special-files.test.ts has pipes,
+// Files are replaced while others have them open, by names of every kind. test/suites/special-files.test.ts has pipes,
 // links and modes.
 import fs from 'node:fs'
 import os from 'node:os'

@@ -49,7 +49,7 @@ export async function fails(run: () => unknown, code: string, pattern: RegExp): 
 
 const execute = promisify(execFile)
 
-/** What a fresh process sees of a machine that the environment describes: what `body` gives `say`. `m` is lib/index. */
+/** Runs `body` in a fresh process, on a machine that the environment describes; returns what it gives `say`. `m` is lib/index. */
 export async function elsewhere(environment: Record<string, string>, body: string): Promise<unknown> {
   const index = JSON.stringify(path.join(__dirname, '../../lib/index.ts'))
   const script = `const m = require(${index}); const say = (x) => console.log(JSON.stringify(x)); ${body}`

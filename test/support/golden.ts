@@ -31,7 +31,7 @@ export interface GoldenCase {
   gradInput: Float64Array // [B, D]
   gradWeight: Float64Array // [C, D]
   gradBias?: Float64Array // [C]
-  /** How many negatives each stands for in a row's sum; 1 but in the vectors of the family. */
+  /** The number of negatives that each stands for in a row's sum; 1 but in the vectors of the family. */
   othersWeight: number
   /** 1e-5, or 1e-4 where the angles are so small or so large that float32 inputs allow no more. */
   tolerance: number

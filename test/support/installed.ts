@@ -7,7 +7,7 @@ import { binaryFile } from '../../lib/internal/native-file'
 
 export const root = path.join(__dirname, '../..')
 const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'))
-/** Of the suite that runs. On disk with the repository: what is compiled here is found again by the next run. */
+/** The folder of the suite that runs. It is on disk with the repository: what is compiled here is found again by the next run. */
 export const work = path.join(root, 'build', `${path.basename(process.argv[1] ?? '', '.test.ts')}-test`)
 
 export interface Outcome {
@@ -84,7 +84,7 @@ export function pack(prebuilds: string): { tarball: string; files: string[] } {
     for (const file of name.includes('*') ? filesOf(name) : [name])
       fs.cpSync(path.join(root, file), path.join(stage, file), { recursive: true })
   fs.cpSync(prebuilds, path.join(stage, 'prebuilds'), { recursive: true })
-  // What npm must leave out by `files`, were it there.
+  // npm must leave this out by `files`, were it there.
   for (const name of ['test', 'lib', 'scripts'])
     fs.cpSync(path.join(root, name), path.join(stage, name), { recursive: true })
   return packFolders(stage)[0] as { tarball: string; files: string[] }

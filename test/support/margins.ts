@@ -199,7 +199,7 @@ export const table: MarginRow[] = [
   },
 ]
 
-/** Of MV-Softmax: the target with its margin, which the hard negatives exceed. */
+/** The target of MV-Softmax with its margin, which the hard negatives exceed. */
 function hardestOf(p: Parameters, c: number): MarginValue {
   const m = num(p, 'margin')
   if (p.kind === 'cos') return { value: c - m, slope: 1 }

@@ -12,28 +12,28 @@ const binary =
   process.env.MARGIN_SOFTMAX_MPI_BINARY ?? path.join(root, 'build/mpi/Release/margin_softmax_mpi.node')
 
 export const openMpi = version.includes('Open MPI')
-/** What the tests lack here, if they lack something. */
+/** Names what the tests lack here, if they lack something. */
 export const missing = !version
   ? `no ${mpirun}`
   : !fs.existsSync(binary)
     ? `no ${path.relative(root, binary)}`
     : undefined
 
-/** What a rank says that mpirun ends, where it hears of it. */
+/** The words of a rank that mpirun ends, where it hears of it. */
 export const toldToEnd = openMpi
   ? /^margin-softmax: rank [02] of 3 was told to end \(SIGTERM\), as mpirun does when another rank is gone$/m
   : /^(margin-softmax: rank .*\n)?$/
 
 export interface Ended {
   code: number | null
-  /** What each rank printed. */
+  /** The output of each rank. */
   ranks: string[]
   output: string
   /** Milliseconds from where rank 1 said `begins at <time>`, and began to do something else, to where mpirun ended. */
   lasted: number
 }
 
-/** What each rank printed, of the output of mpirun. */
+/** Splits the output of mpirun by rank. */
 function byRank(output: string, ranks: number): string[] {
   const printed = Array.from({ length: ranks }, () => '')
   for (const line of output.split('\n')) {

@@ -2,7 +2,7 @@
 // precision, every operation rounded, the yardstick. One row at a time.
 import { at } from './probability-support'
 
-/** How a row is computed: `f` rounds after every operation. */
+/** The arithmetic of a row: `f` rounds after every operation. */
 export type Rounding = (value: number) => number
 export const double: Rounding = (value) => value
 export const single: Rounding = Math.fround

@@ -1,4 +1,4 @@
-// What the suites of the probability functions share.
+// Helpers of the suites of the probability functions.
 import { instructionSets } from '../../lib/internal/native'
 import { random } from './support'
 
@@ -10,7 +10,7 @@ export const sizes = [
 ]
 
 export const sets = instructionSets()
-/** Those that give the same bits, because they have a fused multiply-add. */
+/** Instruction sets that give the same bits, because they have a fused multiply-add. */
 export const fused = sets.filter((set) => set !== 'portable')
 
 /** Rows of positive numbers that add up to 1 within rounding; `spread` is how many e-folds apart they are. */

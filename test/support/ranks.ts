@@ -1,4 +1,4 @@
-// What every rank of a process group can make for all of them, and a sharded head's step held against a whole head's.
+// Makes the batches of all ranks on every rank, and holds a sharded head's step against a whole head's.
 import type { ProcessGroup } from '../../lib/distributed'
 import { type MarginHead, type StepResult, sgd } from '../../lib/index'
 import { makeBatch, relativeError, within } from './support'
@@ -6,7 +6,7 @@ import { makeBatch, relativeError, within } from './support'
 export type Options = Parameters<typeof MarginHead.create>[0]
 export type Batch = { input: Float32Array; labels: Int32Array }
 
-/** Of a sharded step beside a whole one, relative. */
+/** The relative error allowed to a sharded step, against a whole one. */
 export const precise = 1e-6
 
 export const training = {

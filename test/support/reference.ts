@@ -17,7 +17,7 @@ export interface OracleMargin {
 
 const asItIs = (cosine: number): MarginValue => ({ value: cosine, slope: 1 })
 
-/** What takes the place of each cosine of a row, and its slope: of the target, and of the negatives. */
+/** The functions that take the place of a row's cosines, with their slopes: the target's and the negatives'. */
 export function marginOfRow(margin: OracleMargin, label: number, targetCosine: number) {
   const { psi, negative = asItIs } = margin
   if (margin.raw) return asItIs
@@ -39,11 +39,11 @@ export interface OracleOptions {
   gradOutput?: number | ArrayLike<number>
   /** PyTorch's `weight` [C]. */
   classWeights?: ArrayLike<number>
-  /** Of each row's loss [B]; a mean divides by the sum of sample weight · class weight. */
+  /** Weights of the rows' losses [B]; a mean divides by the sum of sample weight · class weight. */
   sampleWeights?: ArrayLike<number>
   /** Other classes whose cosine exceeds it are left out of a row. */
   interclassFilter?: number
-  /** How many other classes each stands for in the softmax. */
+  /** The number of other classes that each stands for in the softmax. */
   othersWeight?: number
 }
 

@@ -11,7 +11,7 @@ export const [classes, dim] = [11, 3]
 const settings: Settings = checkSettings({ classes, dim, optimizer: sgd({ momentum: 0.9 }) })
 const width = (name: string) => (name.startsWith('bias') ? 1 : dim)
 
-/** What each array holds: numbers of its own at every place. */
+/** The contents of each array: numbers of its own at every place. */
 export function valueAt(seed: number, name: string, index: number): number {
   return seed * 1000 + (name === 'weight' ? 0 : 500) + index
 }

@@ -149,7 +149,7 @@ export async function rejectsLike(
 }
 
 /**
- * What a suite does instead of tests that need something which is not here: skips them and says why, or fails in CI, where
+ * Replaces tests that need something which is not here: skips them and says why, or fails in CI, where
  * `.ci/run` installs it. Not for what depends on the processor or the operating system: that is `test.skip`.
  */
 export function lacking(test: Test, what: string): void {

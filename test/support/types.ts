@@ -1,4 +1,4 @@
-// What the compiler knows of results: which gradients are there, and which options may be undefined. This file never runs:
+// The compiler knows of results which gradients are there, and which options may be undefined. This file never runs:
 // `tsc` checks it here against lib/, package.test.ts against the published types, as a strict consumer does.
 import {
   adamW,

@@ -6,7 +6,7 @@ export interface ScoredPair {
   same: boolean
 }
 
-/** Of the scores of listed pairs, in a score of 1. All pairs of rows that do not nearly point one way have 2 ** 24. */
+/** Steps of the scores of listed pairs in a score of 1. All pairs of rows that do not nearly point one way have 2 ** 24. */
 const listedSteps = 2 ** 40
 
 /** The cosine of two rows in float64, in the steps that listed scores come in; halves are rounded away from 0. */
@@ -70,7 +70,7 @@ export function bestThreshold(pairs: ScoredPair[]): { threshold: number; correct
 export type Costs = [number, number, number]
 export const usualCosts: Costs = [0.01, 1, 1]
 
-/** What a wrong decision costs on average, over that of not listening at all: always yes or always no, whichever is cheaper. */
+/** The mean cost of a decision, relative to that of not listening at all: always yes or always no, whichever is cheaper. */
 export function detectionCost(pairs: ScoredPair[], threshold: number, [pTarget, cMiss, cFalseAlarm]: Costs) {
   const { trueAcceptRate, falseAcceptRate } = judge(pairs, threshold)
   const [target, nontarget] = [pTarget, 1 - pTarget]

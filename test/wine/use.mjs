@@ -1,4 +1,4 @@
-// What scripts/test-wine.sh does with the installed package: a head is trained, saved, loaded and goes on with the same bits;
+// scripts/test-wine.sh uses the installed package so: a head is trained, saved, loaded and goes on with the same bits;
 // a job of several threads in Workers that come and go; a table of embeddings for the command line.
 import assert from 'node:assert'
 import fs from 'node:fs'

@@ -24,7 +24,7 @@ export interface ReadData extends ClassLabels {
   rows: number
   /** The place of a row in its file, for messages. */
   place(row: number): string
-  /** What was read, for the report. */
+  /** The files and arrays that were read, for the report. */
   reading: Reading
 }
 

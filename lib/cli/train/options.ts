@@ -71,7 +71,7 @@ function flagFor(name: string): string {
   return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
 }
 
-/** How the texts of a row's values are read. A default is shown unless it depends on the loss. */
+/** Makes the parser of a row's texts. A default is shown unless it depends on the loss. */
 function parserOf({ form, only, default: usual }: HeadRow<unknown>): Details {
   if (!form || form.kind === 'flag') return {}
   const shown = only ? {} : { default: usual }

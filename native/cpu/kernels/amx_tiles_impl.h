@@ -47,7 +47,7 @@ class Tiles {
   }
 
  private:
-  // Of vectors that every machine with AVX2 has: those of 64 bytes would be 15 times slower there.
+  // Every machine with AVX2 has these vectors; those of 64 bytes would be 15 times slower there.
   typedef float Eight __attribute__((vector_size(32), may_alias));
   typedef uint32_t EightPairs __attribute__((vector_size(32), may_alias));
 

@@ -37,7 +37,7 @@ constexpr Bfloat16Terms bfloat16Terms[maxPlanes] = {
     {3, {{0, 1}, {0, 0}, {1, 0}}},
 };
 
-// What the products of one step have in common.
+// Sizes that the products of one step share.
 struct Bfloat16Shape {
   int64_t dim;                     // D
   int64_t paddedRows;              // N: the batch's rows, to a multiple of maxLanes
@@ -45,8 +45,8 @@ struct Bfloat16Shape {
   int planes;
 };
 
-// How many bytes a packed operand takes, and where it lies (aligned to 64 bytes; null where it is
-// not wanted). Each is packed by the table that multiplies it, in a layout of its own:
+// The bytes that packed operands take, or their places (aligned to 64 bytes; null where one is not
+// wanted). Each is packed by the table that multiplies it, in a layout of its own:
 // bfloat16_impl.h, amx_impl.h.
 template <class T>
 struct Bfloat16Operands {

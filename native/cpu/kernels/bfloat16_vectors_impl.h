@@ -1,4 +1,4 @@
-// What all products in bfloat16 need: rounding of vectors, denormal numbers that count as 0,
+// Serves all products in bfloat16: rounding of vectors, denormal numbers that count as 0,
 // prefetching.
 #pragma once
 #include "../../formulas/bfloat16.h"

@@ -28,8 +28,8 @@ struct TermLists {
   Term* terms;
 };
 
-// How each row transforms its negatives: formulas/negative.h's NegativeRow, as arrays over the rows
-// of a tile's panels. Null: negatives are not transformed.
+// The rows' transforms of their negatives: formulas/negative.h's NegativeRow, as arrays over the
+// rows of a tile's panels. Null pointers mean that negatives are not transformed.
 struct NegativeRows {
   const float *threshold, *square, *linear, *constant, *ceiling;
 };

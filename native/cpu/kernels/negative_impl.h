@@ -1,6 +1,5 @@
-// What becomes of a tile's negatives on their way to logits (formulas/negative.h), a choice made
-// outside of the loops: `AsTheyAre` costs nothing, `Transformed` a compare, a few multiply-adds and
-// a blend.
+// Turns a tile's negatives into logits (formulas/negative.h). The choice is made outside of the
+// loops: `AsTheyAre` costs nothing, `Transformed` a compare, a few multiply-adds and a blend.
 #pragma once
 #include "kernels.h"
 #include "simd.h"

@@ -82,7 +82,7 @@ INLINE Vector exponential(Vector x) {
   return x < -104.0f ? broadcast(0.0f) : scaled;
 }
 
-// What the logarithm needs to know of a number format.
+// A number format, as the logarithm needs to know it.
 template <class Scalar>
 struct Format;
 template <>

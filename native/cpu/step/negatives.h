@@ -1,5 +1,5 @@
-// What each row of a step makes of its negatives (formulas/negative.h), where the margin transforms
-// them; otherwise there is nothing here, and kernels take an empty NegativeRows: negatives as they
+// Holds each row's transform of its negatives (formulas/negative.h), if the margin has one.
+// Otherwise nothing is held, and kernels take an empty NegativeRows, which leaves negatives as they
 // are.
 #pragma once
 #include <algorithm>
@@ -34,10 +34,10 @@ class Negatives {
     constant_[row] = here.constant;
     ceiling_[row] = here.ceiling;
   }
-  // Of a row that takes no part.
+  // Sets the identity for a row that takes no part.
   void leave(int64_t row) { set(row, {}, 1); }
 
-  // What kernels take for rows from this one on.
+  // The transforms of the rows from this one on, for kernels.
   NegativeRows from(int64_t row) const {
     if (!transform_) return {};
     return {threshold_ + row, square_ + row, linear_ + row, constant_ + row, ceiling_ + row};

@@ -24,7 +24,7 @@ struct SlabTile {
   static constexpr unsigned sharedBytes = 2 * stages * operandBytes;
 };
 
-// How a slab of an operand lies in shared memory, in chunks of 16 bytes:
+// The layout of an operand's slab in shared memory, in chunks of 16 bytes:
 //
 //   Major::k     128 rows of m or n, 4 chunks along k       chunk j of row i stands at i·4 + (j ^ bits 1, 2 of i)
 //   Major::mn    depth rows of k, 16 or 32 chunks along m   chunk j of row i stands at i·16 + (j ^ bits 0 to 2 of i) in
@@ -55,7 +55,7 @@ class SlabCopies {
   using S = Slab<Element, major>;
 
  public:
-  // Of 128 rows (or columns) from `first` on, beginning at k.
+  // Copies 128 rows (or columns) from `first` on, beginning at k.
   __device__ SlabCopies(const Matrix<Element>& matrix, int64_t first, int64_t k)
       : place_(S::at(row(), chunk())),
         second_(S::rowsOfHalf * matrix.stride),
