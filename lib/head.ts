@@ -1,38 +1,32 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
-import { MarginSoftmaxError, wrongType } from './errors'
-import { abortable, checkSignal, throwIfAborted, until } from './internal/abort'
-import { copyOf, type FloatArray, type LabelArray, newArray, options } from './internal/check'
-import {
-  changed,
-  changeHead,
-  changeNames,
-  unavailable,
-  withClasses,
-  withoutClasses,
-} from './internal/head-changes'
+import { wrongType } from './errors'
+import { copyOf, type FloatArray, type LabelArray, options } from './internal/check'
+import { changed, changeHead, changeNames, withClasses, withoutClasses } from './internal/head-changes'
 import { type HeadMemory, saveMemory } from './internal/head-memory'
 import type { WeightStorage } from './internal/head-options'
-import { WorkOrder } from './internal/head-order'
-import { copyOfStep, resultOf, type StepArguments, stepRequest, topKRequest } from './internal/head-requests'
+import { embedRequest, signalOf, topKRequest } from './internal/head-requests'
 import type {
   AddedClasses,
   EvaluateResult,
   HeadChanges,
   LoadOptions,
   MarginHeadOptions,
+  ProjectedHeadOptions,
   SignalOptions,
   StepOptions,
   StepResult,
 } from './internal/head-settings'
 import type { ClassRun } from './internal/head-shards'
 import { headFromFile, headFromOptions } from './internal/head-start'
+import { HeadWork } from './internal/head-work'
 import { isObject } from './internal/intrinsics'
-import { type Exchange, type NativeResult, native, succeeded, watched } from './internal/native'
+import { type Exchange, native } from './internal/native'
+import type { Projection } from './internal/projection'
 import type { Margin } from './margins'
 import type { Optimizer } from './optimizers'
-import { copyBack, type GradientChoice, omitUndefined, stagingArrays } from './outputs'
+import type { GradientChoice } from './outputs'
 import type { TopKResult } from './topk'
 
 /**
@@ -41,65 +35,67 @@ import type { TopKResult } from './topk'
  * stored.
  */
 export class MarginHead {
-  #memory: HeadMemory
-  readonly #order = new WorkOrder()
-  #disposed = false
+  readonly #head: HeadWork
 
   private constructor(memory: HeadMemory) {
-    this.#memory = memory
+    this.#head = new HeadWork(memory)
   }
 
   /** C, the number of classes; of a sharded head those of all ranks. */
   get classes(): number {
-    return MarginHead.#of(this).#memory.settings.classes
+    return MarginHead.#of(this).memory.settings.classes
   }
   /** D, the length of an embedding. */
   get dim(): number {
-    return MarginHead.#of(this).#memory.settings.dim
+    return MarginHead.#of(this).memory.settings.dim
+  }
+  /** The projection that is trained below the class weights, frozen; undefined without one. */
+  get projection(): Projection | undefined {
+    return MarginHead.#of(this).memory.settings.projection
   }
   /** The margin as it is after the warm-up. */
   get margin(): Margin {
-    return MarginHead.#of(this).#memory.settings.margin
+    return MarginHead.#of(this).memory.settings.margin
   }
   /** The optimizer that updates the weights. */
   get optimizer(): Optimizer {
-    return MarginHead.#of(this).#memory.settings.optimizer
+    return MarginHead.#of(this).memory.settings.optimizer
   }
   /** The device where the weights lie and every step runs: `'cpu'`, `'cuda:0'`, … */
   get device(): DeviceName {
-    return deviceName(MarginHead.#of(this).#memory.execution.device)
+    return deviceName(MarginHead.#of(this).memory.execution.device)
   }
   /** The precision of the matrix products. */
   get precision(): Precision {
-    return precisionName(MarginHead.#of(this).#memory.execution.precision)
+    return precisionName(MarginHead.#of(this).memory.execution.precision)
   }
   /** The way in which the ranks of a sharded head exchange data, and why; undefined without a group. See docs/many-processes.md. */
   get exchange(): Exchange | undefined {
-    return MarginHead.#of(this).#memory.exchange
+    return MarginHead.#of(this).memory.exchange
   }
   /** The classes that this process holds: all of them, or this rank's share of a process group's. */
   get shard(): Readonly<ClassRun> {
-    return MarginHead.#of(this).#memory.shard
+    return MarginHead.#of(this).memory.shard
   }
   /** The name of each class [C], frozen; undefined without names. Every rank has those of all classes. */
   get classNames(): readonly string[] | undefined {
-    return MarginHead.#of(this).#memory.classNames
+    return MarginHead.#of(this).memory.classNames
   }
   /** A copy of the classes' weights in the loss [C]; undefined without `classWeights`. Every rank has those of all classes. */
   get classWeights(): Float32Array | undefined {
-    return MarginHead.#of(this).#memory.classWeights?.slice()
+    return MarginHead.#of(this).memory.classWeights?.slice()
   }
   /** The type in which the class weights are stored. */
   get weightStorage(): WeightStorage {
-    return MarginHead.#of(this).#memory.settings.weightStorage
+    return MarginHead.#of(this).memory.settings.weightStorage
   }
   /** The number of updates made so far. */
   get iteration(): number {
-    return native().headIteration(MarginHead.#of(this).#memory.native)
+    return native().headIteration(MarginHead.#of(this).memory.native)
   }
   /** Whether the head is gone: by `dispose`, or because its GPU failed in the middle of an update. */
   get disposed(): boolean {
-    return MarginHead.#of(this).#disposed || native().headDisposed(this.#memory.native)
+    return MarginHead.#of(this).isDisposed
   }
 
   /**
@@ -107,7 +103,9 @@ export class MarginHead {
    * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE` for weights that
    *   are NaN or infinite once stored, `ERR_DETACHED` for weights that were transferred meanwhile
    */
-  static async create(given: MarginHeadOptions): Promise<MarginHead> {
+  static create(given: ProjectedHeadOptions): Promise<MarginHead>
+  static create(given: MarginHeadOptions): Promise<MarginHead>
+  static async create(given: MarginHeadOptions | ProjectedHeadOptions): Promise<MarginHead> {
     return new MarginHead(await headFromOptions(given))
   }
 
@@ -128,7 +126,7 @@ export class MarginHead {
     labels: LabelArray,
     given?: StepOptions<Choice>
   ): Promise<StepResult<Choice>> {
-    return MarginHead.#of(this).#work(embeddings, labels, given, true) as Promise<StepResult<Choice>>
+    return MarginHead.#of(this).step(embeddings, labels, given, true) as Promise<StepResult<Choice>>
   }
 
   /** As `step`, done before it returns. @throws MarginSoftmaxError `ERR_BUSY` while asynchronous work of this head runs */
@@ -137,17 +135,17 @@ export class MarginHead {
     labels: LabelArray,
     given?: StepOptions<Choice>
   ): StepResult<Choice> {
-    return MarginHead.#of(this).#workSync(embeddings, labels, given, true) as StepResult<Choice>
+    return MarginHead.#of(this).stepSync(embeddings, labels, given, true) as StepResult<Choice>
   }
 
   /** Computes loss and statistics of a batch without an update. */
   async evaluate(embeddings: FloatArray, labels: LabelArray): Promise<EvaluateResult> {
-    return MarginHead.#of(this).#work(embeddings, labels, { gradInput: false }, false)
+    return MarginHead.#of(this).step(embeddings, labels, { gradInput: false }, false)
   }
 
   /** As `evaluate`, done before it returns. */
   evaluateSync(embeddings: FloatArray, labels: LabelArray): EvaluateResult {
-    return MarginHead.#of(this).#workSync(embeddings, labels, { gradInput: false }, false)
+    return MarginHead.#of(this).stepSync(embeddings, labels, { gradInput: false }, false)
   }
 
   /**
@@ -155,45 +153,41 @@ export class MarginHead {
    * rejects at once: work that waits does not begin, and work that runs stops after its block of classes.
    */
   async topK(embeddings: FloatArray, k = 1, given?: SignalOptions): Promise<TopKResult> {
-    MarginHead.#of(this).#alive()
-    const signal = this.#signalOf(given, 'topK')
-    const rows = this.#order.givenNow(embeddings, () => copyOf(embeddings, 'embeddings'))
-    const scoring = this.#order.inTurn(async () => {
-      this.#alive()
-      let prepared: ReturnType<typeof topKRequest>
-      try {
-        prepared = topKRequest(this.#memory, rows(), k)
-      } catch (error) {
-        return this.#decline(error, true)
-      }
-      const { request, outputs } = prepared
-      const begin = (ticket: number) =>
-        watched(
-          native().headTopK(this.#memory.native, Object.assign(request, { asynchronous: true, ticket }))
-        )
-      succeeded(await abortable(signal, begin))
-      return outputs
-    })
-    return until(scoring, signal)
+    return MarginHead.#of(this).read('topK', embeddings, given, (memory, rows) =>
+      topKRequest(memory, rows, k)
+    )
   }
 
   /** As `topK`, done before it returns. */
   topKSync(embeddings: FloatArray, k = 1): TopKResult {
-    MarginHead.#of(this).#alive()
-    const { request, outputs } = topKRequest(this.#memory, embeddings, k)
-    this.#idle('topKSync')
-    succeeded(native().headTopK(this.#memory.native, request) as NativeResult)
-    return outputs
+    return MarginHead.#of(this).readSync('topKSync', (memory) => topKRequest(memory, embeddings, k))
+  }
+
+  /**
+   * Computes the embeddings of features with the projection as it is, in evaluation: without dropout, with batch norm's running
+   * moments. They are not normalized. Any number of rows; turn and `signal` as for `topK`.
+   * @param features [N,from]
+   * @returns [N,D]
+   * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_UNAVAILABLE` for a head without a projection,
+   *   `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
+   */
+  async embed(features: FloatArray, given?: SignalOptions): Promise<Float32Array> {
+    return (await MarginHead.#of(this).read('embed', features, given, embedRequest)).embeddings
+  }
+
+  /** As `embed`, done before it returns. */
+  embedSync(features: FloatArray): Float32Array {
+    return MarginHead.#of(this).readSync('embedSync', (memory) => embedRequest(memory, features)).embeddings
   }
 
   /** Copies the class weights [C,D], of a sharded head this rank's [shard.count,D]. Waits for work of this head that runs. */
   weights(): Float32Array {
-    return MarginHead.#of(this).#copy('weight', this.shard.count * this.dim)
+    return MarginHead.#of(this).copy('weight', this.shard.count * this.dim)
   }
 
   /** Copies the bias [C], of a sharded head this rank's; undefined without one. */
   bias(): Float32Array | undefined {
-    return MarginHead.#of(this).#memory.settings.bias ? this.#copy('bias', this.shard.count) : undefined
+    return MarginHead.#of(this).memory.settings.bias ? this.#head.copy('bias', this.shard.count) : undefined
   }
 
   /**
@@ -209,10 +203,13 @@ export class MarginHead {
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
    */
   async save(path: string, given?: SignalOptions): Promise<void> {
-    MarginHead.#of(this).#alive()
+    MarginHead.#of(this).alive()
     if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-    const signal = this.#signalOf(given, 'save')
-    return this.#order.alone(() => saveMemory(this.#memory, path, () => this.#alive(), signal), signal)
+    const signal = signalOf(this.#head.memory, given, 'save')
+    return this.#head.order.alone(
+      () => saveMemory(this.#head.memory, path, () => this.#head.alive(), signal),
+      signal
+    )
   }
 
   /**
@@ -226,11 +223,14 @@ export class MarginHead {
    *   `ERR_DISPOSED`, `ERR_UNAVAILABLE`
    */
   async set(changes: HeadChanges): Promise<void> {
-    MarginHead.#of(this).#alive()
+    MarginHead.#of(this).alive()
     const known = options(changes ?? null, 'options', changeNames)
-    await this.#order.alone(async () => {
-      this.#alive()
-      this.#memory = await changeHead(this.#memory, changed(this.#memory, known, this.iteration))
+    await this.#head.order.alone(async () => {
+      this.#head.alive()
+      this.#head.memory = await changeHead(
+        this.#head.memory,
+        changed(this.#head.memory, known, this.iteration)
+      )
     })
   }
 
@@ -249,11 +249,11 @@ export class MarginHead {
    *   `ERR_UNAVAILABLE` for a sharded head
    */
   async addClasses(count: number, given?: AddedClasses): Promise<ClassRun> {
-    MarginHead.#of(this).#alive()
-    return this.#order.alone(async () => {
-      this.#alive()
-      const { classes } = this.#memory.settings
-      this.#replace(await withClasses(this.#memory, count, given))
+    MarginHead.#of(this).alive()
+    return this.#head.order.alone(async () => {
+      this.#head.alive()
+      const { classes } = this.#head.memory.settings
+      this.#head.replace(await withClasses(this.#head.memory, count, given))
       return { first: classes, count: this.classes - classes }
     })
   }
@@ -267,12 +267,12 @@ export class MarginHead {
    *   for a sharded head
    */
   async removeClasses(classes: LabelArray): Promise<Int32Array> {
-    MarginHead.#of(this).#alive()
+    MarginHead.#of(this).alive()
     const removed = copyOf(classes, 'classes')
-    return this.#order.alone(async () => {
-      this.#alive()
-      const { memory, places } = await withoutClasses(this.#memory, removed)
-      this.#replace(memory)
+    return this.#head.order.alone(async () => {
+      this.#head.alive()
+      const { memory, places } = await withoutClasses(this.#head.memory, removed)
+      this.#head.replace(memory)
       return places
     })
   }
@@ -296,9 +296,7 @@ export class MarginHead {
    * the memory is freed with it; a step that waits rejects. Later calls throw.
    */
   dispose(): void {
-    if (MarginHead.#of(this).#disposed) return
-    this.#disposed = true
-    native().headDispose(this.#memory.native)
+    MarginHead.#of(this).dispose()
   }
 
   /** As `dispose`, at the end of the block of `using head = …`. */
@@ -307,91 +305,8 @@ export class MarginHead {
   }
 
   /** The receiver of a method, which may have been taken off its head. */
-  static #of(head: unknown): MarginHead {
-    if (!isObject(head) || !(#memory in head)) throw wrongType('a MarginHead', 'this', head)
-    return head
-  }
-
-  async #work(...called: StepArguments): Promise<StepResult> {
-    this.#alive()
-    const given = this.#order.givenNow(called, () => copyOfStep(...called))
-    return this.#order.inTurn(async () => {
-      this.#alive()
-      let prepared: ReturnType<typeof stepRequest>
-      try {
-        prepared = stepRequest(this.#memory, ...given())
-      } catch (error) {
-        return this.#decline(error, false)
-      }
-      const { request, outputs, known } = prepared
-      const staging = stagingArrays(outputs, known)
-      Object.assign(request, staging, { asynchronous: true })
-      const running = native().headStep(this.#memory.native, request)
-      const result = succeeded(await watched(running), 'embeddings')
-      return resultOf(result, copyBack(staging, outputs), this.margin)
-    })
-  }
-
-  #workSync(...given: StepArguments): StepResult {
-    this.#alive()
-    const { request, outputs } = stepRequest(this.#memory, ...given)
-    const [, , , train] = given
-    this.#idle(train ? 'stepSync' : 'evaluateSync')
-    const result = succeeded(native().headStep(this.#memory.native, request) as NativeResult, 'embeddings')
-    return resultOf(result, omitUndefined(outputs), this.margin)
-  }
-
-  /** Fails as this call did. The other ranks of a sharded head would wait for it: theirs fail, too, and say why. */
-  async #decline(error: unknown, topK: boolean): Promise<never> {
-    if (this.#memory.group) {
-      const reason = error instanceof Error ? error.message : String(error)
-      await watched(native().headDecline(this.#memory.native, reason, topK))
-    }
-    throw error
-  }
-
-  #copy(name: string, length: number): Float32Array {
-    this.#idle(name === 'weight' ? 'weights' : name)
-    const copy = newArray(Float32Array, length, name)
-    succeeded(native().headRead(this.#memory.native, name, 0, copy))
-    return copy
-  }
-
-  /** Frees the old arrays. */
-  #replace(memory: HeadMemory): void {
-    const disposed = this.disposed // meanwhile
-    native().headDispose(this.#memory.native)
-    this.#memory = memory
-    if (!disposed) return
-    native().headDispose(memory.native)
-    this.#alive()
-  }
-
-  #alive(): void {
-    if (this.disposed)
-      throw new MarginSoftmaxError('ERR_DISPOSED', 'Expected a head in use but it was disposed of')
-  }
-
-  #signalOf(given: SignalOptions | undefined, name: string): AbortSignal | undefined {
-    const signal = checkSignal(options(given, 'options', ['signal']).signal)
-    throwIfAborted(signal)
-    // The other ranks would wait for this one.
-    if (signal && this.#memory.group) throw unavailable(`no signal for ${name}`, 'its ranks work together')
-    return signal
-  }
-
-  /** Synchronous work would overtake asynchronous work that is still to run. */
-  #idle(name: string): void {
-    this.#alive()
-    if (this.#memory.group && name.endsWith('Sync'))
-      throw new MarginSoftmaxError(
-        'ERR_UNAVAILABLE',
-        `Expected ${name.slice(0, -4)} in place of ${name} for a sharded head: the ranks wait for one another`
-      )
-    if (!this.#order.isIdle)
-      throw new MarginSoftmaxError(
-        'ERR_BUSY',
-        `Expected asynchronous work of this head to be awaited before ${name}`
-      )
+  static #of(head: unknown): HeadWork {
+    if (!isObject(head) || !(#head in head)) throw wrongType('a MarginHead', 'this', head)
+    return head.#head
   }
 }

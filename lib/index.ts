@@ -16,6 +16,7 @@ export type {
   HeadChanges,
   LoadOptions,
   MarginHeadOptions,
+  ProjectedHeadOptions,
   SignalOptions,
   StepOptions,
   StepResult,
@@ -23,6 +24,7 @@ export type {
 } from './internal/head-settings'
 export type { ClassRun } from './internal/head-shards'
 export { type Exchange, instructionSets, type LeftOut } from './internal/native'
+export type { Projection, ProjectionOptions } from './internal/projection'
 export type { Answers, PairList, ScoreOptions, VerificationOptions } from './internal/verification-request'
 export {
   type Batch,

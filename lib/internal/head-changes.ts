@@ -5,8 +5,9 @@ import { assertSameOnAllRanks } from './agreement'
 import { countOf, floats, integerInRange, isLabels, lossWeights, newArray, options, size } from './check'
 import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
 import { checkClassNames, digestOfNames, indexOfAgain } from './head-names'
-import { checkSettings, type Settings, settingNames, settingsThatChange } from './head-options'
+import { checkSettings, headSettings, type Settings, settingNames, settingsThatChange } from './head-options'
 import { type AddedClasses, expectedShapes, type HeadChanges, type LoadOptions } from './head-settings'
+import { isRecord } from './intrinsics'
 import { namesOf } from './option-table'
 
 /** Settings that no change of a head touches: they may be named if they stay what they are. */
@@ -32,8 +33,8 @@ export function changed(
   for (const name of settingNames) {
     const value: unknown = known[name]
     if (value === undefined) continue
-    if (fixedNames.includes(name) && value !== settings[name])
-      throw wrongValue(`the head's own ${settings[name]}`, name, value)
+    if (fixedNames.includes(name) && !isSame(value, settings[name], name))
+      throw wrongValue(`the head's own ${JSON.stringify(settings[name])}`, name, value)
     asked[name] = value
   }
   const next = checkSettings({ ...settings, ...asked })
@@ -43,6 +44,12 @@ export function changed(
     optimizerStart: next.optimizer.name === settings.optimizer.name ? optimizerStart : iteration,
     classNames: names === undefined ? classNames : checkClassNames(names, 'classNames', settings.classes),
   }
+}
+
+/** Whether an option has a fixed setting's value. */
+function isSame(value: unknown, setting: unknown, name: keyof Settings): boolean {
+  if (!isRecord(value)) return value === setting
+  return JSON.stringify(headSettings[name].check(value, name)) === JSON.stringify(setting)
 }
 
 /** Changes how a head trains, on every rank of its group or on none. */

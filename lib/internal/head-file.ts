@@ -11,6 +11,7 @@ import {
   expectedShapes,
   type HeadPlan,
   namesTensor,
+  projectionArrays,
   stateNames,
   tensorType,
   weightsTensor,
@@ -62,13 +63,15 @@ function arraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadArray[
   if (count <= 0) return []
   const names = { weight: 'weight', bias: 'bias', ...stateNames[settings.optimizer.name] }
   const shapes = expectedShapes(settings, count)
-  return Object.entries(names).flatMap(([name, fileName]) => {
+  const ofClasses = Object.entries(names).flatMap(([name, fileName]) => {
     const shape = shapes[fileName]
     if (!shape) return []
     const [, width = 1] = shape
     const offset = (first - own.first) * width
     return [{ name, fileName, shape, offset, fileOffset: (first - held.first) * width }]
   })
+  const ofAll = projectionArrays(settings).map((array) => ({ ...array, offset: 0, fileOffset: 0 }))
+  return [...ofClasses, ...ofAll]
 }
 
 /** A head's arrays on their way to its file. */

@@ -2,7 +2,7 @@
 
 import { cpu, ncclLibrary } from '../devices'
 import type { ProcessGroup } from '../distributed'
-import { detached, notFinite, wrongType, wrongValue } from '../errors'
+import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from '../errors'
 import { encodeMargin } from '../margins'
 import { throwIfAborted } from './abort'
 import { allOrNone, assertSameOnAllRanks } from './agreement'
@@ -55,11 +55,10 @@ export function loadedHead(plan: HeadPlan, file: HeadFile, checksums: boolean): 
     for await (const part of numbersOf(file, shard, { checksums, wanted })) {
       const { name } = part
       const written = native().headWrite(head, name, part.offset, part.values)
-      if (written.failure === 'ERR_NOT_FINITE')
-        throw unreadable(
-          part.file,
-          new Error(`it holds a ${name} that is not finite once stored, of class ${written.row}`)
-        )
+      if (written.failure === 'ERR_NOT_FINITE') {
+        const place = name.startsWith('projection') ? '' : `, of class ${written.row}`
+        throw unreadable(part.file, new Error(`it holds a ${name} that is not finite once stored${place}`))
+      }
       succeeded(written)
     }
   })
@@ -150,6 +149,11 @@ async function allocate(
     throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
   if (settings.weightStorage === 'bfloat16' && execution.device !== cpu)
     throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
+  if (group && settings.projection)
+    throw new MarginSoftmaxError(
+      'ERR_UNAVAILABLE',
+      'Expected no projection for a sharded head: ranks cannot share one yet, so train it in one process, without a group'
+    )
   checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), execution.device === cpu, besides)
   const start = { iteration, random }
   const name = group && `head ${++sharded}`

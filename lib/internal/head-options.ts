@@ -21,6 +21,7 @@ import {
   type ValuesOf,
   valuesOf,
 } from './option-table'
+import { checkProjection } from './projection'
 
 /** The type that a head's class weights are stored in: 4 or 2 bytes each. */
 export type WeightStorage = 'float32' | 'bfloat16'
@@ -50,6 +51,7 @@ export interface HeadRow<Value> extends OptionRow<Value> {
 export const headSettings = {
   classes: { check: size, change: 'never' },
   dim: { check: size, change: 'never' },
+  projection: { check: checkProjection, change: 'never' },
   margin: { check: (value: unknown) => encodeMargin(value).margin, default: arcface() },
   bias: {
     ...flag(false),
@@ -136,8 +138,10 @@ export const fits = ({ only }: HeadRow<unknown>, margin: Margin) =>
 
 /** Checks settings that have been read, perhaps from a file, and against each other. */
 export function checkSettings(given: Partial<Record<keyof Settings, unknown>>): Settings {
-  const settings = valuesOf(headSettings, given)
-  const { margin, labelSmoothing, interclassFilter } = settings
+  const projected = checkProjection(given.projection, 'projection')?.to
+  const settings = valuesOf(headSettings, { ...given, dim: given.dim ?? projected })
+  const { margin, labelSmoothing, interclassFilter, dim } = settings
+  if (dim !== (projected ?? dim)) throw wrongValue(`${projected} as projection.to`, 'dim', dim)
   for (const [name, row] of settingRows)
     if (settings[name] !== row.default && !fits(row, margin))
       throw wrongValue(

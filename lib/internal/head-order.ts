@@ -1,5 +1,6 @@
 // The order of a head's asynchronous work. Steps begin at once and native code keeps their order; a save or a change waits
 // for all that was called before it and holds up what is called after it.
+import { MarginSoftmaxError } from '../errors'
 import { until } from './abort'
 
 export class WorkOrder {
@@ -8,9 +9,13 @@ export class WorkOrder {
   /** Settles with the last save or change, and those before it. */
   #last: Promise<unknown> | undefined
 
-  /** Whether nothing runs or waits. */
-  get isIdle(): boolean {
-    return !this.#called.size
+  /** Refuses work that does not wait, as it would overtake what still runs. @throws MarginSoftmaxError `ERR_BUSY` */
+  assertIdle(name: string): void {
+    if (this.#called.size)
+      throw new MarginSoftmaxError(
+        'ERR_BUSY',
+        `Expected asynchronous work of this head to be awaited before ${name}`
+      )
   }
 
   /**

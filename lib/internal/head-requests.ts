@@ -1,8 +1,10 @@
 // Makes the native requests of a step, an evaluation or a topK from the caller's arguments.
 
+import { MarginSoftmaxError, wrongValue } from '../errors'
 import { isNormalized, type Margin } from '../margins'
 import { outputArray } from '../outputs'
-import { topKArrays } from '../topk'
+import { type TopKResult, topKArrays } from '../topk'
+import { checkSignal, throwIfAborted } from './abort'
 import {
   copyOf,
   type FloatArray,
@@ -17,8 +19,10 @@ import {
   rejectOverlap,
   rowsOf,
 } from './check'
+import { unavailable } from './head-changes'
 import type { HeadMemory } from './head-memory'
-import type { StepOptions, StepResult } from './head-settings'
+import type { Settings } from './head-options'
+import type { SignalOptions, StepOptions, StepResult } from './head-settings'
 import type { NativeResult } from './native'
 import { namesOf } from './option-table'
 
@@ -38,25 +42,35 @@ export function copyOfStep(...[embeddings, labels, given, train]: StepArguments)
   return [copyOf(embeddings, 'embeddings'), copyOf(labels, 'labels'), { ...known, sampleWeights }, train]
 }
 
+/** What a row given to a head is called and how long it is: a row of features where the head has a projection. */
+export function rowsGiven({ dim, projection }: Settings): { name: string; width: number; widthName: string } {
+  return projection
+    ? { name: 'features', width: projection.from, widthName: 'projection.from' }
+    : { name: 'embeddings', width: dim, widthName: 'dim' }
+}
+
 export function stepRequest(
   { settings, execution }: HeadMemory,
   ...[embeddings, labelsGiven, given, train]: StepArguments
 ) {
-  const { dim, classes, ignoreIndex, optimizer } = settings
+  const { classes, ignoreIndex, optimizer, projection } = settings
+  const { name, width, widthName } = rowsGiven(settings)
   const known = options(given, 'options', stepOptions)
-  const taken = floats(embeddings, 'embeddings')
-  const rows = rowsOf(taken, 'embeddings', dim, 'dim')
+  const taken = floats(embeddings, name)
+  const rows = rowsOf(taken, name, width, widthName)
+  if (train && rows < 2 && projection?.batchNorm)
+    throw wrongValue('at least 2 rows, whose moments batch norm takes,', name, embeddings)
   const checked = labels(labelsGiven, 'labels', rows, classes, ignoreIndex)
   // As they are after the labels, which may be a list with getters.
-  const input = floats(taken, 'embeddings', rows * dim)
+  const input = floats(taken, name, rows * width)
   const { learningRate = optimizer.learningRate } = known
   const outputs = {
     losses: newArrayToFill(Float32Array, rows, 'losses'),
-    gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
+    gradInput: outputArray(known.gradInput, 'gradInput', rows * width, true),
   }
   const sampleWeights = lossWeights(known.sampleWeights, 'sampleWeights', rows)
   if (outputs.gradInput)
-    rejectOverlap(outputs.gradInput, 'gradInput', { embeddings: input, labels: checked, sampleWeights })
+    rejectOverlap(outputs.gradInput, 'gradInput', { [name]: input, labels: checked, sampleWeights })
   const request = {
     __proto__: null,
     input,
@@ -75,16 +89,36 @@ export function stepRequest(
   return { request, outputs, known }
 }
 
-export function topKRequest({ settings, execution }: HeadMemory, embeddings: FloatArray, k: number) {
-  const { dim, classes } = settings
-  const input = floats(embeddings, 'embeddings')
-  const rows = rowsOf(input, 'embeddings', dim, 'dim')
+/** The `signal` of a call of this name. The ranks of a sharded head would wait for one that gives up. */
+export function signalOf({ group }: HeadMemory, given: SignalOptions | undefined, name: string) {
+  const signal = checkSignal(options(given, 'options', ['signal']).signal)
+  throwIfAborted(signal)
+  if (signal && group) throw unavailable(`no signal for ${name}`, 'its ranks work together')
+  return signal
+}
+
+/** Work on rows that changes nothing: the native call, its request, and what that fills. */
+export interface RowsRequest<Outputs> {
+  call: 'headTopK' | 'headEmbed'
+  request: object
+  outputs: Outputs
+}
+
+export function topKRequest(
+  { settings, execution }: HeadMemory,
+  given: FloatArray,
+  k: number
+): RowsRequest<TopKResult> {
+  const { classes } = settings
+  const { name, width, widthName } = rowsGiven(settings)
+  const input = floats(given, name)
+  const rows = rowsOf(input, name, width, widthName)
   const outputs = topKArrays(rows, integerInRange(k, 'k', 1, classes))
   const request = {
     __proto__: null,
     input,
     rows,
-    dim,
+    dim: width,
     classes,
     k,
     ...execution,
@@ -92,7 +126,26 @@ export function topKRequest({ settings, execution }: HeadMemory, embeddings: Flo
     asynchronous: false,
     ticket: 0,
   }
-  return { request, outputs }
+  return { call: 'headTopK', request, outputs }
+}
+
+/** @throws MarginSoftmaxError `ERR_UNAVAILABLE` for a head without a projection */
+export function embedRequest(
+  { settings, execution }: HeadMemory,
+  features: FloatArray
+): RowsRequest<{ embeddings: Float32Array }> {
+  const { dim, projection } = settings
+  if (!projection)
+    throw new MarginSoftmaxError(
+      'ERR_UNAVAILABLE',
+      'Expected a head with a projection for embed: this one is given embeddings itself'
+    )
+  const { name, width, widthName } = rowsGiven(settings)
+  const input = floats(features, name)
+  const rows = rowsOf(input, name, width, widthName)
+  const outputs = { embeddings: newArrayToFill(Float32Array, rows * dim, 'embeddings') }
+  const request = { __proto__: null, input, rows, ...execution, ...outputs, asynchronous: false, ticket: 0 }
+  return { call: 'headEmbed', request, outputs }
 }
 
 export function resultOf(

@@ -8,6 +8,7 @@ import type { Gradient, GradientChoice } from '../outputs'
 import type { FloatArray } from './check'
 import type { LoadedName, Settings, WeightStorage } from './head-options'
 import type { LeftOut } from './native'
+import { type ProjectionOptions, projectionTensors } from './projection'
 import { elementBytes } from './safetensors'
 
 /** Options of a new head. */
@@ -16,6 +17,13 @@ export interface MarginHeadOptions extends ExecutionOptions {
   classes: number
   /** D, the dimension of the embeddings. */
   dim: number
+  /**
+   * A projection that is trained with the head: every call then takes features [B,from] in place of embeddings, and `gradInput`
+   * is the features' gradient [B,from]. Its weights begin as those of `torch.nn.Linear`, drawn with `seed`; the head's optimizer,
+   * learning rate and `maxGradientNorm` are its own, too. It computes on the CPU, in the head's precision, also below a head on
+   * a GPU. Not with `group`. docs/frozen-features.md shows one. Default: none.
+   */
+  projection?: ProjectionOptions | undefined
   /** The margin that the loss applies to the target's cosine. Default `arcface()`. */
   margin?: Margin | undefined
   /** Whether the head has a bias [C], for `softmaxMargin()` only. Default false. */
@@ -92,6 +100,14 @@ export interface MarginHeadOptions extends ExecutionOptions {
    * are those of one process with the batches in rank order, within rounding.
    */
   group?: ProcessGroup | undefined
+}
+
+/** Options of a new head with a projection, which says the dimension of the embeddings. */
+export interface ProjectedHeadOptions extends Omit<MarginHeadOptions, 'dim' | 'projection'> {
+  /** D. Default `projection.to`. */
+  dim?: number | undefined
+  /** As in `MarginHeadOptions`. */
+  projection: ProjectionOptions
 }
 
 /** Options of `MarginHead.load`, besides changes. */
@@ -218,13 +234,33 @@ export function tensorType(settings: Settings, name: string): 'F32' | 'BF16' {
 export function expectedShapes(settings: Settings, classes = settings.classes): Record<string, number[]> {
   const matrix = [classes, settings.dim]
   const row = [classes]
-  const { optimizer, bias } = settings
+  const { bias } = settings
   const shapes: Record<string, number[]> = { weight: matrix }
   if (bias) shapes.bias = row
-  if (optimizer.name === 'sgd' && optimizer.momentum === 0) return shapes
-  for (const [name, fileName] of Object.entries(stateNames[optimizer.name]))
+  for (const [name, fileName] of Object.entries(statesOf(settings)))
     if (bias || !name.startsWith('bias')) shapes[fileName] = name.startsWith('bias') ? row : matrix
+  for (const { fileName, shape } of projectionArrays(settings)) shapes[fileName] = shape
   return shapes
+}
+
+/** The optimizer's state by its native names, of the class weights and the bias. */
+function statesOf({ optimizer }: Settings): Record<string, string> {
+  return optimizer.name === 'sgd' && optimizer.momentum === 0 ? {} : stateNames[optimizer.name]
+}
+
+/** The projection's arrays with their optimizer state: native names, names in a file, shapes. */
+export function projectionArrays(settings: Settings): { name: string; fileName: string; shape: number[] }[] {
+  const tensors = projectionTensors(settings.projection)
+  const states = Object.entries(statesOf(settings)).filter(([name]) => name.startsWith('weight'))
+  const trained = tensors.filter((tensor) => tensor.trained)
+  const statesOfTensors = states.flatMap(([state, stateName]) =>
+    trained.map(({ name, fileName, shape }) => ({
+      name: state.replace('weight', name),
+      fileName: `${stateName}.${fileName}`,
+      shape,
+    }))
+  )
+  return [...tensors, ...statesOfTensors]
 }
 
 /**

@@ -8,7 +8,7 @@ import { openHeadTogether, readClassNames, readClassWeights } from './head-file'
 import { checkGroup, type HeadMemory, loadedHead, newHead } from './head-memory'
 import { checkClassNames } from './head-names'
 import { checkSettings, type Settings, settingNames, settingsThatChange } from './head-options'
-import type { LoadOptions, MarginHeadOptions } from './head-settings'
+import type { LoadOptions, MarginHeadOptions, ProjectedHeadOptions } from './head-settings'
 import { namesOf } from './option-table'
 
 /**
@@ -51,7 +51,7 @@ function dataOf(known: Partial<MarginHeadOptions>, settings: Settings) {
 }
 
 /** A head as `MarginHead.create` is asked for it. */
-export async function headFromOptions(given: MarginHeadOptions): Promise<HeadMemory> {
+export async function headFromOptions(given: MarginHeadOptions | ProjectedHeadOptions): Promise<HeadMemory> {
   const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
   const settings = checkSettings(known)
   const { weights, ...data } = dataOf(known, settings)

@@ -112,6 +112,7 @@ interface Native {
   headAdopt(head: NativeHead, from: NativeHead, request: object): Promise<Ended>
   headStep(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
   headTopK(head: NativeHead, request: object): NativeResult | Promise<NativeResult>
+  headEmbed(head: NativeHead, request: object): Ended | Promise<Ended>
   headDecline(head: NativeHead, reason: string, topK: boolean): Promise<Ended>
   headRead(head: NativeHead, name: string, offset?: number, part?: Float32Array): NativePart
   headWrite(head: NativeHead, name: string, offset: number, part: Float32Array): NativePart
@@ -127,7 +128,8 @@ export interface NativeValues {
   readonly nativeValues: unique symbol
 }
 
-type Ended = Pick<Partial<NativeResult>, 'failure' | 'message'>
+/** The end of native work that fills arrays of the caller's. */
+export type Ended = Pick<Partial<NativeResult>, 'failure' | 'message'>
 
 /**
  * Where a process group keeps the table of native/core/collectives.h, which the main addon takes. The same symbol in every copy of

@@ -1,176 +1,15 @@
+// A head's work: the training step, evaluation and topK on its arrays.
 #include "head.h"
 
-#include <cstring>
 #include <new>
 #include <numeric>
 
 #include "../core/batch.h"
-#include "../core/block.h"
-#include "../core/pool.h"
 #include "../core/random.h"
-#include "../formulas/bfloat16.h"
 
 namespace margin_softmax {
-namespace {
 
-// Returns the index of the first number that would be NaN or infinite when stored, as it is or
-// rounded to bfloat16; `count` if there is none.
-int64_t firstNotFinite(const float* numbers, int64_t count, bool asBfloat16) {
-  constexpr int64_t block = 4096;  // tested as a whole first, in a loop that vectorizes
-  const auto wrong = [&](int64_t i) {
-    uint32_t bits;
-    std::memcpy(&bits, numbers + i, sizeof bits);
-    // Half a step above the largest bfloat16, numbers begin to be rounded to infinity.
-    return (bits & 0x7f800000) == 0x7f800000 || (asBfloat16 && (bits & 0x7fff8000) >= 0x7f7f8000);
-  };
-  for (int64_t first = 0; first < count; first += block) {
-    const int64_t last = std::min(count, first + block);
-    bool any = false;
-    for (int64_t i = first; i < last; i++) any |= wrong(i);
-    for (int64_t i = first; any && i < last; i++)
-      if (wrong(i)) return i;
-  }
-  return count;
-}
-
-constexpr const char* arrayNames[] = {"weight", "bias", "weightState0", "weightState1", "biasState0", "biasState1"};
-constexpr double initialDeviation = 0.01;  // as InsightFace; only directions matter to a normalized margin
-
-}  // namespace
-
-Status Head::allocate() {
-  const int64_t row = settings_.classes * 4, matrix = row * settings_.dim;
-  const auto take = [&](Memory& memory, int64_t bytes) { return memory.take(settings_.device, bytes); };
-  Status status = take(weight_, settings_.bfloat16Weights ? matrix / 2 : matrix);
-  if (status && settings_.bias) status = take(bias_, row);
-  for (int i = 0; status && i < settings_.optimizer.states(); i++) {
-    status = take(weightState_[i], matrix);
-    if (status && settings_.bias) status = take(biasState_[i], row);
-  }
-  if (!status) release();
-  return status;
-}
-
-Status Head::initialize(int threads, int64_t firstRow) {
-  // A class that takes the number of a removed one must not get the same initial weights.
-  const uint64_t seed = firstRow ? randomBits(~settings_.seed, ~static_cast<uint64_t>(iteration_)) : settings_.seed;
-  const int64_t start = firstRow * settings_.dim;
-  const int64_t total = settings_.classes * settings_.dim, chunk = std::max<int64_t>(4096, (total / 4096 + 2) / 2 * 2);
-  const int64_t before = settings_.firstClass * settings_.dim;  // elements of other processes
-  const cpu::PoolLock lock;
-  // put(i, x) for elements [first, last)
-  const auto fill = [&](int64_t first, int64_t last, const auto& put) {
-    cpu::Pool::instance().forEach(threads, (last - first + chunk - 1) / chunk, [&](int64_t item, int) {
-      const int64_t begin = first + item * chunk, end = std::min(last, begin + chunk);
-      // Box and Muller 1958: two normal numbers at a time, for an even element (counted over all
-      // processes) and the next.
-      for (int64_t i = begin - (before + begin) % 2; i < end; i += 2) {
-        const double radius = initialDeviation * std::sqrt(-2 * std::log(uniform(randomBits(seed, before + i))));
-        const double angle = 2 * pi * uniform(randomBits(seed, before + i + 1));
-        if (i >= begin) put(i, static_cast<float>(radius * std::cos(angle)));
-        if (i + 1 < end) put(i + 1, static_cast<float>(radius * std::sin(angle)));
-      }
-    });
-  };
-  if (settings_.device == cpuDevice) {
-    if (uint16_t* halves = bfloat16Of("weight"))
-      fill(start, total, [=](int64_t i, float x) { halves[i] = rounded(x); });
-    else fill(start, total, [weight = weight_.as<float>()](int64_t i, float x) { weight[i] = x; });
-    return {};
-  }
-  constexpr int64_t slab = 1 << 20;
-  const Block staged(std::min(slab, total) * 4);
-  if (!staged.as<float>()) return Status::outOfMemory("the first weights", std::min(slab, total) * 4);
-  for (int64_t first = start; first < total; first += slab) {
-    const int64_t last = std::min(total, first + slab);
-    fill(first, last, [weight = staged.as<float>(), first](int64_t i, float x) { weight[i - first] = x; });
-    if (Status status = weight_.write(first * 4, staged.as<float>(), (last - first) * 4); !status) return status;
-  }
-  return {};
-}
-
-void Head::dispose() {
-  disposed_ = true;
-  releaseIfIdle();
-}
-
-// If the mutex is held, its holder reads disposed_ after releasing it. So either this call or the
-// holder's finds it free.
-void Head::releaseIfIdle() {
-  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  if (lock) release();
-}
-
-void Head::release() {
-  disposed_ = true;
-  for (Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
-    memory->release();
-}
-
-Status Head::change(const HeadSettings& next) {
-  const Use use(*this);
-  if (disposed_) return {Failure::disposed, "the head was disposed of"};
-  const bool sameKind = next.optimizer.kind == settings_.optimizer.kind;
-  const int states = next.optimizer.states();
-  const auto keeps = [&](int i) { return sameKind && i < states && weightState_[i].bytes() != 0; };
-  const int64_t row = settings_.classes * 4;
-  Memory weightState[2], biasState[2];
-  for (int i = 0; i < states; i++) {
-    if (keeps(i)) continue;
-    Status status = weightState[i].take(settings_.device, row * settings_.dim);
-    if (status && settings_.bias) status = biasState[i].take(settings_.device, row);
-    if (!status) return status;
-  }
-  for (int i = 0; i < 2; i++) {
-    if (keeps(i)) continue;
-    weightState_[i].swap(weightState[i]);
-    biasState_[i].swap(biasState[i]);
-  }
-  settings_.margin = next.margin;
-  settings_.optimizer = next.optimizer;
-  settings_.optimizerStart = next.optimizerStart;
-  settings_.labelSmoothing = next.labelSmoothing;
-  settings_.warmupSteps = next.warmupSteps;
-  settings_.sampleRate = next.sampleRate;
-  settings_.sampleCorrection = next.sampleCorrection;
-  settings_.interclassFilter = next.interclassFilter;
-  settings_.negligible = next.negligible;
-  settings_.maxGradientNorm = next.maxGradientNorm;
-  settings_.seed = next.seed;
-  return {};
-}
-
-Status Head::adopt(Head& from, const std::vector<int32_t>& kept) {
-  const Use source(from), target(*this);
-  if (from.disposed_ || disposed_) return {Failure::disposed, "the head was disposed of"};
-  constexpr int64_t slab = 4 << 20;  // bytes at a time through host memory, from one place on a GPU to another
-  const bool onCpu = settings_.device == cpuDevice;
-  const Block staged(onCpu ? 0 : slab);
-  if (!onCpu && !staged.as<char>()) return Status::outOfMemory("a copy of classes", slab);
-  const auto move = [&](const Memory& read, int64_t at, Memory& write, int64_t to, int64_t bytes) -> Status {
-    if (onCpu) return write.write(to, read.as<char>() + at, bytes);
-    for (int64_t done = 0; done < bytes; done += slab) {
-      const int64_t count = std::min(slab, bytes - done);
-      if (Status status = read.read(at + done, staged.as<char>(), count); !status) return status;
-      if (Status status = write.write(to + done, staged.as<char>(), count); !status) return status;
-    }
-    return {};
-  };
-  const int64_t count = static_cast<int64_t>(kept.size());
-  for (const char* name : arrayNames) {
-    const Memory* const read = from.memoryOf(name);
-    Memory* const write = memoryOf(name);
-    if (!read || !write) continue;
-    const int64_t row = read->bytes() / from.settings_.classes;
-    for (int64_t first = 0, last = 0; first < count;
-         first = last) {  // a run of classes that are consecutive in both heads
-      for (last = first + 1; last < count && kept[last] == kept[last - 1] + 1;) last++;
-      const Status status = move(*read, kept[first] * row, *write, first * row, (last - first) * row);
-      if (!status) return status;
-    }
-  }
-  return {};
-}
+constexpr uint64_t dropoutStream = 0x64726f706f757400ull;  // apart from the samples' and the rounding's
 
 Margin Head::marginNow() const {
   const double steps = static_cast<double>(settings_.warmupSteps), iteration = static_cast<double>(iteration_);
@@ -183,9 +22,26 @@ Execution Head::here(Execution execution) const {
   return execution;
 }
 
+// With a projection the caller's rows are features, and those of the step below are its embeddings.
 Status Head::run(Problem& problem, bool train, double learningRate) {
   const Use use(*this);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
+  if (!projection_) return runOnEmbeddings(problem, train, learningRate);
+  const float* const features = problem.input;
+  const uint64_t dropoutKey = randomBits(settings_.seed ^ dropoutStream, iteration_);
+  const Execution execution = here(problem.execution);
+  if (Status status = projection_->forward(features, problem.rows, train, dropoutKey, execution); !status)
+    return status;
+  gradFeatures_ = problem.gradInput;
+  problem.input = projection_->embeddings();
+  problem.gradInput = train ? projection_->gradEmbeddings() : nullptr;
+  const Status status = runOnEmbeddings(problem, train, learningRate);
+  problem.input = features;
+  problem.gradInput = gradFeatures_;
+  return status;
+}
+
+Status Head::runOnEmbeddings(Problem& problem, bool train, double learningRate) {
   problem.classes = problem.totalClasses = settings_.classes;
   problem.dim = settings_.dim;
   problem.firstClass = settings_.firstClass;
@@ -213,12 +69,18 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
     }
   }
   Status status;
+  bool begun = false;  // whether the class weights were updated and the projection was not
   try {
     if (train && settings_.maxGradientNorm > 0) {
       status = computeClipped(problem, update, learningRate);
     } else {
       if (train) problem.update = &update;
       status = compute(problem, train, learningRate);
+      if (status && train && projection_) {
+        status = projectBack(problem);
+        if (status) status = projection_->update(update.optimizer, update.step, 1);
+        begun = !status;
+      }
     }
   } catch (const std::bad_alloc&) {
     status = Status::outOfMemory("the step", 0);
@@ -226,7 +88,8 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   }
   problem.update = nullptr;
   if (status && train) iteration_++;
-  if ((status.failure == Failure::device || status.failure == Failure::distributed) && problem.updateBegun) {
+  const bool onDevice = status.failure == Failure::device || status.failure == Failure::distributed;
+  if (begun || (onDevice && problem.updateBegun)) {
     release();
     status.message += "; the head held part of an update and was disposed of";
   }
@@ -240,6 +103,8 @@ Status Head::computeClipped(Problem& problem, Update& update, double learningRat
   Problem spent = problem;
   problem.measuresGradient = true;
   if (Status status = compute(problem, true, learningRate); !status) return status;
+  if (projection_)
+    if (Status status = projectBack(problem); !status) return status;
   const double norm = std::sqrt(problem.statistics->gradientSquares);
   const double factor = std::isfinite(norm) ? std::min(1.0, settings_.maxGradientNorm / (norm + 1e-6)) : 0;
   Statistics statistics;
@@ -249,7 +114,21 @@ Status Head::computeClipped(Problem& problem, Update& update, double learningRat
   spent.update = &update;
   const Status status = compute(spent, true, learningRate);
   problem.updateBegun = spent.updateBegun;
-  return status;
+  return status && projection_ ? projection_->update(update.optimizer, update.step, factor) : status;
+}
+
+// The gradients of the projection and of the features, from that of the embeddings.
+Status Head::projectBack(Problem& problem) {
+  if (Status status = projection_->backward(gradFeatures_); !status) return status;
+  problem.statistics->gradientSquares += projection_->gradientSquares();
+  problem.statistics->inputGradientSquares = projection_->inputSquares();
+  return {};
+}
+
+Status Head::embed(const float* features, int64_t rows, float* embeddings, const Execution& execution) {
+  const Use use(*this);
+  if (disposed_) return {Failure::disposed, "the head was disposed of"};
+  return projection_->embed(features, rows, embeddings, here(execution));
 }
 
 Status Head::compute(Problem& problem, bool train, double learningRate) {
@@ -299,6 +178,12 @@ Status Head::topK(TopKProblem& problem) {
   const Use use(*this);
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   problem.execution = here(problem.execution);
+  if (projection_) {
+    if (Status status = projection_->forward(problem.input, problem.rows, false, 0, problem.execution); !status)
+      return status;
+    problem.input = projection_->embeddings();
+    problem.dim = settings_.dim;
+  }
   problem.firstClass = settings_.firstClass;
   problem.resident = true;
   problem.bfloat16Weight = bfloat16Of("weight");
@@ -322,61 +207,6 @@ Status Head::decline(const std::string& reason, bool topK) {
   } catch (const std::bad_alloc&) {
     return sharding_->refuse(Status::outOfMemory("the reason", 0));
   }
-}
-
-Memory* Head::memoryOf(const char* name) {
-  struct Named {
-    const char* name;
-    Memory* memory;
-  };
-  const Named arrays[] = {{"weight", &weight_},
-                          {"bias", &bias_},
-                          {"weightState0", &weightState_[0]},
-                          {"weightState1", &weightState_[1]},
-                          {"biasState0", &biasState_[0]},
-                          {"biasState1", &biasState_[1]}};
-  for (const Named& array : arrays)
-    if (std::strcmp(array.name, name) == 0 && array.memory->bytes()) return array.memory;
-  return nullptr;
-}
-
-uint16_t* Head::bfloat16Of(const char* name) {
-  const Memory* memory = settings_.bfloat16Weights ? memoryOf(name) : nullptr;
-  return memory == &weight_ ? memory->as<uint16_t>() : nullptr;
-}
-
-int64_t Head::length(const char* name) {
-  const Memory* memory = memoryOf(name);
-  return memory ? memory->bytes() / (bfloat16Of(name) ? 2 : 4) : 0;
-}
-
-Status Head::read(const char* name, int64_t offset, float* to, int64_t count) {
-  if (const uint16_t* halves = bfloat16Of(name)) {
-    std::transform(halves + offset, halves + offset + count, to, widened);
-    return {};
-  }
-  return memoryOf(name)->read(offset * 4, to, count * 4);
-}
-
-Status Head::write(const char* name, int64_t offset, const float* from, int64_t count) {
-  uint16_t* const halves = bfloat16Of(name);
-  const int64_t wrong = firstNotFinite(from, count, halves != nullptr);
-  if (wrong < count) {
-    const bool oneAClass = std::strncmp(name, "bias", 4) == 0;
-    return {Failure::notFinite, "a number is not finite", (offset + wrong) / (oneAClass ? 1 : settings_.dim)};
-  }
-  if (halves) {
-    std::transform(from, from + count, halves + offset, rounded);
-    return {};
-  }
-  return memoryOf(name)->write(offset * 4, from, count * 4);
-}
-
-int64_t Head::bytes() const {
-  int64_t bytes = 0;
-  for (const Memory* memory : {&weight_, &bias_, &weightState_[0], &weightState_[1], &biasState_[0], &biasState_[1]})
-    bytes += memory->bytes();
-  return bytes;
 }
 
 }  // namespace margin_softmax

@@ -9,6 +9,7 @@
 
 #include "../core/executor.h"
 #include "../core/memory.h"
+#include "projection.h"
 #include "sharding.h"
 
 namespace margin_softmax {
@@ -31,11 +32,14 @@ struct HeadSettings {
   int device = cpuDevice;         // where the arrays lie and every step runs
   Precision precision = Precision::float32;
   bool bfloat16Weights = false;  // storage of the weights, CPU only; the optimizer's state is float32
+  ProjectionShape projection;    // below the head; from = 0: none
 };
 
 class Head {
  public:
-  explicit Head(const HeadSettings& settings) : settings_(settings) {}
+  explicit Head(const HeadSettings& settings) : settings_(settings) {
+    if (settings.projection.from) projection_ = std::make_unique<Projection>(settings.projection);
+  }
   // Makes the classes this process's share of a group's. Call before any work.
   void shard(const Collectives& group, int64_t totalClasses, std::string name) {
     sharding_ = std::make_unique<Sharding>(group, ClassRange{settings_.firstClass, settings_.classes, totalClasses},
@@ -46,6 +50,8 @@ class Head {
   // Chooses, with all ranks, how a sharded head's ranks exchange rows. On the group's thread.
   Status connect(const std::string& library) { return sharding_->connect(settings_.device, library); }
   const Sharding* sharding() const { return sharding_.get(); }
+  // The length of a row that a step is given: of features where there is a projection.
+  int64_t inputDim() const { return projection_ ? projection_->shape().from : settings_.dim; }
   int64_t totalClasses() const { return sharding_ ? sharding_->range().total : settings_.classes; }
 
   // Takes the memory, all zeros.
@@ -84,6 +90,8 @@ class Head {
   // changes nothing, unless a GPU fails in the middle of an update: that disposes of the head.
   Status run(Problem& problem, bool train, double learningRate);
   Status topK(TopKProblem& problem);
+  // Computes the embeddings [rows,dim] of features, of a head with a projection.
+  Status embed(const float* features, int64_t rows, float* embeddings, const Execution& execution);
   // Replaces run or topK on a rank of a sharded head that can not make the call: all ranks' calls
   // fail with `reason`.
   Status decline(const std::string& reason, bool topK);
@@ -111,13 +119,18 @@ class Head {
   void weighTargets(Problem& problem);
   Status computeClipped(Problem& problem, Update& update, double learningRate);
   Status compute(Problem& problem, bool train, double learningRate);
+  Status runOnEmbeddings(Problem& problem, bool train, double learningRate);
+  Status projectBack(Problem& problem);
   Memory* memoryOf(const char* name);
   uint16_t* bfloat16Of(const char* name);
+  Projection::Slice projected(const char* name) const;
 
   HeadSettings settings_;
   std::atomic<int64_t> iteration_{0};  // updates made
   std::atomic<bool> disposed_{false};
   std::unique_ptr<Sharding> sharding_;
+  std::unique_ptr<Projection> projection_;
+  float* gradFeatures_ = nullptr;     // [B,from] of the current step, or null: not wanted
   ClassSample sample_;                // of the current step; a member so that its memory is reused
   std::vector<float> classWeights_;   // [C] of all processes' classes; empty: all 1
   std::vector<float> targetWeights_;  // [B] of the current step

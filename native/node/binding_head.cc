@@ -2,8 +2,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../head/head.h"
-#include "request.h"
+#include "binding_head.h"
 
 namespace margin_softmax::binding {
 namespace {
@@ -50,22 +49,6 @@ int64_t bytesHere(Head& head) {
   if (head.disposed() || head.settings().device != cpuDevice) return 0;
   const Head::Use use(head);
   return head.bytes();
-}
-
-Optimizer readOptimizer(const Request& request) {
-  Optimizer optimizer;
-  optimizer.learningRate = request.number("learningRate");
-  optimizer.weightDecay = request.number("weightDecay");
-  if (request.text("name") == "adamw") {
-    optimizer.kind = OptimizerKind::adamW;
-    optimizer.beta1 = request.number("beta1");
-    optimizer.beta2 = request.number("beta2");
-    optimizer.epsilon = request.number("epsilon");
-  } else {
-    optimizer.momentum = request.number("momentum");
-    optimizer.nesterov = request.flag("nesterov");
-  }
-  return optimizer;
 }
 
 // The table of a process group (collectives.h), which another addon made.
@@ -115,40 +98,15 @@ struct CreateJob : Job {
   }
 };
 
-HeadSettings readSettings(const Request& request) {
-  HeadSettings settings;
-  settings.classes = request.integer("classes", 1, largestSize);
-  settings.dim = request.integer("dim", 1, largestSize);
-  settings.margin = readMargin(request);
-  settings.optimizer = readOptimizer(request.part("optimizer"));
-  settings.bias = request.flag("bias");
-  settings.labelSmoothing = request.number("labelSmoothing");
-  settings.device = readDevice(request);
-  settings.precision = readPrecision(request);
-  settings.bfloat16Weights = request.text("weightStorage") == "bfloat16";
-  if (settings.bfloat16Weights && settings.device != cpuDevice)
-    request.refuse("Expected the CPU for weights stored in bfloat16");
-  settings.warmupSteps = request.integer("marginWarmupSteps");
-  settings.sampleRate = request.number("sampleRate");
-  settings.sampleCorrection = request.flag("sampleCorrection");
-  settings.interclassFilter = request.number("interclassFilter");
-  settings.negligible = request.number("negligible");
-  settings.maxGradientNorm = request.number("maxGradientNorm");
-  settings.seed = static_cast<uint64_t>(request.integer("seed", 0));
-  settings.optimizerStart = request.integer("optimizerStart");
-  if (!(settings.sampleRate > 0 && settings.sampleRate <= 1))
-    request.refuse("Expected a share of the classes for sampleRate");
-  return settings;
-}
-
 Napi::Value create(const Napi::CallbackInfo& info) {
   return perform<CreateJob>(info, [&](CreateJob& job) {
     job.asynchronous = true;
     const Request request(info[0], job);
-    HeadSettings settings = readSettings(request);
+    HeadSettings settings = readHeadSettings(request);
     job.device = settings.device;
     const int64_t classes = settings.classes;
     if (request.has("group")) {
+      if (settings.projection.from) request.refuse("Expected no group for a head with a projection");
       const Collectives& group = groupOf(request.get("group"));
       const Share share = shareOf(classes, group.rank, group.size);
       if (share.count == 0) request.refuse("Expected a class for every rank");
@@ -191,7 +149,7 @@ Napi::Value change(const Napi::CallbackInfo& info) {
     job.asynchronous = true;
     job.belongTo(info[0]);
     job.told = handleOf(info[0]).told;
-    job.next = readSettings({info[1], job});
+    job.next = readHeadSettings({info[1], job});
   });
 }
 
@@ -221,8 +179,8 @@ Napi::Value adopt(const Napi::CallbackInfo& info) {
     const HeadSettings &to = job.head->settings(), &from = job.from->settings();
     const auto exists = [&](int32_t j) { return j >= 0 && j < from.classes; };
     if (job.grouped || job.from->sharding() || job.head == job.from || to.device != from.device || to.dim != from.dim ||
-        to.bfloat16Weights != from.bfloat16Weights || static_cast<int64_t>(job.kept.size()) > to.classes ||
-        !std::all_of(job.kept.begin(), job.kept.end(), exists))
+        !(to.projection == from.projection) || to.bfloat16Weights != from.bfloat16Weights ||
+        static_cast<int64_t>(job.kept.size()) > to.classes || !std::all_of(job.kept.begin(), job.kept.end(), exists))
       request.refuse("Expected classes of a head like this one");
   });
 }
@@ -272,7 +230,7 @@ Napi::Value step(const Napi::CallbackInfo& info) {
     job.belongTo(info[0]);
     Problem& problem = job.problem;
     problem.rows = request.integer("rows", 1, largestSize);
-    problem.dim = job.head->settings().dim;
+    problem.dim = job.head->inputDim();
     problem.classes = job.head->totalClasses();
     readBatch(request, problem);
     problem.statistics = &job.statistics;
@@ -296,9 +254,34 @@ Napi::Value topK(const Napi::CallbackInfo& info) {
     job.ticket = request.number("ticket");
     job.belongTo(info[0]);
     readTopK(request, job.problem, job.instructionSet);
-    const HeadSettings& settings = job.head->settings();
-    if (job.problem.dim != settings.dim || job.problem.classes != job.head->totalClasses())
+    if (job.problem.dim != job.head->inputDim() || job.problem.classes != job.head->totalClasses())
       request.refuse("Expected the head's sizes");
+  });
+}
+
+struct EmbedJob : HeadJob {
+  const float* features = nullptr;
+  float* embeddings = nullptr;
+  int64_t rows = 0;
+  Execution execution;
+  std::string instructionSet;
+  Status work() override { return head->embed(features, rows, embeddings, execution); }
+  void fill(Napi::Object) const override {}
+};
+
+// embed(head, request): the embeddings of features, of a head with a projection.
+Napi::Value embed(const Napi::CallbackInfo& info) {
+  return perform<EmbedJob>(info, [&](EmbedJob& job) {
+    const Request request(info[1], job);
+    job.asynchronous = request.flag("asynchronous");
+    job.ticket = request.number("ticket");
+    job.belongTo(info[0]);
+    const HeadSettings& settings = job.head->settings();
+    if (!settings.projection.from) request.refuse("Expected a head with a projection");
+    job.rows = request.integer("rows", 1, largestSize);
+    job.features = request.input<float>("input", static_cast<size_t>(job.rows * settings.projection.from));
+    job.embeddings = request.output<float>("embeddings", static_cast<size_t>(job.rows * settings.dim));
+    job.execution = readExecution(request, job.instructionSet);
   });
 }
 
@@ -378,6 +361,7 @@ void exportHead(Napi::Object exports) {
   addFunction<adopt>(exports, "headAdopt");
   addFunction<step>(exports, "headStep");
   addFunction<topK>(exports, "headTopK");
+  addFunction<embed>(exports, "headEmbed");
   addFunction<decline>(exports, "headDecline");
   addFunction<readPart>(exports, "headRead");
   addFunction<writePart>(exports, "headWrite");

@@ -90,6 +90,10 @@ const uses: Record<string, string[]> = {
   interclassFilter: ['cli/inspect.ts'],
   negligible: ['loss.ts'],
   maxGradientNorm: [],
+  projection: [
+    ...['head.ts', 'internal/head-memory.ts', 'internal/head-requests.ts'],
+    ...['internal/head-settings.ts', 'internal/projection.ts', 'index.ts'],
+  ],
   weightStorage: ['cli/inspect.ts', 'head.ts', 'internal/head-memory.ts', 'internal/head-settings.ts'],
 }
 

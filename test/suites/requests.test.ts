@@ -36,6 +36,7 @@ const functions = {
   headAdopt: 2,
   headStep: 1,
   headTopK: 1,
+  headEmbed: 1,
 } as const
 type Name = keyof typeof functions
 
@@ -52,7 +53,8 @@ function watchedRequest(name: Name, request: object, prefix = ''): object {
       names[0].add(prefix + String(key))
       if (!Object.hasOwn(target, key)) undeclared.push(`${name}: ${prefix}${String(key)}`)
       const value: unknown = Reflect.get(target, key)
-      return key === 'optimizer' ? watchedRequest(name, value as object, 'optimizer.') : value
+      const isPart = typeof value === 'object' && ['optimizer', 'projection'].includes(String(key))
+      return isPart ? watchedRequest(name, value as object, `${String(key)}.`) : value
     },
   })
 }
@@ -104,6 +106,11 @@ const everyFunction = async () => {
     await head.addClasses(1)
     head.dispose()
   }
+  const head = await MarginHead.create({ classes: 3, projection: { from: 2, to: 4 } })
+  await head.step(batch.input, batch.labels)
+  await head.embed(batch.input, { signal })
+  head.embedSync(batch.input)
+  head.dispose()
 }
 
 test('what native code reads of a request is in it, and what is in it is read', async () => {

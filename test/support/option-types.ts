@@ -6,6 +6,9 @@ import type {
   LoadOptions,
   MarginHeadOptions,
   MarginLossOptions,
+  ProjectedHeadOptions,
+  Projection,
+  ProjectionOptions,
 } from '../../lib/index'
 import type { LoadedName, Settings } from '../../lib/internal/head-options'
 import type { LossSettings } from '../../lib/loss'
@@ -20,8 +23,15 @@ type Required<Options> = {
 }[keyof Options]
 
 // An option of a new head is a setting, an execution option, or one of head-start.ts, whose table satisfies the rest.
-same<Given<MarginHeadOptions, keyof Settings>, Settings>()
+type FlatSettings = Omit<Settings, 'projection'>
+same<Given<MarginHeadOptions, keyof FlatSettings>, FlatSettings>()
+same<
+  Given<ProjectionOptions, keyof ProjectionOptions>,
+  { -readonly [N in keyof Projection]: Projection[N] }
+>()
 same<Required<MarginHeadOptions>, 'classes' | 'dim'>()
+same<Required<ProjectedHeadOptions>, 'classes' | 'projection'>()
+same<keyof ProjectedHeadOptions, keyof MarginHeadOptions>()
 same<keyof HeadChanges, Exclude<keyof Settings, LoadedName> | 'classNames'>()
 same<keyof LoadOptions, keyof HeadChanges | LoadedName | 'group' | 'checksums' | keyof ExecutionOptions>()
 same<Required<HeadChanges> | Required<LoadOptions>, never>()

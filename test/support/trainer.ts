@@ -26,7 +26,7 @@ export interface OracleAdamW {
 export type OracleOptimizer = OracleSgd | OracleAdamW
 
 /** One parameter array with its optimizer state. */
-class Parameter {
+export class Parameter {
   private first: Float64Array | undefined // momentum buffer, or first moments
   private second: Float64Array | undefined // second moments
   private steps = 0

@@ -93,9 +93,12 @@ class Products {
 };
 
 // The largest tile of these products, in classes: a multiple of their blocks' heights.
-int64_t tileClassLimit(const Problem& problem);
+int64_t tileClassLimit(Precision precision);
 // Makes the products for a problem's precision and shape.
 std::unique_ptr<Products> makeProducts(const Problem& problem, const Kernels& kernels, const Plan& plan,
+                                       int64_t paddedRows);
+// The same for products that no margin follows, which no few dimensions make narrow.
+std::unique_ptr<Products> makeProducts(Precision precision, const Kernels& kernels, const Plan& plan,
                                        int64_t paddedRows);
 
 }  // namespace margin_softmax::cpu

@@ -9,7 +9,7 @@ namespace margin_softmax::cpu {
 Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t rows, const BatchWeights& weights)
     : problem_(problem),
       kernels_(kernels),
-      plan_(rows, problem.dim, problem.classes, tileClassLimit(problem)),
+      plan_(rows, problem.dim, problem.classes, tileClassLimit(problem.execution.precision)),
       lanes_(kernels.lanes),
       firstRow_(firstRow),
       paddedRows_(roundUp(rows, maxLanes)),

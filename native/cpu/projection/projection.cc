@@ -1,0 +1,342 @@
+// A projection's passes (core/projection.h) on the CPU. The linear layers are products of linear.h;
+// what stands between them goes column by column, in double precision.
+#include "../../core/projection.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+
+#include "../../core/random.h"
+#include "../../formulas/gelu.h"
+#include "../kernels/bfloat16_choice.h"
+#include "linear.h"
+
+namespace margin_softmax::cpu {
+namespace {
+
+// PyTorch's constants of BatchNorm1d.
+constexpr double normEpsilon = 1e-5, normMomentum = 0.1;
+// A row's norm up to which its products with the gradient of an embedding stay finite.
+constexpr float largestFeatureSquares = 1e30f;
+constexpr int64_t columnsAtOnce = 64;
+constexpr int64_t elementsAtOnce = 4096;
+// Rows of a pass that does not train, and whose rows need not know of one another.
+constexpr int64_t rowsAtOnce = 2048;
+
+// What forward keeps for backward. width: ProjectionShape::width().
+struct Activations {
+  float* dropped;                              // [B,from] one layer with dropout: the features that are left
+  float* hidden;                               // [B,width] two layers: the input of the last one
+  float* slope;                                // [B,width] two layers: of GELU and dropout together
+  float* normalized;                           // [B,width] batch norm: before its scale
+  double *mean, *variance, *inverseDeviation;  // [width] of the batch
+};
+
+Activations layOutActivations(const ProjectionShape& shape, int64_t rows, bool training, Layout& layout) {
+  const int64_t wide = rows * shape.width(), kept = training ? wide : 0, norm = shape.batchNorm ? 1 : 0;
+  const int64_t moments = training ? norm * shape.width() : 0;
+  Activations at;
+  at.dropped = layout.take<float>(training && shape.layers == 1 && shape.dropout > 0 ? rows * shape.from : 0);
+  at.hidden = layout.take<float>(shape.layers == 2 ? wide : 0);
+  at.slope = layout.take<float>(shape.layers == 2 ? kept : 0);
+  at.normalized = layout.take<float>(norm * kept);
+  at.mean = layout.take<double>(moments);
+  at.variance = layout.take<double>(moments);
+  at.inverseDeviation = layout.take<double>(moments);
+  return at;
+}
+
+class Pass {
+ public:
+  Pass(const ProjectionPass& pass, const Kernels& kernels)
+      : pass_(pass), shape_(pass.shape), kernels_(kernels), width_(pass.shape.width()) {
+    Layout layout(pass.activations);
+    at_ = layOutActivations(shape_, keptRows(), pass.training, layout);
+  }
+
+  Status forward() {
+    if (!pass_.training) {
+      for (int64_t first = 0; first < pass_.rows; first += rowsAtOnce)
+        if (Status status = forward(first, std::min(rowsAtOnce, pass_.rows - first)); !status) return status;
+      return {};
+    }
+    if (Status status = checkFeatures(); !status) return status;
+    return forward(0, pass_.rows);
+  }
+
+  Status backward() {
+    const Execution& execution = pass_.execution;
+    const Linear first(kernels_, execution, pass_.rows, shape_.from, width_);
+    float* gradient = pass_.gradEmbeddings;  // of the first linear layer's output
+    if (shape_.layers == 2) {
+      const Linear last(kernels_, execution, pass_.rows, shape_.hidden, shape_.to);
+      sumColumns(gradient, shape_.to, pass_.gradients.bias1);
+      if (Status status = last.weightGradient(at_.hidden, gradient, pass_.gradients.weight1); !status) return status;
+      gradient = at_.hidden;  // nobody reads it any more
+      if (Status status = last.inputGradient(pass_.parameters.weight1, pass_.gradEmbeddings, gradient); !status)
+        return status;
+      forElements(pass_.rows * width_, [&](int64_t i) { gradient[i] *= at_.slope[i]; });
+    }
+    if (shape_.batchNorm) normalizeBack(gradient);
+    else sumColumns(gradient, width_, pass_.gradients.bias0);
+    const float* const input = at_.dropped ? at_.dropped : pass_.features;
+    if (Status status = first.weightGradient(input, gradient, pass_.gradients.weight0); !status || !pass_.gradInput)
+      return status;
+    if (Status status = first.inputGradient(pass_.parameters.weight0, gradient, pass_.gradInput); !status)
+      return status;
+    if (at_.dropped) forElements(pass_.rows * shape_.from, [&](int64_t i) { pass_.gradInput[i] *= dropoutFactor(i); });
+    return {};
+  }
+
+  Status update(const ProjectionUpdate& update) {
+    const SgdStep sgd = sgdStep(update.optimizer);
+    const AdamWStep adamW = adamWStep(update.optimizer, update.step);
+    forBlocks(update.count, [&](int64_t first, int64_t count) {
+      float scaled[elementsAtOnce];
+      const float* gradient = update.gradients + first;
+      if (update.factor != 1) {
+        kernels_.scaled(scaled, gradient, static_cast<float>(update.factor), count);
+        gradient = scaled;
+      }
+      float* const state = update.state[0] ? update.state[0] + first : nullptr;
+      if (update.optimizer.kind == OptimizerKind::sgd) kernels_.sgd(update.values + first, state, gradient, count, sgd);
+      else kernels_.adamW(update.values + first, state, update.state[1] + first, gradient, count, adamW);
+    });
+    if (!shape_.batchNorm) return {};
+    // The running variance is the unbiased one.
+    const double rows = static_cast<double>(pass_.rows), unbiased = rows > 1 ? rows / (rows - 1) : 1;
+    for (int64_t j = 0; j < width_; j++) {
+      move(pass_.parameters.runningMean[j], at_.mean[j]);
+      move(pass_.parameters.runningVariance[j], at_.variance[j] * unbiased);
+    }
+    return {};
+  }
+
+ private:
+  // Rows that the activations have room for.
+  int64_t keptRows() const { return pass_.training ? pass_.rows : std::min(pass_.rows, rowsAtOnce); }
+
+  static void move(float& running, double batch) {
+    running = static_cast<float>((1 - normMomentum) * running + normMomentum * batch);
+  }
+
+  Status forward(int64_t firstRow, int64_t rows) {
+    const Execution& execution = pass_.execution;
+    if (execution.isCancelled()) return Status::abandoned();
+    const ProjectionArrays<float>& parameters = pass_.parameters;
+    const float* input = pass_.features + firstRow * shape_.from;
+    float* const embeddings = pass_.embeddings + firstRow * shape_.to;
+    if (at_.dropped) {
+      forElements(rows * shape_.from, [&](int64_t i) { at_.dropped[i] = input[i] * dropoutFactor(i); });
+      input = at_.dropped;
+    }
+    float* const out = shape_.layers == 2 ? at_.hidden : embeddings;
+    const Linear first(kernels_, execution, rows, shape_.from, width_);
+    if (Status status = first.forward(input, parameters.weight0, parameters.bias0, out); !status) return status;
+    if (shape_.batchNorm) normalize(out, rows);
+    if (shape_.layers == 1) return {};
+    activate(out, rows);
+    const Linear last(kernels_, execution, rows, shape_.hidden, shape_.to);
+    return last.forward(out, parameters.weight1, parameters.bias1, embeddings);
+  }
+
+  Status checkFeatures() const {
+    FirstPlace wrong;
+    const auto squares = [&](int64_t row) {
+      const float* features = pass_.features + row * shape_.from;
+      return kernels_.dot(features, features, shape_.from);
+    };
+    forEach(divideUp(pass_.rows, 16), [&](int64_t block, int) {
+      for (int64_t row = block * 16; row < std::min(pass_.rows, block * 16 + 16); row++)
+        if (!(squares(row) <= largestFeatureSquares)) wrong.report(row);
+    });
+    if (!wrong.found()) return {};
+    const float* const row = pass_.features + wrong.place() * shape_.from;
+    if (!std::all_of(row, row + shape_.from, [](float x) { return std::isfinite(x); }))
+      return {Failure::notFinite, "the features are not finite", wrong.place()};
+    Status status{Failure::tooLarge, "Expected a norm of at most 1e15 for the features of row "};
+    (status.message += wrong.place()) += " but received a larger one";
+    return status;
+  }
+
+  // GELU and dropout, in place; in training also their slope.
+  void activate(float* values, int64_t rows) const {
+    const bool drops = pass_.training && shape_.dropout > 0;
+    forElements(rows * width_, [&](int64_t i) {
+      const GeluValue gelu = margin_softmax::gelu(values[i]);
+      const double factor = drops ? dropoutFactor(i) : 1;
+      values[i] = static_cast<float>(gelu.value * factor);
+      if (pass_.training) at_.slope[i] = static_cast<float>(gelu.slope * factor);
+    });
+  }
+
+  // 0, or what makes up for the others that are.
+  float dropoutFactor(int64_t i) const {
+    const bool drops = uniform(randomBits(pass_.dropoutKey, static_cast<uint64_t>(i))) < shape_.dropout;
+    return drops ? 0.0f : static_cast<float>(1 / (1 - shape_.dropout));
+  }
+
+  // values [rows,width] → scale·(value − mean)/√(variance + ε) + shift
+  void normalize(float* values, int64_t rows) const {
+    const ProjectionArrays<float>& parameters = pass_.parameters;
+    forColumns(width_, [&](int64_t first, int64_t columns) {
+      double mean[columnsAtOnce], variance[columnsAtOnce], inverse[columnsAtOnce];
+      for (int64_t j = 0; j < columns && !pass_.training; j++) {
+        mean[j] = parameters.runningMean[first + j];
+        variance[j] = parameters.runningVariance[first + j];
+      }
+      if (pass_.training) {
+        const double count = static_cast<double>(rows);
+        sumRows(rows, columns, mean, [&](int64_t row, int64_t j) { return values[row * width_ + first + j]; });
+        for (int64_t j = 0; j < columns; j++) mean[j] /= count;
+        sumRows(rows, columns, variance, [&](int64_t row, int64_t j) {
+          const double deviation = values[row * width_ + first + j] - mean[j];
+          return deviation * deviation;
+        });
+        for (int64_t j = 0; j < columns; j++) variance[j] /= count;
+      }
+      for (int64_t j = 0; j < columns; j++) inverse[j] = 1 / std::sqrt(variance[j] + normEpsilon);
+      for (int64_t row = 0; row < rows; row++)
+        for (int64_t j = 0; j < columns; j++) {
+          const int64_t i = row * width_ + first + j;
+          const double normalized = (values[i] - mean[j]) * inverse[j];
+          if (pass_.training) at_.normalized[i] = static_cast<float>(normalized);
+          values[i] = static_cast<float>(normalized * parameters.scale[first + j] + parameters.shift[first + j]);
+        }
+      if (!pass_.training) return;
+      std::copy_n(mean, columns, at_.mean + first);
+      std::copy_n(variance, columns, at_.variance + first);
+      std::copy_n(inverse, columns, at_.inverseDeviation + first);
+    });
+  }
+
+  // The gradient of what `normalize` made → of what it was given, in place. With n̂ what was
+  // normalized and g = gradient·scale: (g − mean(g) − n̂·mean(g·n̂))/√(variance + ε), means over the batch.
+  void normalizeBack(float* gradient) const {
+    forColumns(width_, [&](int64_t first, int64_t columns) {
+      double shift[columnsAtOnce], scale[columnsAtOnce];
+      const auto at = [&](int64_t row, int64_t j) { return row * width_ + first + j; };
+      sumRows(pass_.rows, columns, shift, [&](int64_t row, int64_t j) { return gradient[at(row, j)]; });
+      sumRows(pass_.rows, columns, scale, [&](int64_t row, int64_t j) {
+        return static_cast<double>(gradient[at(row, j)]) * at_.normalized[at(row, j)];
+      });
+      const double rows = static_cast<double>(pass_.rows);
+      for (int64_t row = 0; row < pass_.rows; row++)
+        for (int64_t j = 0; j < columns; j++) {
+          const double factor = pass_.parameters.scale[first + j] * at_.inverseDeviation[first + j];
+          float& element = gradient[at(row, j)];
+          element =
+              static_cast<float>(factor * (element - shift[j] / rows - at_.normalized[at(row, j)] * (scale[j] / rows)));
+        }
+      for (int64_t j = 0; j < columns; j++) {
+        pass_.gradients.shift[first + j] = static_cast<float>(shift[j]);
+        pass_.gradients.scale[first + j] = static_cast<float>(scale[j]);
+      }
+    });
+  }
+
+  void sumColumns(const float* matrix, int64_t columns, float* out) const {
+    forColumns(columns, [&](int64_t first, int64_t count) {
+      double sums[columnsAtOnce];
+      sumRows(pass_.rows, count, sums, [&](int64_t row, int64_t j) { return matrix[row * columns + first + j]; });
+      for (int64_t j = 0; j < count; j++) out[first + j] = static_cast<float>(sums[j]);
+    });
+  }
+
+  template <class Element>
+  static void sumRows(int64_t rows, int64_t columns, double* sums, const Element& element) {
+    std::fill(sums, sums + columns, 0.0);
+    for (int64_t row = 0; row < rows; row++)
+      for (int64_t j = 0; j < columns; j++) sums[j] += element(row, j);
+  }
+
+  template <class Body>
+  void forEach(int64_t items, const Body& body) const {
+    Pool::instance().forEach(pass_.execution.threads, items, body);
+  }
+  // body(first, count) of columns
+  template <class Body>
+  void forColumns(int64_t columns, const Body& body) const {
+    forEach(divideUp(columns, columnsAtOnce), [&](int64_t item, int) {
+      const int64_t first = item * columnsAtOnce;
+      body(first, std::min(columnsAtOnce, columns - first));
+    });
+  }
+  // body(first, count) of elements
+  template <class Body>
+  void forBlocks(int64_t count, const Body& body) const {
+    forEach(divideUp(count, elementsAtOnce), [&](int64_t item, int) {
+      const int64_t first = item * elementsAtOnce;
+      body(first, std::min(elementsAtOnce, count - first));
+    });
+  }
+  template <class Body>
+  void forElements(int64_t count, const Body& body) const {
+    forBlocks(count, [&](int64_t first, int64_t block) {
+      for (int64_t i = first; i < first + block; i++) body(i);
+    });
+  }
+
+  const ProjectionPass& pass_;
+  const ProjectionShape& shape_;
+  const Kernels& kernels_;
+  const int64_t width_;
+  Activations at_;
+};
+
+const Kernels* kernelsFor(const Execution& execution) {
+  const char* named = execution.instructionSet;
+  return execution.precision == Precision::bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
+}
+
+// work(pass), with the pool.
+template <class Work>
+Status withPool(const ProjectionPass& pass, const Work& work) {
+  const Kernels* const kernels = kernelsFor(pass.execution);
+  if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
+  try {
+    const PoolLock lock(pass.execution.cancelled);
+    if (!lock) return Status::abandoned();
+    Pass made(pass, *kernels);
+    return work(made);
+  } catch (const std::bad_alloc&) {
+    return Status::outOfMemory("the projection", 0);
+  }
+}
+
+int64_t activationBytes(const ProjectionShape& shape, int64_t rows, bool training) {
+  Layout layout(nullptr);
+  layOutActivations(shape, training ? rows : std::min(rows, rowsAtOnce), training, layout);
+  return layout.bytes();
+}
+
+Status forward(const ProjectionPass& pass) {
+  return withPool(pass, [](Pass& made) { return made.forward(); });
+}
+
+Status backward(const ProjectionPass& pass) {
+  return withPool(pass, [](Pass& made) { return made.backward(); });
+}
+
+Status update(const ProjectionPass& pass, const ProjectionUpdate& update) {
+  return withPool(pass, [&](Pass& made) { return made.update(update); });
+}
+
+double squares(const float* values, int64_t count, const Execution& execution) {
+  const Kernels& kernels = *kernelsFor(execution);
+  double sum = 0;
+  for (int64_t first = 0; first < count; first += elementsAtOnce) {
+    const float* const block = values + first;
+    sum += kernels.dotDouble(block, block, std::min(elementsAtOnce, count - first));
+  }
+  return sum;
+}
+
+}  // namespace
+}  // namespace margin_softmax::cpu
+
+namespace margin_softmax {
+
+const ProjectionExecutor cpuProjection = {cpu::activationBytes, cpu::forward, cpu::backward, cpu::squares, cpu::update};
+
+}  // namespace margin_softmax
