@@ -7,6 +7,13 @@ export { type Device, type DeviceName, devices, type Precision } from './devices
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
 export { MarginHead } from './head'
+export {
+  type IdentificationIntervals,
+  type IdentificationResult,
+  type Interval,
+  identify,
+  identifySync,
+} from './identification'
 export type { FloatArray, LabelArray, ParametersOf } from './internal/check'
 export { type ClassMeansOptions, classMeans } from './internal/class-means'
 export type { WeightStorage } from './internal/head-options'
@@ -23,6 +30,8 @@ export type {
   StepStatistics,
 } from './internal/head-settings'
 export type { ClassRun } from './internal/head-shards'
+export type { OpenSetPoint } from './internal/identification-figures'
+export type { IdentificationBatch, IdentificationOptions } from './internal/identification-request'
 export { type Exchange, instructionSets, type LeftOut } from './internal/native'
 export type { Projection, ProjectionOptions } from './internal/projection'
 export type { Answers, PairList, ScoreOptions, VerificationOptions } from './internal/verification-request'

@@ -4,6 +4,7 @@ import {
   bufferOf,
   byteLengthOf,
   byteOffsetOf,
+  copyInto,
   isFloat32,
   isGone,
   isList,
@@ -68,6 +69,14 @@ export function numberInRange(value: unknown, name: string, min: number, max = I
       name,
       value
     )
+  return checked
+}
+
+/** A number above `low` and below `high`. */
+export function numberBetween(value: unknown, name: string, low: number, high: number): number {
+  const checked = number(value, name)
+  if (checked <= low || checked >= high)
+    throw wrongValue(`a number above ${low} and below ${high}`, name, value)
   return checked
 }
 
@@ -153,6 +162,18 @@ export function newArrayToFill<T>(Type: ArrayType<T>, length: number, name: stri
     name,
     () => bytes
   )
+}
+
+/** A copy in shared memory, which asynchronous native work uses in place instead of copying it at each call. */
+export function newSharedCopy(array: Float32Array, name: string): Float32Array<SharedArrayBuffer> {
+  const bytes = lengthOf(array) * Float32Array.BYTES_PER_ELEMENT
+  const copy = withMemory(
+    () => new Float32Array(new SharedArrayBuffer(bytes)),
+    name,
+    () => bytes
+  )
+  copyInto(copy, array)
+  return copy
 }
 
 function withMemory<T>(allocate: () => T, name: string, bytes: () => number): T {

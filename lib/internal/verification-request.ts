@@ -12,7 +12,7 @@ import {
   type LabelArray,
   labels,
   newArray,
-  number,
+  numberBetween,
   numberInRange,
   options,
   positiveNumber,
@@ -69,7 +69,7 @@ const scoreOptions = [
 const usualRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 const histogramBins = 128
 const usualFolds = 10
-const mostRows = 2 ** 31 - 1
+export const mostRows = 2 ** 31 - 1
 
 /** @param asynchronous whether there may be a signal, and a promise is wanted */
 export function requestOfPairs(
@@ -119,19 +119,15 @@ export function nativeRequest(
 /** Checks the options that all kinds of verification share. */
 function judgementOf(known: Partial<ScoreOptions>) {
   const { pTarget = 0.01, cMiss = 1, cFalseAlarm = 1 } = known
-  if (number(pTarget, 'pTarget') <= 0 || pTarget >= 1)
-    throw wrongValue('a number above 0 and below 1', 'pTarget', pTarget)
-  const limits = ratesOf(known.falseAcceptRates)
-  const order = [...limits.keys()].sort((a, b) => (limits[a] as number) - (limits[b] as number))
+  const { limits, order } = ascendingRates(known.falseAcceptRates, 'falseAcceptRates', usualRates)
   return {
     signal: checkSignal(known.signal),
     ...execution({ threads: known.threads, instructionSet: known.instructionSet, device: 'cpu' }),
-    pTarget,
+    pTarget: numberBetween(pTarget, 'pTarget', 0, 1),
     cMiss: positiveNumber(cMiss, 'cMiss'),
     cFalseAlarm: positiveNumber(cFalseAlarm, 'cFalseAlarm'),
-    /** The places in `falseAcceptRates` of the limits, which ascend. */
     order,
-    limits: Float64Array.from(order, (i) => limits[i] as number),
+    limits,
     trueAcceptRates: new Float64Array(limits.length),
     falseAcceptRates: new Float64Array(limits.length),
     thresholds: new Float64Array(limits.length),
@@ -186,7 +182,7 @@ function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<Ve
 }
 
 /** The index of the first −1, or −1. */
-function indexOfIgnored(checked: Int32Array, count: number): number {
+export function indexOfIgnored(checked: Int32Array, count: number): number {
   for (let i = 0; i < count; i++) if (checked[i] === -1) return i
   return -1
 }
@@ -263,13 +259,22 @@ function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
   return pairs
 }
 
-function ratesOf(given: unknown): Float64Array {
-  if (given === undefined) return Float64Array.from(usualRates)
-  if (!isArray(given)) throw wrongType('an array of numbers from 0 to 1', 'falseAcceptRates', given)
+/**
+ * Rates from 0 to 1 in ascending order, and the place of each in what was given.
+ * @param usual for undefined
+ */
+export function ascendingRates(given: unknown, name: string, usual: readonly number[]) {
+  const rates = given === undefined ? usual : ratesOf(given, name)
+  const order = [...rates.keys()].sort((a, b) => (rates[a] as number) - (rates[b] as number))
+  return { limits: Float64Array.from(order, (i) => rates[i] as number), order }
+}
+
+function ratesOf(given: unknown, name: string): number[] {
+  if (!isArray(given)) throw wrongType('an array of numbers from 0 to 1', name, given)
   if (typeOf(given) !== undefined && isGone(given as never))
-    throw wrongValue('an array that has its memory', 'falseAcceptRates', given)
+    throw wrongValue('an array that has its memory', name, given)
   const rates: number[] = []
-  const count = integerInRange(countOf(given), 'falseAcceptRates.length', 0)
-  for (let i = 0; i < count; i++) rates.push(numberInRange(given[i], `falseAcceptRates[${i}]`, 0, 1))
-  return Float64Array.from(rates)
+  const count = integerInRange(countOf(given), `${name}.length`, 0)
+  for (let i = 0; i < count; i++) rates.push(numberInRange(given[i], `${name}[${i}]`, 0, 1))
+  return rates
 }

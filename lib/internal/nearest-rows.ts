@@ -1,0 +1,195 @@
+// Finds each probe's nearest rows of a gallery, best first, with topK over blocks of probes. Memory is bounded by a block's
+// lists; no matrix of all scores exists.
+//
+// Among equal scores the rows of other classes than the probe's come first, so that a tie never helps: embeddings that have
+// collapsed into one point identify nobody. topK breaks ties by row. So it is asked for one row more than wanted, and where
+// equal scores go beyond its list and the list can't say which rows are first among them, for a longer list.
+//
+// The search is a generator that yields calls of topK and takes their results: one algorithm, synchronous or not.
+import { notFinite, wrongValue } from '../errors'
+import type { ExecutionOptions } from '../execution'
+import { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from '../topk'
+import { throwIfAborted } from './abort'
+
+/** A call of topK; undefined lets the event loop of asynchronous work turn. */
+type Call = { batch: TopKBatch; options: TopKOptions } | undefined
+export type Searching<Result> = Generator<Call, Result, TopKResult | undefined>
+
+export interface Search {
+  /** [N,D] */
+  gallery: Float32Array
+  /** The class of each of its rows [N]. */
+  galleryClasses: Int32Array
+  /** [M,D] */
+  probes: Float32Array
+  /** The class of each probe [M], −1 for one that the gallery doesn't have. */
+  probeClasses: Int32Array
+  dim: number
+  /** Whether the probes are the gallery's rows, each of which is compared with all the others. */
+  leaveOneOut: boolean
+  /** The number of rows wanted for each probe [M], at most those that it is compared with. */
+  lengths: Int32Array
+  execution: Pick<ExecutionOptions, 'threads' | 'instructionSet'>
+}
+
+/** Takes a probe's nearest rows, as many as were wanted. The arrays hold them until it returns. */
+export type Visit = (probe: number, rows: Int32Array, scores: Float32Array) => void
+
+/** Of a block of probes: multiply-adds, after which a signal is heeded, and bytes of its lists. */
+const blockProducts = 2 ** 36
+const blockBytes = 2 ** 25
+const leastBlock = 64
+
+/** Calls `visit` for every probe, in an order that depends on the sizes alone. */
+export function* nearestRows(search: Search, visit: Visit): Searching<void> {
+  const { gallery, dim, leaveOneOut, execution, galleryClasses } = search
+  const rows = galleryClasses.length
+  for (const [length, group] of byLength(search.lengths)) {
+    let asked = length
+    let waiting = group
+    while (waiting.length > 0) {
+      const k = Math.min(rows, asked + (leaveOneOut ? 2 : 1))
+      const most = Math.min(blockProducts / (rows * dim), blockBytes / (k * 8))
+      const block = Math.max(leastBlock, Math.floor(most))
+      const open: number[] = []
+      const list = new CandidateList(search, k)
+      for (let first = 0; first < waiting.length; first += block) {
+        const probes = waiting.slice(first, first + block)
+        const batch = { input: rowsAt(search, probes), weight: gallery, dim }
+        const found = yield { batch, options: { k, ...execution, device: 'cpu' } }
+        for (const [i, probe] of probes.entries())
+          if (list.take(found as TopKResult, i, probe)) visit(probe, list.rows, list.scores)
+          else open.push(probe)
+      }
+      waiting = open
+      asked *= 4
+    }
+  }
+}
+
+/** Groups of probes whose lists are of similar length, and the longest of each: powers of two, the shortest lists exactly. */
+function byLength(lengths: Int32Array): [number, number[]][] {
+  const shortest = lengths.reduce((least, length) => Math.min(least, length), lengths[0] as number)
+  const groups = new Map<number, number[]>()
+  for (const [probe, length] of lengths.entries()) {
+    const asked = length === shortest ? length : 2 ** Math.ceil(Math.log2(length))
+    const group = groups.get(asked)
+    if (group) group.push(probe)
+    else groups.set(asked, [probe])
+  }
+  return [...groups].sort(([a], [b]) => a - b)
+}
+
+function rowsAt({ probes, dim }: Search, places: number[]): Float32Array {
+  const rows = new Float32Array(places.length * dim)
+  for (const [i, place] of places.entries())
+    rows.set(probes.subarray(place * dim, (place + 1) * dim), i * dim)
+  return rows
+}
+
+/** A probe's list of topK, without the probe itself, and with the ties in our order. */
+class CandidateList {
+  rows: Int32Array = new Int32Array(0)
+  scores: Float32Array = new Float32Array(0)
+  readonly #rows: Int32Array
+  readonly #scores: Float32Array
+  readonly #mates: Int32Array
+
+  constructor(
+    readonly search: Search,
+    readonly k: number
+  ) {
+    this.#rows = new Int32Array(k)
+    this.#scores = new Float32Array(k)
+    this.#mates = new Int32Array(k)
+  }
+
+  /** Reads row i of topK's result. Whether it says which rows are the probe's nearest. */
+  take(found: TopKResult, i: number, probe: number): boolean {
+    const { galleryClasses, probeClasses, leaveOneOut, lengths } = this.search
+    const [wanted, probeClass] = [lengths[probe] as number, probeClasses[probe] as number]
+    let count = 0
+    for (let j = i * this.k; j < (i + 1) * this.k; j++) {
+      const row = found.indices[j] as number
+      if (leaveOneOut && row === probe) continue
+      this.#rows[count] = row
+      this.#scores[count++] = found.scores[j] as number
+    }
+    const isMate = (j: number) => galleryClasses[this.#rows[j] as number] === probeClass
+    for (let first = 0; first < wanted; ) {
+      let end = first + 1
+      while (end < count && this.#scores[end] === this.#scores[first]) end++
+      if (end - first > 1 && probeClass >= 0) {
+        const others = this.#othersFirst(first, end, isMate)
+        // Rows behind the list may have the same score: others than mates, which would come first.
+        if (end === count && count < galleryClasses.length - Number(leaveOneOut) && others < wanted - first)
+          return false
+      }
+      first = end
+    }
+    this.rows = this.#rows.subarray(0, wanted)
+    this.scores = this.#scores.subarray(0, wanted)
+    return true
+  }
+
+  /** Moves the mates of a run of equal scores behind its other rows; returns how many those are. */
+  #othersFirst(first: number, end: number, isMate: (j: number) => boolean): number {
+    let [others, mates] = [0, 0]
+    for (let j = first; j < end; j++) {
+      const row = this.#rows[j] as number
+      if (isMate(j)) this.#mates[mates++] = row
+      else this.#rows[first + others++] = row
+    }
+    this.#rows.set(this.#mates.subarray(0, mates), first + others)
+    return others
+  }
+}
+
+/** Carries a search out before it returns. */
+export function searchNow<Result>(searching: Searching<Result>): Result {
+  let step = searching.next()
+  while (!step.done) step = searching.next(step.value && topKSync(step.value.batch, step.value.options))
+  return step.value
+}
+
+/** Carries a search out on other threads. A signal ends it after the block that runs. */
+export async function searchAside<Result>(
+  searching: Searching<Result>,
+  signal: AbortSignal | undefined
+): Promise<Result> {
+  throwIfAborted(signal)
+  let step = searching.next()
+  while (!step.done) {
+    const call = step.value
+    const found = await (call ? topK(call.batch, call.options) : new Promise<undefined>(turn))
+    throwIfAborted(signal)
+    step = searching.next(found)
+  }
+  return step.value
+}
+
+const turn = (resolve: (nothing: undefined) => void) => setImmediate(resolve, undefined)
+
+const [smallestNorm, largestNorm] = [1e-30, 1e37] // of native code's cosines: formulas/row.h, core/status.h
+
+/**
+ * Refuses embeddings of which no cosine can be had, and counts the rows that are zeros: those have the score 0.
+ * @throws MarginSoftmaxError `ERR_NOT_FINITE`; RangeError for a row that is too long
+ */
+export function checkedZeroRows(embeddings: Float32Array, dim: number, name: string): number {
+  const rows = embeddings.length / dim
+  let zeroRows = 0
+  for (let row = 0; row < rows; row++) {
+    let squares = 0
+    for (let i = row * dim; i < (row + 1) * dim; i++) {
+      const x = embeddings[i] as number
+      squares += x * x
+    }
+    if (!Number.isFinite(squares)) throw notFinite(name, row)
+    const norm = Math.sqrt(squares)
+    if (norm > largestNorm)
+      throw wrongValue(`a norm of at most ${largestNorm}`, `row ${row} of ${name}`, norm)
+    if (norm < smallestNorm) zeroRows++
+  }
+  return zeroRows
+}
