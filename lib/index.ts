@@ -6,6 +6,7 @@
 export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
+export { Gallery, type GalleryOptions, type SearchOptions, type SearchResult } from './gallery'
 export { MarginHead } from './head'
 export {
   type IdentificationIntervals,

@@ -164,14 +164,19 @@ export function newArrayToFill<T>(Type: ArrayType<T>, length: number, name: stri
   )
 }
 
-/** A copy in shared memory, which asynchronous native work uses in place instead of copying it at each call. */
-export function newSharedCopy(array: Float32Array, name: string): Float32Array<SharedArrayBuffer> {
-  const bytes = lengthOf(array) * Float32Array.BYTES_PER_ELEMENT
-  const copy = withMemory(
+/** An array in shared memory, which asynchronous native work uses in place instead of copying it at each call. */
+export function newSharedArray(length: number, name: string): Float32Array {
+  const bytes = length * Float32Array.BYTES_PER_ELEMENT
+  return withMemory(
     () => new Float32Array(new SharedArrayBuffer(bytes)),
     name,
     () => bytes
   )
+}
+
+/** A copy of an array, as `newSharedArray`. */
+export function newSharedCopy(array: Float32Array, name: string): Float32Array {
+  const copy = newSharedArray(lengthOf(array), name)
   copyInto(copy, array)
   return copy
 }

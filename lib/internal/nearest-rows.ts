@@ -10,26 +10,30 @@ import { notFinite, wrongValue } from '../errors'
 import type { ExecutionOptions } from '../execution'
 import { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from '../topk'
 import { throwIfAborted } from './abort'
+import { newArray } from './check'
 
 /** A call of topK; undefined lets the event loop of asynchronous work turn. */
 type Call = { batch: TopKBatch; options: TopKOptions } | undefined
 export type Searching<Result> = Generator<Call, Result, TopKResult | undefined>
 
-export interface Search {
-  /** [N,D] */
+interface Compared {
+  /** [N,D], in shared memory for asynchronous work, else it would be copied for each block */
   gallery: Float32Array
-  /** The class of each of its rows [N]. */
-  galleryClasses: Int32Array
   /** [M,D] */
   probes: Float32Array
+  dim: number
+  execution: Pick<ExecutionOptions, 'threads' | 'instructionSet'>
+}
+
+export interface Search extends Compared {
+  /** The class of each row of the gallery [N]. */
+  galleryClasses: Int32Array
   /** The class of each probe [M], −1 for one that the gallery doesn't have. */
   probeClasses: Int32Array
-  dim: number
   /** Whether the probes are the gallery's rows, each of which is compared with all the others. */
   leaveOneOut: boolean
   /** The number of rows wanted for each probe [M], at most those that it is compared with. */
   lengths: Int32Array
-  execution: Pick<ExecutionOptions, 'threads' | 'instructionSet'>
 }
 
 /** Takes a probe's nearest rows, as many as were wanted. The arrays hold them until it returns. */
@@ -42,25 +46,19 @@ const leastBlock = 64
 
 /** Calls `visit` for every probe, in an order that depends on the sizes alone. */
 export function* nearestRows(search: Search, visit: Visit): Searching<void> {
-  const { gallery, dim, leaveOneOut, execution, galleryClasses } = search
+  const { leaveOneOut, galleryClasses } = search
   const rows = galleryClasses.length
   for (const [length, group] of byLength(search.lengths)) {
     let asked = length
     let waiting = group
     while (waiting.length > 0) {
       const k = Math.min(rows, asked + (leaveOneOut ? 2 : 1))
-      const most = Math.min(blockProducts / (rows * dim), blockBytes / (k * 8))
-      const block = Math.max(leastBlock, Math.floor(most))
       const open: number[] = []
       const list = new CandidateList(search, k)
-      for (let first = 0; first < waiting.length; first += block) {
-        const probes = waiting.slice(first, first + block)
-        const batch = { input: rowsAt(search, probes), weight: gallery, dim }
-        const found = yield { batch, options: { k, ...execution, device: 'cpu' } }
-        for (const [i, probe] of probes.entries())
-          if (list.take(found as TopKResult, i, probe)) visit(probe, list.rows, list.scores)
-          else open.push(probe)
-      }
+      yield* topKOfBlocks(search, waiting, k, (found, i, probe) => {
+        if (list.take(found, i, probe)) visit(probe, list.rows, list.scores)
+        else open.push(probe)
+      })
       waiting = open
       asked *= 4
     }
@@ -80,7 +78,67 @@ function byLength(lengths: Int32Array): [number, number[]][] {
   return [...groups].sort(([a], [b]) => a - b)
 }
 
-function rowsAt({ probes, dim }: Search, places: number[]): Float32Array {
+/**
+ * The k best rows of some of the probes, by topK for one block of them after the other.
+ * @param places of those probes
+ * @param take is given a result, the row of it, and the probe whose row that is
+ */
+function* topKOfBlocks(
+  compared: Compared,
+  places: readonly number[],
+  k: number,
+  take: (found: TopKResult, i: number, probe: number) => void
+): Searching<void> {
+  const { gallery, dim, execution } = compared
+  const most = Math.min(blockProducts / gallery.length, blockBytes / (k * 8))
+  const block = Math.max(leastBlock, Math.floor(most))
+  for (let first = 0; first < places.length; first += block) {
+    const probes = places.slice(first, first + block)
+    const batch = { input: rowsAt(compared, probes), weight: gallery, dim }
+    const found = yield { batch, options: { k, ...execution, device: 'cpu' } }
+    for (const [i, probe] of probes.entries()) take(found as TopKResult, i, probe)
+  }
+}
+
+/**
+ * Finds each probe's k best identities, best first: an identity has the score of its best row. Equal scores come in the
+ * order of the rows.
+ * @param identities of the gallery's rows [N], each from 0 to count − 1
+ * @returns identities and scores [M,k]; −1 and −Infinity where there are fewer than k
+ */
+export function* nearestIdentities(
+  compared: Compared,
+  { identities, count }: { identities: Int32Array; count: number },
+  k: number
+): Searching<{ found: Int32Array; scores: Float32Array }> {
+  const rows = identities.length
+  const probes = compared.probes.length / compared.dim
+  const found = newArray(Int32Array, probes * k, 'the identities').fill(-1)
+  const scores = newArray(Float32Array, probes * k, 'scores').fill(-Infinity)
+  const wanted = Math.min(k, count)
+  let waiting = wanted > 0 ? Array.from({ length: probes }, (_, i) => i) : []
+  let asked = wanted === 1 ? 1 : wanted * Math.ceil(rows / count)
+  while (waiting.length > 0) {
+    const length = Math.min(rows, asked)
+    const open: number[] = []
+    yield* topKOfBlocks(compared, waiting, length, (list, i, probe) => {
+      const seen = new Set<number>()
+      for (let j = i * length; j < (i + 1) * length && seen.size < wanted; j++) {
+        const identity = identities[list.indices[j] as number] as number
+        if (seen.has(identity)) continue
+        found[probe * k + seen.size] = identity
+        scores[probe * k + seen.size] = list.scores[j] as number
+        seen.add(identity)
+      }
+      if (seen.size < wanted) open.push(probe)
+    })
+    waiting = open
+    asked *= 4
+  }
+  return { found, scores }
+}
+
+function rowsAt({ probes, dim }: Compared, places: readonly number[]): Float32Array {
   const rows = new Float32Array(places.length * dim)
   for (const [i, place] of places.entries())
     rows.set(probes.subarray(place * dim, (place + 1) * dim), i * dim)
@@ -174,9 +232,15 @@ const [smallestNorm, largestNorm] = [1e-30, 1e37] // of native code's cosines: f
 
 /**
  * Refuses embeddings of which no cosine can be had, and counts the rows that are zeros: those have the score 0.
- * @throws MarginSoftmaxError `ERR_NOT_FINITE`; RangeError for a row that is too long
+ * @param zeros whether there may be any
+ * @throws MarginSoftmaxError `ERR_NOT_FINITE`; RangeError for a row that is too long, or zeros
  */
-export function checkedZeroRows(embeddings: Float32Array, dim: number, name: string): number {
+export function checkedZeroRows(
+  embeddings: Float32Array,
+  dim: number,
+  name: string,
+  zeros: 'allowed' | 'refused' = 'allowed'
+): number {
   const rows = embeddings.length / dim
   let zeroRows = 0
   for (let row = 0; row < rows; row++) {
@@ -189,7 +253,10 @@ export function checkedZeroRows(embeddings: Float32Array, dim: number, name: str
     const norm = Math.sqrt(squares)
     if (norm > largestNorm)
       throw wrongValue(`a norm of at most ${largestNorm}`, `row ${row} of ${name}`, norm)
-    if (norm < smallestNorm) zeroRows++
+    if (norm >= smallestNorm) continue
+    if (zeros === 'refused')
+      throw wrongValue(`a norm of at least ${smallestNorm}`, `row ${row} of ${name}`, norm)
+    zeroRows++
   }
   return zeroRows
 }

@@ -14,10 +14,10 @@ export interface FloatTensor {
   fill(offset: number, part: Float32Array): void
 }
 
-/** A tensor of bytes, small enough to be in memory at once. */
+/** A tensor whose bytes are small enough to be in memory at once. */
 export interface ByteTensor {
   shape: [number]
-  dtype: 'U8'
+  dtype: 'U8' | 'I32'
   bytes: Uint8Array
 }
 

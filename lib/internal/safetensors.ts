@@ -5,8 +5,8 @@ import type { FileHandle } from 'node:fs/promises'
 import { brief, parseJson, propertiesOf, shown } from './file-error'
 import { bytesOf, closeRead, openToRead, readAll } from './read-file'
 
-/** Types of the tensors that a head has. */
-export type TensorType = 'F32' | 'BF16' | 'U8'
+/** Types of the tensors that we write. */
+export type TensorType = 'F32' | 'BF16' | 'U8' | 'I32'
 
 /** A tensor's entry in the header; offsets count from where the tensors begin. */
 export interface SafetensorsEntry {
