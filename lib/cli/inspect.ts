@@ -6,6 +6,7 @@ import { type HeadFile, numbersOf, openHead, readClassNames } from '../internal/
 import { type Settings, settingRows, type TypedName } from '../internal/head-options'
 import { fileFormat, indexFormat, isIndex } from '../internal/head-shards'
 import { type Leftover, leftoversOf } from '../internal/leftovers'
+import type { Projection } from '../internal/projection'
 import { elementsOf, SafetensorsFile, type SafetensorsHeader } from '../internal/safetensors'
 import { targetOf } from '../internal/write-file'
 import { explain } from './options'
@@ -137,6 +138,7 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
     printList([
       ['Classes', `${head.classes.toLocaleString('en')} × ${head.dim} dimensions`],
       ...(head.classNames ? [['Names', listed(head.classNames)] as [string, string]] : []),
+      ...(head.projection ? [['Projection', projectionWords(head.projection)] as [string, string]] : []),
       ['Margin', asCode(head.margin)],
       ['Optimizer', asCode(head.optimizer)],
       ['Progress', counted(head.iteration, 'step')],
@@ -173,6 +175,16 @@ function show({ file, format, bytes, tensors, metadata, head, checksums, leftove
   if (leftovers.length) print(`\nLeft by saves that did not end:`)
   for (const leftover of leftovers)
     print(`  ${path.basename(leftover.file)}, ${megabytes(leftover.bytes)}: ${fateOf(leftover)}`)
+}
+
+/** `768 → 300 → 128, batch norm, dropout 0.2` */
+function projectionWords({ from, hidden, to, layers, batchNorm, dropout }: Projection): string {
+  const lengths = layers === 2 ? [from, hidden, to] : [from, to]
+  return [
+    lengths.join(' → '),
+    ...(batchNorm ? ['batch norm'] : []),
+    ...(dropout ? [`dropout ${dropout}`] : []),
+  ].join(', ')
 }
 
 /** Words for settings that are not their defaults; the others are told by their names. */

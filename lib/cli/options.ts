@@ -60,6 +60,11 @@ export function parseNumberAbove(bound: number, max = Number.POSITIVE_INFINITY):
   return parserOf((value) => value > bound && value <= max, range)
 }
 
+/** The upper bound excluded. */
+export function parseNumberFrom(min: number, bound: number): (text: string) => number {
+  return parserOf((value) => value >= min && value < bound, `from ${min} to below ${bound}`)
+}
+
 /** Both bounds excluded. */
 export function parseNumberBetween(min: number, max: number): (text: string) => number {
   return parserOf((value) => value > min && value < max, `above ${min} and below ${max}`)

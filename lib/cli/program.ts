@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander'
 import { addBench } from './bench'
 import { addBuild } from './build'
 import { addDemo } from './demo'
+import { addEmbed } from './embed'
 import { addInfo } from './info'
 import { addInspect } from './inspect'
 import { interrupted, listen } from './interrupt'
@@ -20,7 +21,8 @@ function program(): Command {
     })
     .showHelpAfterError('(--help shows how)')
     .exitOverride()
-  for (const add of [addInfo, addVerify, addTrain, addInspect, addBench, addDemo, addBuild]) add(all)
+  for (const add of [addInfo, addVerify, addTrain, addEmbed, addInspect, addBench, addDemo, addBuild])
+    add(all)
   explain(
     all,
     [

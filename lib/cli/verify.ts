@@ -1,9 +1,11 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
 import { type Command, Option } from 'commander'
 import { type VerificationResult, verification, verificationFromScores } from '../index'
+import { newArray } from '../internal/check'
 import { writeReport } from '../internal/write-file'
 import {
   asMatrix,
+  type FileArray,
   filesNote,
   holdsLabels,
   parseSource,
@@ -13,6 +15,7 @@ import {
 } from './data/files'
 import { asLabels, type ClassLabels } from './data/labels'
 import { addTextOptions, checkTextOptions, type Reading, readingOf, sentenceOf } from './data/options'
+import { embedRows, projectionIn } from './embed'
 import { cleanUp } from './interrupt'
 import { explain, parseInteger, parseNumberAbove, parseNumberBetween } from './options'
 import {
@@ -35,6 +38,7 @@ import { readTrials, type Trials } from './verification/trials'
 interface Options extends TextOptions {
   embeddings?: string
   scores?: string
+  head?: string
   labels?: string
   pairs?: string
   same?: string
@@ -61,6 +65,8 @@ interface Judged {
   warnings: string[]
 }
 
+type Matrix = ReturnType<typeof asMatrix>
+
 /** The false accept rates of the table, and of the report's curve: 1e-6 to 1, 40 a decade. */
 const tableRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 const curveRates = Array.from({ length: 241 }, (_, i) => 10 ** (-6 + i / 40))
@@ -73,6 +79,7 @@ export function addVerify(all: Command): void {
     )
     .option('--embeddings <file>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
     .option('--scores <file>', 'in place of embeddings: a score and an answer a row, higher for the same')
+    .option('--head <file>', 'whose projection makes embeddings of the rows first, as embed does')
     .option('--labels <file>', "each row's class: all pairs are judged (default: the embeddings' own file)")
     .option('--pairs <file>', "two rows (from 0) or names and an answer, first or last; or LFW's pairs.txt")
     .option('--names <file>', 'what --pairs calls each row of the embeddings')
@@ -109,6 +116,7 @@ export function addVerify(all: Command): void {
       'verify --embeddings lfw.npz:features --pairs pairs.csv --json',
       'verify --embeddings vox.npy --names utterances.txt --pairs veri_test.txt',
       'verify --embeddings lfw.npy --same issame.npy   # rows 2p and 2p + 1 are pair p',
+      'verify --embeddings features.npy --labels people.npy --head head.safetensors',
       'verify --scores scores.csv --p-target 0.05',
     ],
     [`Scores are cosines. Every figure is exact: nothing is sampled. Answers are ${answerWords}.`, filesNote]
@@ -139,7 +147,7 @@ async function verify(options: Options): Promise<void> {
       await renderVerificationReport({
         result: table,
         curve: result.operatingPoints.slice(tableRates.length),
-        files: { embeddings, scores, labels, pairs, names, same },
+        files: { embeddings, scores, head: options.head, labels, pairs, names, same },
         rows,
         dim,
         seconds,
@@ -159,7 +167,7 @@ async function verify(options: Options): Promise<void> {
 }
 
 function checkOptions(options: Options): void {
-  const { embeddings, scores, labels, pairs, same, names, answer } = options
+  const { embeddings, scores, head, labels, pairs, same, names, answer } = options
   if ((embeddings === undefined) === (scores === undefined))
     throw new Misuse(
       `Expected either --embeddings or --scores but received ${scores === undefined ? 'neither' : 'both'}`
@@ -168,6 +176,7 @@ function checkOptions(options: Options): void {
     const other = Object.entries({ labels, pairs, names }).find(([, file]) => file !== undefined)
     if (other)
       throw new Misuse(`Expected no --${other[0]} with --scores: answers stand beside them or in --same`)
+    if (head !== undefined) throw new Misuse('Expected no --head with --scores: nothing is embedded')
     checkTextOptions(options, scores, undefined, [same])
     return
   }
@@ -211,14 +220,16 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   for (const early of [list, elsewhere]) early?.catch(() => {}) // told below, unless the embeddings have failed before
   const both = beside ? await readBoth(source, options) : undefined
   const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
-  const matrix = asMatrix(array)
-  const { rows, dim } = matrix
-  progress.update(1, `${rows.toLocaleString('en')} × ${dim}`)
+  const given = asMatrix(array)
+  const { rows } = given
+  progress.update(1, `${rows.toLocaleString('en')} × ${given.dim}`)
   const labelArray = both?.labels ?? (await elsewhere)
   const classLabels = labelArray && asLabels(labelArray)
   const trials = await list
   const read = readingOf(array, labelArray, classLabels)
   progress.stop()
+  const matrix = await projected(given, array, options, progress)
+  const { dim } = matrix
   progress.start('Judging', 1)
   try {
     if (!trials) {
@@ -244,6 +255,22 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   } finally {
     progress.stop()
   }
+}
+
+/** The rows, or what the projection of --head makes of them. */
+async function projected(
+  matrix: Matrix,
+  { from, place }: FileArray,
+  { head: file, threads }: Options,
+  progress: Progress
+): Promise<Matrix> {
+  if (file === undefined) return matrix
+  using head = await projectionIn(file, { threads })
+  const embeddings = newArray(Float32Array, matrix.rows * head.dim, 'the embeddings')
+  await embedRows(head, { ...matrix, from, place }, progress, (part, first) =>
+    embeddings.set(part, first * head.dim)
+  )
+  return { embeddings, rows: matrix.rows, dim: head.dim }
 }
 
 function checkCount(count: number, rows: number, what: string, file: string | undefined): void {

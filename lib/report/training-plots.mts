@@ -84,6 +84,16 @@ export function accuracyCurves(epochs: readonly Epoch[], kept: number): Promise<
   })
 }
 
+/** Of classes that were kept back. */
+export function errorRateCurve(epochs: readonly Epoch[], kept: number): Promise<string> {
+  const points = pointsOf(epochs, { validation: ({ verification }) => verification?.equalErrorRate })
+  return curves('Equal error rate of other classes at each epoch', points, kept, {
+    title: 'equal error rate',
+    scale: { zero: true, nice: true },
+    axis: { format: '~%', tickCount: 5 },
+  })
+}
+
 export function rateCurve(epochs: readonly Epoch[], kept: number): Promise<string> {
   return curves(
     "Learning rate at each epoch's end",

@@ -23,7 +23,7 @@ export async function renderTrainingReport(report: TrainingReport): Promise<stri
   const { epochs, best, rows, files } = report
   const plots = await import('./training-plots.mjs')
   const kept = epochs.indexOf(best) + 1
-  const { validation } = best
+  const { validation, verification } = best
   const panel = (title: string, svg: string) => `<figure class="panel"><h3>${title}</h3>${svg}</figure>`
   const hasRates = epochs.some(({ learningRate }) => learningRate !== undefined)
   const early = epochs.length < report.asked ? `, of ${report.asked}: the last ones were no better` : ''
@@ -46,20 +46,34 @@ export async function renderTrainingReport(report: TrainingReport): Promise<stri
           [validation.loss.toFixed(4), 'validation loss', 'in nats'],
         ] as [string, string, string][])
       : []),
+    ...(verification
+      ? ([
+          [
+            percent(verification.equalErrorRate),
+            'equal error rate',
+            `of other classes, ${counted(rows.validation, 'row')}`,
+          ],
+        ] as [string, string, string][])
+      : []),
     [percent(best.accuracy), 'accuracy in training', 'mean of its steps'],
     [best.loss.toFixed(4), 'loss in training', 'in nats'],
-    [`${kept} of ${epochs.length}`, 'the epoch that was kept', validation ? 'by its validation' : 'the last'],
+    [
+      `${kept} of ${epochs.length}`,
+      'the epoch that was kept',
+      validation || verification ? 'by its validation' : 'the last',
+    ],
   ])}
 </section>
 
 <section>
   <h2>Curves</h2>
   <p class="keys">${key(plots.curveColours.training, 'rows trained on')} ${
-    validation ? key(plots.curveColours.validation, 'rows kept back') : ''
+    validation || verification ? key(plots.curveColours.validation, 'rows kept back') : ''
   }</p>
   <div class="grid two">
     ${panel('Loss', await plots.lossCurves(epochs, kept))}
     ${panel('Accuracy', await plots.accuracyCurves(epochs, kept))}
+    ${verification ? panel('Equal error rate of other classes', await plots.errorRateCurve(epochs, kept)) : ''}
     ${hasRates ? panel('Learning rate', await plots.rateCurve(epochs, kept)) : ''}
   </div>
   <p class="caption">The dashed line is the epoch that was kept. Figures of the rows that are trained on are means of the epoch's

@@ -112,9 +112,9 @@ test('rows that nothing can be learnt from are refused', () =>
         /each class keeps a row to be trained on, and 600 of 600 classes have no other/,
       ],
       [
-        [...once, '--validation-classes', '0.2'],
+        [...once, '--validation-classes', '2'],
         2,
-        /no --validation-classes but received 0\.2: the embeddings are given/,
+        /--project with --validation-classes 2: without it the embeddings are given/,
       ],
     ])
   }))

@@ -47,6 +47,16 @@ export function parseNpyHeader(file: Uint8Array): NpyHeader {
   return { kind, shape: sizes, start, bytes, isText, columnsFirst, bigEndian: byteOrder === '>' }
 }
 
+/** The header of an array of float32. */
+export function npyHeader(shape: number[]): Uint8Array {
+  const text = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(', ')}${shape.length === 1 ? ',' : ''}), }`
+  const [before, alignment] = [10, 64] // bytes: magic number, version, length; where NumPy lets elements begin
+  const length = Math.ceil((before + text.length + 1) / alignment) * alignment - before
+  const header = Buffer.from(`\x93NUMPY\x01\x00  ${text.padEnd(length - 1)}\n`, 'latin1')
+  header.writeUInt16LE(length, 8)
+  return header
+}
+
 /** Counts the bytes of the elements in a file; the number is inexact where no file could hold so many. */
 export function bytesOfElements({ shape, bytes }: Pick<ArrayLayout, 'shape' | 'bytes'>): number {
   return elementsOf(shape) * bytes

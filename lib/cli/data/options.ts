@@ -5,17 +5,27 @@ import { type FileArray, isText, parseSource, type TextOptions } from './files'
 import type { ClassLabels } from './labels'
 
 export function addTextOptions(command: Command): Command {
-  return command
-    .option(
-      '--columns <list>',
-      'of a text file that hold embeddings: names of its header or, where it has none, numbers from 1, such as f0:f127'
-    )
-    .option('--label-column <name>', 'of a text file that holds labels: a name or number as above')
-    .option(
-      '--encoding <name>',
-      'of text files: utf-8, windows-1252, utf-16le, gbk, … (default: utf-8)',
-      encoding
-    )
+  addColumns(command)
+  command.option('--label-column <name>', 'of a text file that holds labels: a name or number as above')
+  return addEncoding(command)
+}
+
+/** As `addTextOptions`, of a command that reads no labels. */
+export const addColumnOptions = (command: Command) => addEncoding(addColumns(command))
+
+function addColumns(command: Command): Command {
+  return command.option(
+    '--columns <list>',
+    'of a text file that hold embeddings: names of its header or, where it has none, numbers from 1, such as f0:f127'
+  )
+}
+
+function addEncoding(command: Command): Command {
+  return command.option(
+    '--encoding <name>',
+    'of text files: utf-8, windows-1252, utf-16le, gbk, … (default: utf-8)',
+    encoding
+  )
 }
 
 function encoding(name: string): string {

@@ -8,7 +8,7 @@ import { appendText, replaceText, writeReport } from '../../internal/write-file'
 import { filesNote, type TextOptions } from '../data/files'
 import { addTextOptions, type Reading } from '../data/options'
 import { cleanUp, finishStepFirst, interrupted } from '../interrupt'
-import { addWithAliases, explain, parseInteger, parseNumber } from '../options'
+import { addWithAliases, explain, parseInteger } from '../options'
 import { checkTarget, complain, Failure, Misuse, needPackages } from '../terminal'
 import { balanced, balancedWeights, readWeights } from './class-weights'
 import { checkData, checkPresent, type ReadData, readData } from './data'
@@ -17,6 +17,7 @@ import { checkTogether, optionsOf, type SettingOptions, settingOptions, settings
 import { checkValidation, type Plan, planOf } from './plan'
 import { logLine, showResult, TrainingProgress } from './show'
 import { Training } from './training'
+import { keepClassesBack } from './unseen'
 
 interface Options extends SettingOptions, TextOptions {
   embeddings?: string
@@ -30,7 +31,6 @@ interface Options extends SettingOptions, TextOptions {
   restart?: boolean
   log?: string
   report?: string
-  validationClasses?: number
   device?: string
   threads?: number
   json?: boolean
@@ -60,7 +60,6 @@ export function addTrain(all: Command): void {
       '--class-weights <file>',
       'how much each class counts in the loss: a file, or balanced, by its rows'
     )
-    .addOption(new Option('--validation-classes <share>').argParser(parseNumber(0, 1)).hideHelp())
     .option('--checkpoint-steps <number>', 'between checkpoints, besides one an epoch', parseInteger(1), 1000)
     .option('--resume', 'go on with the training of --out; its files and settings are known')
     .option('--restart', 'begin anew, though an interrupted training is there')
@@ -76,6 +75,7 @@ export function addTrain(all: Command): void {
       'train --embeddings faces.npy --labels people.npy --out head.safetensors',
       'train --embeddings faces.csv --loss cosface --margin 0.2 --epochs 50 --out head.safetensors',
       'train --out head.safetensors --resume --epochs 80',
+      'train --embeddings features.npy --labels people.npy --project 128 --batch-norm --validation-classes 50 --out head.safetensors',
       'train --embeddings many.npz --loss combined --sample-rate 0.1 --precision bfloat16 --out head.safetensors',
     ],
     [
@@ -110,7 +110,8 @@ async function train(typed: Options, command: Command): Promise<void> {
     throw new Failure(
       `Expected no interrupted training but ${files.checkpoint} is there: go on with --resume, or begin anew with --restart`
     )
-  const read = await readFiles(options, saved)
+  const all = await readFiles(options, saved)
+  const read = keepClassesBack(all, options.validationClasses, options.seed)
   const settings = settingsOf(options, read.data.dim, read.classes)
   const plan = planOf(settings, read.data)
   checkValidation(plan, given.validation)
@@ -129,10 +130,9 @@ function checkUse(options: Options): void {
     throw new Misuse(
       'Expected --resume, which goes on, or --from, which begins with the weights of a head, but received both'
     )
-  // docs/command-line.md, "What a validation can say"
-  if (options.validationClasses !== undefined)
+  if (options.from !== undefined && options.project !== undefined)
     throw new Misuse(
-      `Expected no --validation-classes but received ${options.validationClasses}: the embeddings are given and stay as they are, so classes that are not trained on judge them alone, with one figure for every epoch, which verify gives`
+      'Expected --from, whose class weights stand among the embeddings of its data, or --project, which makes others, but received both'
     )
 }
 
@@ -150,7 +150,9 @@ async function readFiles(options: Options, saved: Log | undefined): Promise<Read
   await checkPresent({ embeddings, labels })
   const files = filesOf(options.out)
   // Labels keep the numbers that a head knows them by.
-  const head = options.from ?? (saved && (saved.finished ? files.head : files.checkpoint))
+  const kept = saved && (saved.finished ? files.head : files.checkpoint)
+  // A head below which classes were kept back does not know these.
+  const head = options.from ?? (options.validationClasses ? undefined : kept)
   const classes = options.classes ?? saved?.classesGiven
   const names = head === undefined ? undefined : await classNamesOf(head)
   if (names && classes !== undefined && classes !== names.length)
@@ -220,6 +222,10 @@ async function firstWeights(
       throw new Failure(
         `Expected a head of ${settings.head[name]} for ${name}, as the data have, in ${from} but received ${head[name]}`
       )
+  if (head.projection)
+    throw new Failure(
+      `Expected a head without a projection in ${from} but it has one, which cannot be begun from`
+    )
   if (head.bias())
     throw new Failure(`Expected a head without a bias in ${from} but it has one, which cannot be begun from`)
   return head.weights()

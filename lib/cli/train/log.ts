@@ -44,6 +44,8 @@ export interface Epoch {
   /** The rate of the epoch's last step; files of older versions lack it. */
   learningRate?: number
   validation?: { loss: number; accuracy: number }
+  /** Of all pairs of the rows of classes that were kept back. */
+  verification?: { equalErrorRate: number; areaUnderCurve: number }
 }
 
 /** Written before a checkpoint, it says of both the last one and of this what belongs to it. */
@@ -106,20 +108,26 @@ function checkLog(content: unknown): Log {
     const entries = log[part]
     if (!Array.isArray(entries)) throw new Error(`its ${part} are ${shown(entries)}, not an array`)
     entries.forEach((entry, i) => {
-      const { iteration, loss, accuracy, learningRate, validation } = propertiesOf(entry, `${part}[${i}]`)
-      integerInRange(iteration, `${part}[${i}].iteration`, 0)
-      checkFigures({ loss, accuracy }, `${part}[${i}]`)
-      if (learningRate !== undefined) number(learningRate, `${part}[${i}].learningRate`)
-      if (validation !== undefined)
-        checkFigures(propertiesOf(validation, `${part}[${i}].validation`), `${part}[${i}].validation`)
+      const where = `${part}[${i}]`
+      const { iteration, loss, accuracy, learningRate, ...judged } = propertiesOf(entry, where)
+      integerInRange(iteration, `${where}.iteration`, 0)
+      checkFigures({ loss, accuracy }, where, ['loss', 'accuracy'])
+      if (learningRate !== undefined) number(learningRate, `${where}.learningRate`)
+      for (const [name, figures] of Object.entries(judgements))
+        if (judged[name] !== undefined)
+          checkFigures(propertiesOf(judged[name], `${where}.${name}`), `${where}.${name}`, figures)
     })
   }
   return log as unknown as Log
 }
 
-function checkFigures({ loss, accuracy }: Record<string, unknown>, where: string): void {
-  number(loss, `${where}.loss`)
-  number(accuracy, `${where}.accuracy`)
+const judgements = {
+  validation: ['loss', 'accuracy'],
+  verification: ['equalErrorRate', 'areaUnderCurve'],
+}
+
+function checkFigures(figures: Record<string, unknown>, where: string, names: string[]): void {
+  for (const name of names) number(figures[name], `${where}.${name}`)
 }
 
 /** A file's name as it goes into the log, and back: a folder that is moved as a whole still finds its files. */

@@ -3,9 +3,11 @@ import { InvalidArgumentError, Option } from 'commander'
 import { precisions } from '../../devices'
 import { adamW, type Optimizer, sgd } from '../../index'
 import { fits, type HeadRow, type Settings, settingRows, type TypedName } from '../../internal/head-options'
-import { parseAnyNumber, parseInteger, parseNumber, parseNumberAbove } from '../options'
+import type { Projection } from '../../internal/projection'
+import { parseAnyNumber, parseInteger, parseNumber, parseNumberAbove, parseNumberFrom } from '../options'
 import { Failure, Misuse } from '../terminal'
 import { type LossOptions, losses } from './losses'
+import { checkProjectionChoice, type ProjectionChoice, projectionOf } from './projected'
 import type { Balance } from './sampler'
 import { type Schedule, scheduleNames } from './schedules'
 import { byPath, complete, type TrainingSettings, trainingDefaults } from './settings'
@@ -13,6 +15,7 @@ import { byPath, complete, type TrainingSettings, trainingDefaults } from './set
 /** As the options give them, before the data say how many classes and dimensions there are. */
 export interface SettingOptions
   extends LossOptions,
+    ProjectionChoice,
     Omit<Schedule, 'learningRate'>,
     Balance,
     Partial<Pick<Settings, TypedName>> {
@@ -113,6 +116,32 @@ export const settingOptions: SettingOption[] = [
     { parse: parseAnyNumber }
   ),
   ...headSettingOptions,
+  setting(
+    '--project <number>',
+    'train a projection of the rows to embeddings of so many numbers, below the head',
+    'head.projection.to',
+    { parse: parseInteger(1) }
+  ),
+  setting(
+    '--project-layers <number>',
+    'of the projection: 2 are linear, GELU, linear',
+    projectionAt('layers'),
+    {
+      parse: parseInteger(1, 2),
+      default: 1,
+    }
+  ),
+  setting(
+    '--project-hidden <number>',
+    'length between two layers (default: that of a row)',
+    projectionAt('hidden'),
+    { parse: parseInteger(1) }
+  ),
+  setting('--batch-norm', 'behind the first layer of the projection', projectionAt('batchNorm')),
+  setting('--dropout <share>', "of the last layer's inputs that a step drops", projectionAt('dropout'), {
+    parse: parseNumberFrom(0, 1),
+    default: 0,
+  }),
   setting('--optimizer <name>', 'of the weights', 'head.optimizer.name', {
     choices: Object.keys(usualRates),
     default: 'sgd',
@@ -187,6 +216,12 @@ export const settingOptions: SettingOption[] = [
     default: trainingDefaults.validation,
     aliases: ['--validation-split', '--val-split'],
   }),
+  setting(
+    '--validation-classes <number>',
+    'kept back with all their rows: their EER judges a projection, in place of --validation',
+    'validationClasses',
+    { parse: parseInteger(0), default: trainingDefaults.validationClasses }
+  ),
   setting('--patience <epochs>', 'without a better validation before it ends; 0: never', 'patience', {
     parse: parseInteger(0),
     default: trainingDefaults.patience,
@@ -200,6 +235,10 @@ export const settingOptions: SettingOption[] = [
     default: 'float32',
   }),
 ]
+
+function projectionAt(name: keyof Projection): string {
+  return `head.projection.${name}`
+}
 
 function ascendingIntegers(text: string): number[] {
   const values = text.split(',').map(Number)
@@ -234,6 +273,7 @@ export function checkTogether(all: SettingOptions, given: Partial<SettingOptions
   for (const { to, of } of belongsTo)
     for (const [name, choice] of Object.entries(of))
       if (all[to] !== choice) refuse(name as keyof SettingOptions, all[to])
+  checkProjectionChoice(all, given)
   if (all.schedule === 'step' && !all.milestones?.length)
     throw new Misuse('Expected --milestones with the step schedule but received none')
   const { classesPerBatch, rowsPerClass } = all
@@ -257,7 +297,7 @@ export function settingsOf(from: SettingOptions, dim: number, classes: number): 
   return {
     head: {
       classes,
-      dim,
+      ...projectionOf(from, dim),
       margin: (losses[loss] as (typeof losses)[string]).make(from),
       optimizer,
       ...Object.fromEntries(typedRows.map(({ name, row }) => [name, from[name] ?? row.default])),
@@ -274,7 +314,8 @@ export function settingsOf(from: SettingOptions, dim: number, classes: number): 
     rateWarmupSteps: from.rateWarmupSteps,
     classesPerBatch,
     rowsPerClass,
-    validation: from.validation,
+    validation: from.validationClasses ? 0 : from.validation,
+    validationClasses: from.validationClasses,
     patience: from.patience,
     seed: from.seed,
   }
@@ -283,6 +324,7 @@ export function settingsOf(from: SettingOptions, dim: number, classes: number): 
 /** The command line's options for these settings. */
 export function optionsOf(settings: TrainingSettings): Partial<SettingOptions> {
   const values = byPath(complete(settings))
+  if (values.get(projectionAt('layers')) === 1) values.delete(projectionAt('hidden')) // nothing is hidden
   return Object.fromEntries(
     settingOptions.flatMap(({ option, at }) => {
       const path = at.find((each) => values.has(each))

@@ -4,7 +4,7 @@ import type { TrainingData } from './data'
 import { balancedEpoch, shuffledEpoch } from './sampler'
 import { learningRateAt } from './schedules'
 import type { TrainingSettings } from './settings'
-import { type Census, censusOf, splitRows } from './split'
+import { type Census, censusOf, splitClasses, splitRows } from './split'
 
 export interface Plan {
   settings: TrainingSettings
@@ -23,7 +23,9 @@ export interface Plan {
 export function planOf(settings: TrainingSettings, { labels }: TrainingData): Plan {
   const { batch, epochs, seed, classesPerBatch, rateWarmupSteps, milestones } = settings
   const census = censusOf(labels, settings.head.classes)
-  const { training: rows, validation } = splitRows(labels, census, settings.validation, seed)
+  const { training: rows, validation } = settings.validationClasses
+    ? splitClasses(labels, settings.head.classes)
+    : splitRows(labels, census, settings.validation, seed)
   const epochSteps = Math.max(1, Math.floor(rows.length / batch))
   const steps = epochSteps * epochs
   if (rateWarmupSteps >= steps)

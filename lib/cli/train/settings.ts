@@ -16,6 +16,8 @@ export interface TrainingSettings extends Schedule, Balance {
   epochs: number
   /** Share of the rows that are kept back. */
   validation: number
+  /** Classes that are kept back with all their rows; 0: none. */
+  validationClasses: number
   /** Epochs without a better validation after which the training ends; 0: never. */
   patience: number
   seed: number
@@ -33,11 +35,19 @@ export const trainingDefaults = {
   classesPerBatch: 0,
   rowsPerClass: 0,
   validation: 0.1,
+  validationClasses: 0,
   patience: 5,
   seed: seedRow.default,
 } as const
 
-const wholeSettings = ['patience', 'seed', 'rateWarmupSteps', 'classesPerBatch', 'rowsPerClass'] as const
+const wholeSettings = [
+  'patience',
+  'seed',
+  'rateWarmupSteps',
+  'classesPerBatch',
+  'rowsPerClass',
+  'validationClasses',
+] as const
 
 /** Settings with the defaults filled in, so that those of a training before an option was there compare with today's. */
 export function complete({ head, ...settings }: TrainingSettings): TrainingSettings {

@@ -21,8 +21,9 @@ export interface Census {
   most: number
 }
 
+/** @param labels from `classes` on are kept back, and do not count */
 export function censusOf(labels: Int32Array, classes: number): Census {
-  const counts = rowsPerClass({ labels, classes })
+  const counts = rowsPerClass({ labels: labels.filter((label) => label < classes), classes })
   let [present, single, fewest, most] = [0, 0, Number.POSITIVE_INFINITY, 0]
   for (const count of counts) {
     if (count === 0) continue
@@ -32,6 +33,13 @@ export function censusOf(labels: Int32Array, classes: number): Census {
     most = Math.max(most, count)
   }
   return { counts, present, single, fewest, most }
+}
+
+/** The rows of the first `classes` classes, and those of classes that are kept back behind them. */
+export function splitClasses(labels: Int32Array, classes: number): Split {
+  const rows = Uint32Array.from(labels.keys())
+  const isTrained = (row: number) => (labels[row] as number) < classes
+  return { training: rows.filter(isTrained), validation: rows.filter((row) => !isTrained(row)) }
 }
 
 /**

@@ -1,7 +1,7 @@
 /** Trains a head on embeddings from files, writes checkpoints, and continues after an interruption. */
 import { existsSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { MarginHead, type MarginHeadOptions, MarginSoftmaxError } from '../../index'
+import { MarginHead, type MarginHeadOptions, MarginSoftmaxError, verification } from '../../index'
 import { removeLeftovers } from '../../internal/leftovers'
 import { targetOf } from '../../internal/write-file'
 import { Failure } from '../terminal'
@@ -36,7 +36,8 @@ export class Training {
     readonly plan: Plan,
     readonly files: Files,
     private readonly data: TrainingData,
-    private readonly log: Log
+    private readonly log: Log,
+    private readonly threads: number | undefined
   ) {}
 
   /** @param first what the head is given besides its settings */
@@ -59,7 +60,7 @@ export class Training {
       finished: false,
     }
     const head = await MarginHead.create({ ...plan.settings.head, ...where, ...first })
-    return new Training(head, plan, files, data, log)
+    return new Training(head, plan, files, data, log, where.threads)
   }
 
   /**
@@ -85,7 +86,7 @@ export class Training {
       )
     const { precision } = settings.head
     const head = await MarginHead.load(log.finished ? files.head : files.checkpoint, { ...where, precision })
-    const training = new Training(head, plan, files, data, next)
+    const training = new Training(head, plan, files, data, next, where.threads)
     if (log.finished && training.#isOver) return training
     next.epochs = log.epochs.filter(({ iteration }) => iteration <= head.iteration)
     if (log.finished) {
@@ -117,13 +118,14 @@ export class Training {
     )
   }
 
-  /** Epochs count as better by their accuracy alone; a loss may fall for ever. */
+  /** Epochs count as better by their accuracy or EER alone; a loss may fall for ever. */
   get #patienceIsOver(): boolean {
     const { patience } = this.plan.settings
     if (!patience || !this.plan.validationRows.length) return false
     let [best, last]: [Epoch | undefined, number] = [undefined, 0]
     this.log.epochs.forEach((epoch, i) => {
-      const stalled = best?.validation?.accuracy && epoch.validation?.accuracy === best.validation.accuracy
+      const first = best && judgementOf(best)?.[0]
+      const stalled = first && judgementOf(epoch)?.[0] === first
       if (best && (stalled || !judgedBetter(epoch, best))) return
       best = epoch
       last = i + 1
@@ -203,7 +205,7 @@ export class Training {
   }
 
   async #endEpoch(sums: Sums): Promise<Epoch> {
-    const validation = this.plan.validationRows.length ? await this.#validate() : undefined
+    const judged = this.plan.validationRows.length ? await this.#judge() : undefined
     const { iteration, loss, accuracy } = sums
     const steps = this.plan.epochSteps
     const epoch = {
@@ -211,11 +213,28 @@ export class Training {
       loss: loss / steps,
       accuracy: accuracy / steps,
       learningRate: this.plan.learningRateAt(iteration - 1),
-      ...(validation && { validation }),
+      ...judged,
     }
     this.log.epochs.push(epoch)
     if (this.best === epoch) await this.head.save(this.files.head)
     return epoch
+  }
+
+  async #judge(): Promise<Pick<Epoch, 'validation' | 'verification'>> {
+    return this.plan.settings.validationClasses
+      ? { verification: await this.#verify() }
+      : { validation: await this.#validate() }
+  }
+
+  /** Of the classes that were kept back. */
+  async #verify(): Promise<Epoch['verification']> {
+    const { embeddings, labels } = this.#rows(this.plan.validationRows)
+    const { dim } = this.head
+    const { equalErrorRate, areaUnderCurve } = await verification(await this.head.embed(embeddings), labels, {
+      dim,
+      threads: this.threads,
+    })
+    return { equalErrorRate, areaUnderCurve }
   }
 
   async #validate(): Promise<{ loss: number; accuracy: number }> {
@@ -253,9 +272,15 @@ export class Training {
   }
 }
 
-/** By the accuracy; among equals, the loss tells which head has learnt more. */
-function judgedBetter({ validation }: Epoch, { validation: than }: Epoch): boolean {
-  if (!validation || !than) return than === undefined
-  if (validation.accuracy !== than.accuracy) return validation.accuracy > than.accuracy
-  return validation.loss < than.loss
+/** Figures that are higher for a better epoch; the second one decides among equals of the first. */
+function judgementOf({ validation, verification }: Epoch): [number, number] | undefined {
+  if (verification) return [-verification.equalErrorRate, verification.areaUnderCurve]
+  return validation && [validation.accuracy, -validation.loss]
+}
+
+/** Among equals, the loss, or the area, tells which head has learnt more. */
+function judgedBetter(epoch: Epoch, than: Epoch): boolean {
+  const [judged, before] = [judgementOf(epoch), judgementOf(than)]
+  if (!judged || !before) return before === undefined
+  return judged[0] !== before[0] ? judged[0] > before[0] : judged[1] > before[1]
 }
