@@ -101,14 +101,15 @@ export const failures: Record<string, (group: ProcessGroup, odd: boolean) => Pro
     throw new Error('as expected')
   },
   async memoryOfHead(group, odd) {
-    if (odd) limitMemory(30e6)
-    await MarginHead.create({ ...training, group, classes: 3e5, dim: 128 })
+    if (odd) limitMemory(100e6)
+    await MarginHead.create({ ...training, group, classes: 9e5, dim: 128 })
   },
   async memoryOfStep(group, odd) {
     const head = await MarginHead.create({ ...training, group })
-    const input = new Float32Array(400_000 * training.dim).fill(1)
-    const labels = new Int32Array(400_000)
-    if (odd) limitMemory(30e6)
+    const rows = 1_600_000
+    const input = new Float32Array(rows * training.dim).fill(1)
+    const labels = new Int32Array(rows)
+    if (odd) limitMemory(100e6)
     await head.evaluate(input, labels)
   },
   // In the middle of saves that follow one another; the last whole checkpoint stays.

@@ -137,7 +137,7 @@ if (mpi.missing) {
     [
       'memoryOfHead',
       'no memory for its share',
-      /rank 1 failed: Expected 51200000 bytes of memory/,
+      /rank 1 failed: Expected 153600000 bytes of memory/,
       /ERR_OUT_OF_MEMORY/,
     ],
     [
