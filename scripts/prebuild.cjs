@@ -60,6 +60,7 @@ function compile(machine) {
   const definitions = {
     MARGIN_SOFTMAX_CUDA: tools ? 'off' : cuda,
     MARGIN_SOFTMAX_CUDA_ARCHITECTURES: 'release',
+    MARGIN_SOFTMAX_TEST_KERNELS: 'OFF',
     MARGIN_SOFTMAX_GLIBC_FLOOR: glibc && machine.startsWith('linux') ? 'ON' : 'OFF',
     ...(tools && { ...tools.definitions, CMAKE_CXX_COMPILER: tools.compiler }),
   }

@@ -110,7 +110,7 @@ async function main() {
     for (let file = queue.shift(); file; file = queue.shift())
       await timed(
         file,
-        ['--import', 'tsx', path.join('test', 'suites', file)],
+        ['--require', 'tsx/cjs', path.join('test', 'suites', file)],
         ({ code, signal, output }) => {
           const total = figure(output, 'Total')
           passed += figure(output, 'Passed')

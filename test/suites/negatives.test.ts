@@ -116,13 +116,15 @@ for (const margin of transforming)
   })
 
 for (const margin of oneOfEach) {
-  test(`tiles that are kept and tiles computed again give the same bits: ${margin.title}`, () => {
-    const batch = hardBatch(5, 300, 64, 31_000)
-    const [first, ...others] = [2 ** 28, 2 ** 25].map((workspace) => runLoss(margin, batch, { workspace }))
-    for (const other of others)
-      for (const name of outputs)
-        sameBits(other[name] as Float32Array, (first as typeof other)[name] as Float32Array, name)
-  })
+  // A GPU keeps no tiles: `workspace` is the CPU's.
+  if (onCpu)
+    test(`tiles that are kept and tiles computed again give the same bits: ${margin.title}`, () => {
+      const batch = hardBatch(5, 300, 64, 31_000)
+      const [first, ...others] = [2 ** 28, 2 ** 25].map((workspace) => runLoss(margin, batch, { workspace }))
+      for (const other of others)
+        for (const name of outputs)
+          sameBits(other[name] as Float32Array, (first as typeof other)[name] as Float32Array, name)
+    })
 
   test(`nothing is left out, which no bound covers: ${margin.title}`, () => {
     const [rows, dim, classes] = [64, 256, 1500]

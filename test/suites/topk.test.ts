@@ -5,7 +5,16 @@ import { instructionSets, softmaxMargin, topK, topKSync } from '../../lib/index'
 import { marginCase, table } from '../support/margins'
 import { reference, referenceTopK } from '../support/reference'
 import type { Batch } from '../support/support'
-import { makeBatch, pick, random, rejectsLike, sameBits, throwsLike, within } from '../support/support'
+import {
+  makeBatch,
+  pick,
+  random,
+  rejectsLike,
+  sameBits,
+  threadCounts,
+  throwsLike,
+  within,
+} from '../support/support'
 
 const test = suite('topK')
 
@@ -51,7 +60,7 @@ for (const name of ['softmax', 'arcface']) {
         const twin = await topK(batch, { k, margin })
         sameBits(twin.indices, actual.indices, 'indices of the asynchronous twin')
         sameBits(twin.scores, actual.scores, 'scores of the asynchronous twin')
-        for (const threads of [1, 2, 3]) {
+        for (const threads of threadCounts.slice(0, 3)) {
           const again = topKSync(batch, { k, margin, threads })
           sameBits(again.indices, actual.indices, `indices with ${threads} threads`)
           sameBits(again.scores, actual.scores, `scores with ${threads} threads`)
