@@ -4,6 +4,7 @@ import { addBench } from './bench'
 import { addBuild } from './build'
 import { addDemo } from './demo'
 import { addEmbed } from './embed'
+import { addIdentify } from './identify'
 import { addInfo } from './info'
 import { addInspect } from './inspect'
 import { interrupted, listen } from './interrupt'
@@ -21,7 +22,17 @@ function program(): Command {
     })
     .showHelpAfterError('(--help shows how)')
     .exitOverride()
-  for (const add of [addInfo, addVerify, addTrain, addEmbed, addInspect, addBench, addDemo, addBuild])
+  for (const add of [
+    addInfo,
+    addVerify,
+    addIdentify,
+    addTrain,
+    addEmbed,
+    addInspect,
+    addBench,
+    addDemo,
+    addBuild,
+  ])
     add(all)
   explain(
     all,

@@ -73,6 +73,12 @@ th:first-child, td:first-child { padding-left: 0; }
 .numbers th:not(:first-child), .numbers td:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 .numbers td { white-space: nowrap; }
 .narrow { max-width: 32rem; }
+.probes { display: grid; gap: .8rem; margin-top: 1.25rem; }
+.probe { display: flex; gap: .8rem; margin: 0; }
+.probe figure { flex: none; width: 6.5rem; font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+.probe figure:first-child { width: 7.3rem; padding-right: .8rem; border-right: 1px solid var(--line); }
+.probe img { display: block; width: 6.5rem; height: 6.5rem; object-fit: cover; border-radius: 6px; margin-bottom: .3rem; }
+.probe .right b { color: var(--accent); }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .4rem 1.4rem; margin: 1.25rem 0; max-width: 56rem; }
 dt { color: var(--soft); }
 dd { margin: 0; }

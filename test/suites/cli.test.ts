@@ -11,7 +11,7 @@ import { throwsLike } from '../support/support'
 
 const test = suite('command line')
 const { version } = JSON.parse(fs.readFileSync(path.join(__dirname, '..', '..', 'package.json'), 'utf8'))
-const commands = ['info', 'verify', 'train', 'embed', 'inspect', 'bench', 'demo', 'build']
+const commands = ['info', 'verify', 'identify', 'train', 'embed', 'inspect', 'bench', 'demo', 'build']
 
 test('--version and --help', async () => {
   assert.equal(await cli(['--version']), { code: 0, stdout: `${version}\n`, stderr: '' })

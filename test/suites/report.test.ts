@@ -136,6 +136,25 @@ if (!executablePath) {
       }
     }))
 
+  test('identify, with unknown probes and pictures', () =>
+    inFolder(async (folder) => {
+      const dot =
+        'iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=='
+      fs.writeFileSync(path.join(folder, 'dot.png'), Buffer.from(dot, 'base64'))
+      const names = Array.from(labels, (label) => `a-long-name-of-somebody-without-any-space-${label}`)
+      fs.writeFileSync(path.join(folder, 'names.csv'), `label\n${names.join('\n')}\n`)
+      fs.writeFileSync(path.join(folder, 'pictures.csv'), `label\n${'dot.png\n'.repeat(rows)}`)
+      writeNpy(path.join(folder, 'e.npy'), '<f4', [rows, dim], embeddings)
+      const strangers = names.map((name, i) => (i % 3 === 0 ? 'somebody else' : name))
+      fs.writeFileSync(path.join(folder, 'probes.csv'), `label\n${strangers.join('\n')}\n`)
+      const files = ['--gallery', 'e.npy', '--gallery-labels', 'names.csv', '--probes', 'e.npy']
+      const pictured = ['--gallery-pictures', 'pictures.csv', '--replicates', '30']
+      const asked = ['--probe-labels', 'probes.csv', ...pictured, '--report', 'out/identify.html']
+      const ended = await cli(['identify', ...files, ...asked], { cwd: folder })
+      assert.is(ended.code, 0, ended.stderr)
+      await look(path.join(folder, 'out', 'identify.html'), 'identify')
+    }))
+
   test('train, with and without a validation', () =>
     inFolder(async (folder) => {
       writeNpy(path.join(folder, 'e.npy'), '<f4', [rows, dim], embeddings)

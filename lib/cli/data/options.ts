@@ -38,20 +38,22 @@ function encoding(name: string): string {
   }
 }
 
+type Files = string | undefined | (string | undefined)[]
+
 /**
  * Refuses an option that none of the files heeds.
  * @param others that only have an encoding
  */
 export function checkTextOptions(
   options: TextOptions,
-  embeddings: string,
-  labels: string | undefined,
+  embeddings: Files,
+  labels: Files,
   others: (string | undefined)[] = []
 ): void {
   const uses: [string, string | undefined, (string | undefined)[]][] = [
-    ['--columns', options.columns, [embeddings]],
-    ['--label-column', options.labelColumn, [labels]],
-    ['--encoding', options.encoding, [embeddings, labels, ...others]],
+    ['--columns', options.columns, [embeddings].flat()],
+    ['--label-column', options.labelColumn, [labels].flat()],
+    ['--encoding', options.encoding, [embeddings, labels, others].flat()],
   ]
   for (const [flag, value, files] of uses) {
     const dataFiles = files.filter((file) => file !== undefined)
