@@ -88,7 +88,7 @@ export interface Adapter {
    *
    * Factors on the returned loss reach the backbone only: the head has made its step by then.
    *
-   * @param embeddings float32 [B, head.dim]
+   * @param embeddings float32 [B, head.dim]; of a head with a projection features [B, head.projection.from]
    * @param labels classes [B], or the head's ignoreIndex
    * @returns the head's loss, a scalar, before the step
    * @throws TypeError, RangeError
@@ -197,8 +197,9 @@ export function adapter(tf: Tensorflow): Adapter {
       throw wrongType('a function', 'onStep', onStep)
     }
     const values = floats(embeddings, 2, 'embeddings')
-    if (embeddings.shape[1] !== head.dim) {
-      throw wrongValue(`${head.dim} columns`, 'embeddings', embeddings.shape[1])
+    const columns = head.projection?.from ?? head.dim
+    if (embeddings.shape[1] !== columns) {
+      throw wrongValue(`${columns} columns`, 'embeddings', embeddings.shape[1])
     }
     const wanted = taping()
     const step = head.stepSync(values, classes(labels), {

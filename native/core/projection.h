@@ -7,6 +7,7 @@
 // The arithmetic is that of PyTorch's modules of these names, with their constants.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 #include "layout.h"
 #include "optimizer.h"
@@ -65,21 +66,17 @@ struct ProjectionPass {
   int64_t rows = 0;
   const float* features = nullptr;  // [B,from]
   float* embeddings = nullptr;      // [B,to] out
-  // In training batch norm takes the batch's moments, and dropout is drawn from `dropoutKey`; otherwise the
-  // running moments, and no dropout.
+  void* activations = nullptr;      // what lies between, `activationBytes` of it
+  Execution execution;              // of the CPU
+
+  // In training batch norm takes the batch's moments, and dropout is drawn from `dropoutKey`. In
+  // evaluation there are the running moments, and no dropout.
   bool training = false;
   uint64_t dropoutKey = 0;
-  void* activations = nullptr;  // what forward keeps for backward, `activationBytes` of it
-
-  // backward
-  float* gradEmbeddings = nullptr;      // [B,to] in; overwritten
-  float* gradInput = nullptr;           // [B,from] out, or null: not wanted
-  ProjectionArrays<float> gradients{};  // out, without running ones
-  Execution execution;                  // of the CPU
+  ProjectionArrays<float> gradients{};  // of the parameters, for backward; without running ones
 };
 
-// The update of all trained numbers, and of the running moments by those of the batch that
-// `pass` has seen.
+// The update of all trained numbers, and of the running moments by those of the batch.
 struct ProjectionUpdate {
   Optimizer optimizer;
   int64_t step = 1;
@@ -90,19 +87,26 @@ struct ProjectionUpdate {
   double factor = 1;  // of the gradients
 };
 
+// What a training pass leaves behind: its way back. It has taken all memory that this needs, so that
+// nothing fails once the class weights are updated.
+class ProjectionTape {
+ public:
+  virtual ~ProjectionTape() = default;
+  // gradEmbeddings [B,to] is overwritten; gradInput [B,from], or null: not wanted.
+  virtual Status backward(float* gradEmbeddings, float* gradInput) = 0;
+  virtual Status update(const ProjectionUpdate& update) = 0;
+};
+
 // The table through which a head reaches its projection, as executor.h's for all else. So far the CPU
 // alone computes one, for heads of every device.
 struct ProjectionExecutor {
-  // Bytes that forward keeps for backward, or needs for itself, in a pass of so many rows.
   int64_t (*activationBytes)(const ProjectionShape& shape, int64_t rows, bool training);
-  // In training it fails where a row of features is not finite, or too large for single precision.
+  // In evaluation.
   Status (*forward)(const ProjectionPass& pass);
-  // After forward in training.
-  Status (*backward)(const ProjectionPass& pass);
+  // In training. It fails where a row of features is not finite, or too large for single precision.
+  Status (*train)(const ProjectionPass& pass, std::unique_ptr<ProjectionTape>& tape);
   // ‖values‖², with the same bits for any number of threads.
   double (*squares)(const float* values, int64_t count, const Execution& execution);
-  // After forward in training: also moves the running moments towards the batch's.
-  Status (*update)(const ProjectionPass& pass, const ProjectionUpdate& update);
 };
 extern const ProjectionExecutor cpuProjection;
 

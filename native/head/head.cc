@@ -119,7 +119,7 @@ Status Head::computeClipped(Problem& problem, Update& update, double learningRat
 
 // The gradients of the projection and of the features, from that of the embeddings.
 Status Head::projectBack(Problem& problem) {
-  if (Status status = projection_->backward(gradFeatures_); !status) return status;
+  if (Status status = projection_->backward(gradFeatures_, problem.rows, problem.execution); !status) return status;
   problem.statistics->gradientSquares += projection_->gradientSquares();
   problem.statistics->inputGradientSquares = projection_->inputSquares();
   return {};

@@ -69,6 +69,7 @@ Status Projection::adopt(const Projection& from) {
 void Projection::release() {
   for (Memory* memory : {&numbers_, &gradients_, &state_[0], &state_[1]}) memory->release();
   scratch_ = Block();
+  tape_.reset();
 }
 
 int64_t Projection::bytes() const {
@@ -119,13 +120,15 @@ Status Projection::forward(const float* features, int64_t rows, bool training, u
   }
   Layout place(scratch_.as<void>());
   layOut(place);
-  pass_ = passOf(features, rows, execution);
-  pass_.activations = activationsAt;
-  pass_.embeddings = embeddings_;
-  pass_.gradients = arraysIn(gradients_);
-  pass_.training = training;
-  pass_.dropoutKey = key;
-  return cpuProjection.forward(pass_);
+  ProjectionPass pass = passOf(features, rows, execution);
+  pass.activations = activationsAt;
+  pass.embeddings = embeddings_;
+  tape_.reset();
+  if (!training) return cpuProjection.forward(pass);
+  pass.gradients = arraysIn(gradients_);
+  pass.training = true;
+  pass.dropoutKey = key;
+  return cpuProjection.train(pass, tape_);
 }
 
 ProjectionPass Projection::passOf(const float* features, int64_t rows, const Execution& execution) const {
@@ -148,13 +151,11 @@ Status Projection::embed(const float* features, int64_t rows, float* embeddings,
   return cpuProjection.forward(pass);
 }
 
-Status Projection::backward(float* gradInput) {
-  pass_.gradEmbeddings = gradEmbeddings_;
-  pass_.gradInput = gradInput;
-  if (Status status = cpuProjection.backward(pass_); !status) return status;
+Status Projection::backward(float* gradInput, int64_t rows, const Execution& execution) {
+  if (Status status = tape_->backward(gradEmbeddings_, gradInput); !status) return status;
   const int64_t count = gradients_.bytes() / 4;
-  gradientSquares_ = cpuProjection.squares(gradients_.as<float>(), count, pass_.execution);
-  inputSquares_ = gradInput ? cpuProjection.squares(gradInput, pass_.rows * shape_.from, pass_.execution) : 0;
+  gradientSquares_ = cpuProjection.squares(gradients_.as<float>(), count, here(execution));
+  inputSquares_ = gradInput ? cpuProjection.squares(gradInput, rows * shape_.from, here(execution)) : 0;
   if (std::isfinite(gradientSquares_)) return {};
   return {Failure::notFinite, "the gradient of the projection is not finite"};
 }
@@ -168,7 +169,7 @@ Status Projection::update(const Optimizer& optimizer, int64_t step, double facto
   for (int i = 0; i < optimizer.states(); i++) update.state[i] = state_[i].as<float>();
   update.count = gradients_.bytes() / 4;
   update.factor = factor;
-  return cpuProjection.update(pass_, update);
+  return tape_->update(update);
 }
 
 }  // namespace margin_softmax

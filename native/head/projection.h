@@ -45,7 +45,7 @@ class Projection {
   // As forward, to the caller's memory, without training.
   Status embed(const float* features, int64_t rows, float* embeddings, const Execution& execution) const;
   // The gradients of the numbers and, unless gradInput is null, of the features. Not finite ones fail.
-  Status backward(float* gradInput);
+  Status backward(float* gradInput, int64_t rows, const Execution& execution);
   double gradientSquares() const { return gradientSquares_; }
   double inputSquares() const { return inputSquares_; }
   // Spends the gradients times `factor`.
@@ -59,7 +59,7 @@ class Projection {
   const ProjectionShape shape_;
   Memory numbers_, gradients_, state_[2];
   Block scratch_;
-  ProjectionPass pass_;
+  std::unique_ptr<ProjectionTape> tape_;  // of the step that runs
   float *embeddings_ = nullptr, *gradEmbeddings_ = nullptr;
   double gradientSquares_ = 0, inputSquares_ = 0;
 };

@@ -86,6 +86,27 @@ export const scenarios: Record<string, Scenario> = {
         async (head) => [await head.step(input, labels), head.stepSync(input, labels)]
       ),
   },
+  'a head with a projection': {
+    run: () =>
+      withHead(
+        {
+          dim: 24,
+          projection: { from: dim, to: 24, layers: 2, batchNorm: true },
+          optimizer: library.adamW(),
+        },
+        async (head) => {
+          const made = []
+          for (let i = 0; i < 2; i++) {
+            try {
+              made.push(await head.step(input, labels))
+            } finally {
+              assert.ok(!head.disposed, 'the class weights were updated, and the projection was not')
+            }
+          }
+          return [...made, await head.embed(input), head.embedSync(input), head.topKSync(input, 2)]
+        }
+      ),
+  },
   'a head, saved and loaded': {
     run: () =>
       withHead({ classes: 50 }, async (head) => {

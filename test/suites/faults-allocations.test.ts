@@ -15,7 +15,8 @@ const onFirstCalls = ['load', 'first call', 'first asynchronous call']
 const later = [
   ...['marginLossSync', 'marginLoss', 'marginLoss in bfloat16', 'three losses at once'],
   ...['topKSync', 'topK', 'verificationSync', 'verification', 'verification of pairs'],
-  ...['probability functions', 'a head', 'a head that samples', 'a head, saved and loaded', 'devices'],
+  ...['probability functions', 'a head', 'a head that samples', 'a head with a projection'],
+  ...['a head, saved and loaded', 'devices'],
 ]
 /**
  * The addon that is loaded without memory. NVIDIA's runtime, which is part of a binary for GPUs, does not survive that

@@ -1,4 +1,5 @@
 // A projection trained below a head, against the oracle's, PyTorch's formulas in float64.
+import * as tf from '@tensorflow/tfjs'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import {
@@ -12,6 +13,7 @@ import {
   verificationSync,
 } from '../../lib/index'
 import { checkProjection, type Projection } from '../../lib/internal/projection'
+import { adapter } from '../../lib/tfjs'
 import { marginCase } from '../support/margins'
 import { batchOf, OracleProjectedHead, project, tensorsOf, trained } from '../support/projection'
 import {
@@ -25,6 +27,8 @@ import {
   within,
 } from '../support/support'
 import type { OracleOptimizer } from '../support/trainer'
+
+tf.enableProdMode() // no advice to install tfjs-node
 
 const test = suite('projection')
 const file = filesOf(test)
@@ -219,6 +223,17 @@ test('topK takes features, and finds what the embeddings find', async () => {
   const expected = await plain.topK(await head.embed(features), 3)
   assert.equal(await head.topK(features, 3), expected)
   assert.equal(head.topKSync(features, 3), expected)
+})
+
+test("the TensorFlow.js adapter gives the features' gradient", async () => {
+  const projection = { from: 12, to: 6, layers: 2 as const }
+  const [{ head }, { head: other }] = [await trained({ projection }), await trained({ projection })]
+  const { features, labels } = batchOf(53, 30, 12, 20)
+  const { headLoss } = adapter(tf)
+  const loss = (x: tf.Tensor) => headLoss(head, x as tf.Tensor2D, labels)
+  const gradient = tf.grad(loss)(tf.tensor2d(features, [30, 12]))
+  const { gradInput } = await other.step(features, labels)
+  sameBits((await gradient.data()) as Float32Array, gradInput as Float32Array, 'gradient')
 })
 
 test('a step without gradInput does the same', async () => {

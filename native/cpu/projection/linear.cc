@@ -103,8 +103,45 @@ class Linear::Work {
   int64_t stride_ = 0;
 };
 
+namespace {
+
+// Of products whose threads share chunks.
+Plan chunkPlan(const Execution& execution, int64_t rows, int64_t from, int64_t to) {
+  return planOf(rows, from, to, tileClassLimit(execution.precision), sharedRows);
+}
+
+// Of the weights' gradient, whose threads share the tiles: these are small.
+Plan tilePlan(const Execution& execution, int64_t rows, int64_t from, int64_t to) {
+  const int64_t block = execution.precision == Precision::bfloat16 ? 32 : 8;  // about the height of a product's block
+  const int64_t limit = std::min(Plan::floatClasses, roundUp(divideUp(to, 16), block));
+  return planOf(rows, from, to, limit, Plan::maxChunkRows);
+}
+
+}  // namespace
+
+Linear::Linear(const Kernels& kernels, const Execution& execution, int64_t rows, int64_t from, int64_t to, bool trains)
+    : kernels_(kernels),
+      execution_(execution),
+      rows_(rows),
+      from_(from),
+      to_(to),
+      weightWork_(trains ? std::make_unique<Work>(*this, tilePlan(execution, rows, from, to)) : nullptr),
+      inputWork_(trains ? std::make_unique<Work>(*this, chunkPlan(execution, rows, from, to)) : nullptr) {}
+
+Linear::~Linear() = default;
+
+Status Linear::reserve() const {
+  const Status status = placeWeightWork();
+  return status ? inputWork_->place(false, true) : status;
+}
+
+// With a tile's gradient [classes][D to the next multiple of L] of each thread.
+Status Linear::placeWeightWork() const {
+  return weightWork_->place(true, false, weightWork_->plan_.tileClasses * roundUp(from_, kernels_.lanes));
+}
+
 Status Linear::forward(const float* input, const float* weight, const float* bias, float* output) const {
-  Work work(*this, planOf(rows_, from_, to_, tileClassLimit(execution_.precision), sharedRows));
+  Work work(*this, chunkPlan(execution_, rows_, from_, to_));
   if (Status status = work.place(false, false); !status) return status;
   const Plan& plan = work.plan_;
   work.packRows(input);
@@ -118,14 +155,11 @@ Status Linear::forward(const float* input, const float* weight, const float* bia
   return {};
 }
 
-// Threads share the tiles, so these are small.
 Status Linear::weightGradient(const float* input, const float* gradOutput, float* gradWeight) const {
-  const int64_t block = execution_.precision == Precision::bfloat16 ? 32 : 8;  // about the height of a product's block
-  const int64_t limit = std::min(Plan::floatClasses, roundUp(divideUp(to_, 16), block));
-  Work work(*this, planOf(rows_, from_, to_, limit, Plan::maxChunkRows));
+  if (Status status = placeWeightWork(); !status) return status;
+  Work& work = *weightWork_;
   const Plan& plan = work.plan_;
   const int64_t stride = roundUp(from_, kernels_.lanes);
-  if (Status status = work.place(true, false, plan.tileClasses * stride); !status) return status;
   work.packRows(input);
   work.forEach(plan.classTiles, [&](int64_t index, int thread) {
     float* const sum = work.outOf(thread);
@@ -140,9 +174,9 @@ Status Linear::weightGradient(const float* input, const float* gradOutput, float
   return {};
 }
 
-// Threads share the chunks: one thread adds up all tiles of a chunk.
+// One thread adds up all tiles of a chunk.
 Status Linear::inputGradient(const float* weight, const float* gradOutput, float* gradInput) const {
-  Work work(*this, planOf(rows_, from_, to_, tileClassLimit(execution_.precision), sharedRows));
+  Work& work = *inputWork_;
   if (Status status = work.place(false, true); !status) return status;
   const Plan& plan = work.plan_;
   const int lanes = kernels_.lanes;

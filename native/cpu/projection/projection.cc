@@ -46,45 +46,59 @@ Activations layOutActivations(const ProjectionShape& shape, int64_t rows, bool t
   return at;
 }
 
+// Some rows of a batch, or all of it: in training a pass stays until its update.
 class Pass {
  public:
   Pass(const ProjectionPass& pass, const Kernels& kernels)
-      : pass_(pass), shape_(pass.shape), kernels_(kernels), width_(pass.shape.width()) {
+      : pass_(pass),
+        shape_(pass_.shape),
+        kernels_(kernels),
+        width_(shape_.width()),
+        first_(kernels, pass.execution, pass.rows, shape_.from, width_, pass.training),
+        last_(kernels, pass.execution, pass.rows, shape_.hidden, shape_.to, pass.training && shape_.layers == 2) {
     Layout layout(pass.activations);
-    at_ = layOutActivations(shape_, keptRows(), pass.training, layout);
+    at_ = layOutActivations(shape_, pass.rows, pass.training, layout);
   }
 
   Status forward() {
-    if (!pass_.training) {
-      for (int64_t first = 0; first < pass_.rows; first += rowsAtOnce)
-        if (Status status = forward(first, std::min(rowsAtOnce, pass_.rows - first)); !status) return status;
-      return {};
+    if (pass_.execution.isCancelled()) return Status::abandoned();
+    const ProjectionArrays<float>& parameters = pass_.parameters;
+    const float* input = pass_.features;
+    if (at_.dropped) {
+      forElements(pass_.rows * shape_.from, [&](int64_t i) { at_.dropped[i] = input[i] * dropoutFactor(i); });
+      input = at_.dropped;
     }
-    if (Status status = checkFeatures(); !status) return status;
-    return forward(0, pass_.rows);
+    float* const out = shape_.layers == 2 ? at_.hidden : pass_.embeddings;
+    if (Status status = first_.forward(input, parameters.weight0, parameters.bias0, out); !status) return status;
+    if (shape_.batchNorm) normalize(out);
+    if (shape_.layers == 1) return {};
+    activate(out);
+    return last_.forward(out, parameters.weight1, parameters.bias1, pass_.embeddings);
   }
 
-  Status backward() {
-    const Execution& execution = pass_.execution;
-    const Linear first(kernels_, execution, pass_.rows, shape_.from, width_);
-    float* gradient = pass_.gradEmbeddings;  // of the first linear layer's output
+  // Grows the workspace to what backward needs.
+  Status reserve() {
+    const Status status = first_.reserve();
+    return status && shape_.layers == 2 ? last_.reserve() : status;
+  }
+
+  Status backward(float* gradEmbeddings, float* gradInput) {
+    float* gradient = gradEmbeddings;  // of the first linear layer's output
     if (shape_.layers == 2) {
-      const Linear last(kernels_, execution, pass_.rows, shape_.hidden, shape_.to);
       sumColumns(gradient, shape_.to, pass_.gradients.bias1);
-      if (Status status = last.weightGradient(at_.hidden, gradient, pass_.gradients.weight1); !status) return status;
+      if (Status status = last_.weightGradient(at_.hidden, gradient, pass_.gradients.weight1); !status) return status;
       gradient = at_.hidden;  // nobody reads it any more
-      if (Status status = last.inputGradient(pass_.parameters.weight1, pass_.gradEmbeddings, gradient); !status)
+      if (Status status = last_.inputGradient(pass_.parameters.weight1, gradEmbeddings, gradient); !status)
         return status;
       forElements(pass_.rows * width_, [&](int64_t i) { gradient[i] *= at_.slope[i]; });
     }
     if (shape_.batchNorm) normalizeBack(gradient);
     else sumColumns(gradient, width_, pass_.gradients.bias0);
     const float* const input = at_.dropped ? at_.dropped : pass_.features;
-    if (Status status = first.weightGradient(input, gradient, pass_.gradients.weight0); !status || !pass_.gradInput)
+    if (Status status = first_.weightGradient(input, gradient, pass_.gradients.weight0); !status || !gradInput)
       return status;
-    if (Status status = first.inputGradient(pass_.parameters.weight0, gradient, pass_.gradInput); !status)
-      return status;
-    if (at_.dropped) forElements(pass_.rows * shape_.from, [&](int64_t i) { pass_.gradInput[i] *= dropoutFactor(i); });
+    if (Status status = first_.inputGradient(pass_.parameters.weight0, gradient, gradInput); !status) return status;
+    if (at_.dropped) forElements(pass_.rows * shape_.from, [&](int64_t i) { gradInput[i] *= dropoutFactor(i); });
     return {};
   }
 
@@ -112,34 +126,6 @@ class Pass {
     return {};
   }
 
- private:
-  // Rows that the activations have room for.
-  int64_t keptRows() const { return pass_.training ? pass_.rows : std::min(pass_.rows, rowsAtOnce); }
-
-  static void move(float& running, double batch) {
-    running = static_cast<float>((1 - normMomentum) * running + normMomentum * batch);
-  }
-
-  Status forward(int64_t firstRow, int64_t rows) {
-    const Execution& execution = pass_.execution;
-    if (execution.isCancelled()) return Status::abandoned();
-    const ProjectionArrays<float>& parameters = pass_.parameters;
-    const float* input = pass_.features + firstRow * shape_.from;
-    float* const embeddings = pass_.embeddings + firstRow * shape_.to;
-    if (at_.dropped) {
-      forElements(rows * shape_.from, [&](int64_t i) { at_.dropped[i] = input[i] * dropoutFactor(i); });
-      input = at_.dropped;
-    }
-    float* const out = shape_.layers == 2 ? at_.hidden : embeddings;
-    const Linear first(kernels_, execution, rows, shape_.from, width_);
-    if (Status status = first.forward(input, parameters.weight0, parameters.bias0, out); !status) return status;
-    if (shape_.batchNorm) normalize(out, rows);
-    if (shape_.layers == 1) return {};
-    activate(out, rows);
-    const Linear last(kernels_, execution, rows, shape_.hidden, shape_.to);
-    return last.forward(out, parameters.weight1, parameters.bias1, embeddings);
-  }
-
   Status checkFeatures() const {
     FirstPlace wrong;
     const auto squares = [&](int64_t row) {
@@ -159,10 +145,15 @@ class Pass {
     return status;
   }
 
+ private:
+  static void move(float& running, double batch) {
+    running = static_cast<float>((1 - normMomentum) * running + normMomentum * batch);
+  }
+
   // GELU and dropout, in place; in training also their slope.
-  void activate(float* values, int64_t rows) const {
+  void activate(float* values) const {
     const bool drops = pass_.training && shape_.dropout > 0;
-    forElements(rows * width_, [&](int64_t i) {
+    forElements(pass_.rows * width_, [&](int64_t i) {
       const GeluValue gelu = margin_softmax::gelu(values[i]);
       const double factor = drops ? dropoutFactor(i) : 1;
       values[i] = static_cast<float>(gelu.value * factor);
@@ -177,7 +168,8 @@ class Pass {
   }
 
   // values [rows,width] → scale·(value − mean)/√(variance + ε) + shift
-  void normalize(float* values, int64_t rows) const {
+  void normalize(float* values) const {
+    const int64_t rows = pass_.rows;
     const ProjectionArrays<float>& parameters = pass_.parameters;
     forColumns(width_, [&](int64_t first, int64_t columns) {
       double mean[columnsAtOnce], variance[columnsAtOnce], inverse[columnsAtOnce];
@@ -277,10 +269,11 @@ class Pass {
     });
   }
 
-  const ProjectionPass& pass_;
+  const ProjectionPass pass_;
   const ProjectionShape& shape_;
   const Kernels& kernels_;
   const int64_t width_;
+  const Linear first_, last_;  // with one layer there is no last one
   Activations at_;
 };
 
@@ -289,20 +282,39 @@ const Kernels* kernelsFor(const Execution& execution) {
   return execution.precision == Precision::bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
 }
 
-// work(pass), with the pool.
+// work(), with the pool.
 template <class Work>
-Status withPool(const ProjectionPass& pass, const Work& work) {
-  const Kernels* const kernels = kernelsFor(pass.execution);
-  if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
+Status withPool(const Execution& execution, const Work& work) {
   try {
-    const PoolLock lock(pass.execution.cancelled);
-    if (!lock) return Status::abandoned();
-    Pass made(pass, *kernels);
-    return work(made);
+    const PoolLock lock(execution.cancelled);
+    return lock ? work() : Status::abandoned();
   } catch (const std::bad_alloc&) {
     return Status::outOfMemory("the projection", 0);
   }
 }
+
+class Tape : public ProjectionTape {
+ public:
+  Tape(const ProjectionPass& pass, const Kernels& kernels) : execution_(pass.execution), pass_(pass, kernels) {}
+
+  Status forward() {
+    return withPool(execution_, [&] {
+      Status status = pass_.checkFeatures();
+      if (status) status = pass_.forward();
+      return status ? pass_.reserve() : status;
+    });
+  }
+  Status backward(float* gradEmbeddings, float* gradInput) override {
+    return withPool(execution_, [&] { return pass_.backward(gradEmbeddings, gradInput); });
+  }
+  Status update(const ProjectionUpdate& update) override {
+    return withPool(execution_, [&] { return pass_.update(update); });
+  }
+
+ private:
+  const Execution execution_;
+  Pass pass_;
+};
 
 int64_t activationBytes(const ProjectionShape& shape, int64_t rows, bool training) {
   Layout layout(nullptr);
@@ -310,16 +322,34 @@ int64_t activationBytes(const ProjectionShape& shape, int64_t rows, bool trainin
   return layout.bytes();
 }
 
+constexpr const char* noInstructionSet = "this machine does not have that instruction set";
+
 Status forward(const ProjectionPass& pass) {
-  return withPool(pass, [](Pass& made) { return made.forward(); });
+  const Kernels* const kernels = kernelsFor(pass.execution);
+  if (!kernels) return {Failure::unavailable, noInstructionSet};
+  return withPool(pass.execution, [&]() -> Status {
+    for (int64_t first = 0; first < pass.rows; first += rowsAtOnce) {
+      ProjectionPass part = pass;
+      part.rows = std::min(rowsAtOnce, pass.rows - first);
+      part.features += first * pass.shape.from;
+      part.embeddings += first * pass.shape.to;
+      if (Status status = Pass(part, *kernels).forward(); !status) return status;
+    }
+    return {};
+  });
 }
 
-Status backward(const ProjectionPass& pass) {
-  return withPool(pass, [](Pass& made) { return made.backward(); });
-}
-
-Status update(const ProjectionPass& pass, const ProjectionUpdate& update) {
-  return withPool(pass, [&](Pass& made) { return made.update(update); });
+Status train(const ProjectionPass& pass, std::unique_ptr<ProjectionTape>& tape) {
+  const Kernels* const kernels = kernelsFor(pass.execution);
+  if (!kernels) return {Failure::unavailable, noInstructionSet};
+  try {
+    auto made = std::make_unique<Tape>(pass, *kernels);
+    const Status status = made->forward();
+    tape = std::move(made);
+    return status;
+  } catch (const std::bad_alloc&) {
+    return Status::outOfMemory("the projection", 0);
+  }
 }
 
 double squares(const float* values, int64_t count, const Execution& execution) {
@@ -337,6 +367,6 @@ double squares(const float* values, int64_t count, const Execution& execution) {
 
 namespace margin_softmax {
 
-const ProjectionExecutor cpuProjection = {cpu::activationBytes, cpu::forward, cpu::backward, cpu::squares, cpu::update};
+const ProjectionExecutor cpuProjection = {cpu::activationBytes, cpu::forward, cpu::train, cpu::squares};
 
 }  // namespace margin_softmax
