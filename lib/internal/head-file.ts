@@ -56,22 +56,31 @@ interface HeadArray {
   fileOffset: number
 }
 
-/** The arrays of the classes that `own` has and a file of `held` has, of a head with these settings. */
+/**
+ * The arrays of the classes that `own` has and a file of `held` has, of a head with these settings; and those of its projection,
+ * which the file of the first classes has for all.
+ */
 function arraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadArray[] {
+  const ofAll = held.first === 0 ? projectionArrays(settings) : []
+  return [
+    ...classArraysOf(settings, own, held),
+    ...ofAll.map((array) => ({ ...array, offset: 0, fileOffset: 0 })),
+  ]
+}
+
+function classArraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadArray[] {
   const first = Math.max(own.first, held.first)
   const count = Math.min(own.first + own.count, held.first + held.count) - first
   if (count <= 0) return []
   const names = { weight: 'weight', bias: 'bias', ...stateNames[settings.optimizer.name] }
   const shapes = expectedShapes(settings, count)
-  const ofClasses = Object.entries(names).flatMap(([name, fileName]) => {
+  return Object.entries(names).flatMap(([name, fileName]) => {
     const shape = shapes[fileName]
     if (!shape) return []
     const [, width = 1] = shape
     const offset = (first - own.first) * width
     return [{ name, fileName, shape, offset, fileOffset: (first - held.first) * width }]
   })
-  const ofAll = projectionArrays(settings).map((array) => ({ ...array, offset: 0, fileOffset: 0 }))
-  return [...ofClasses, ...ofAll]
 }
 
 /** A head's arrays on their way to its file. */
@@ -260,7 +269,9 @@ function checkPart({ file }: OpenedShard, run?: ClassRun, index?: ShardIndex) {
       throw new Error('it is one shard of a head: load the index that names it')
     if (run) checkRun(metadata, run)
     if (index && metadata.save !== index.save) throw notTogether()
-    for (const [name, shape] of Object.entries(expectedShapes(settings, run?.count)))
+    const shapes = expectedShapes(settings, run?.count)
+    if (run?.first) for (const { fileName } of projectionArrays(settings)) delete shapes[fileName]
+    for (const [name, shape] of Object.entries(shapes))
       if (entries.get(name)?.shape.join() !== shape.join())
         throw new Error(`it has no ${name} of shape [${shape}]`)
     for (const [name, { dtype }] of entries) {

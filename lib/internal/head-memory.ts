@@ -2,7 +2,7 @@
 
 import { cpu, ncclLibrary } from '../devices'
 import type { ProcessGroup } from '../distributed'
-import { detached, MarginSoftmaxError, notFinite, wrongType, wrongValue } from '../errors'
+import { detached, notFinite, wrongType, wrongValue } from '../errors'
 import { encodeMargin } from '../margins'
 import { throwIfAborted } from './abort'
 import { allOrNone, assertSameOnAllRanks } from './agreement'
@@ -149,11 +149,6 @@ async function allocate(
     throw wrongValue(`at least ${group.size} classes, one for each rank,`, 'classes', settings.classes)
   if (settings.weightStorage === 'bfloat16' && execution.device !== cpu)
     throw wrongValue("'float32' on a GPU", 'weightStorage', settings.weightStorage)
-  if (group && settings.projection)
-    throw new MarginSoftmaxError(
-      'ERR_UNAVAILABLE',
-      'Expected no projection for a sharded head: ranks cannot share one yet, so train it in one process, without a group'
-    )
   checkBytes(settings, Math.ceil(settings.classes / (group?.size ?? 1)), execution.device === cpu, besides)
   const start = { iteration, random }
   const name = group && `head ${++sharded}`

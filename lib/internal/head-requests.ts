@@ -90,7 +90,11 @@ export function stepRequest(
 }
 
 /** The `signal` of a call of this name. The ranks of a sharded head would wait for one that gives up. */
-export function signalOf({ group }: HeadMemory, given: SignalOptions | undefined, name: string) {
+export function signalOf(
+  { group }: Pick<HeadMemory, 'group'>,
+  given: SignalOptions | undefined,
+  name: string
+) {
   const signal = checkSignal(options(given, 'options', ['signal']).signal)
   throwIfAborted(signal)
   if (signal && group) throw unavailable(`no signal for ${name}`, 'its ranks work together')

@@ -21,7 +21,7 @@ export interface MarginHeadOptions extends ExecutionOptions {
    * A projection that is trained with the head: every call then takes features [B,from] in place of embeddings, and `gradInput`
    * is the features' gradient [B,from]. Its weights begin as those of `torch.nn.Linear`, drawn with `seed`; the head's optimizer,
    * learning rate and `maxGradientNorm` are its own, too. It computes on the CPU, in the head's precision, also below a head on
-   * a GPU. Not with `group`. docs/frozen-features.md shows one. Default: none.
+   * a GPU. Of a sharded head every rank has it whole. docs/frozen-features.md shows one. Default: none.
    */
   projection?: ProjectionOptions | undefined
   /** The margin that the loss applies to the target's cosine. Default `arcface()`. */

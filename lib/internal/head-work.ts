@@ -86,13 +86,14 @@ export class HeadWork {
 
   /** Computes something of rows without changing the head, in turn, and gives up where the signal is aborted. */
   async read<Outputs>(
-    name: string,
+    name: 'topK' | 'embed',
     given: FloatArray,
     signalGiven: SignalOptions | undefined,
     prepare: (memory: HeadMemory, rows: FloatArray) => RowsRequest<Outputs>
   ): Promise<Outputs> {
     this.alive()
-    const signal = signalOf(this.memory, signalGiven, name)
+    const together = name !== 'embed' // else a rank of a sharded head does it alone
+    const signal = signalOf(together ? this.memory : {}, signalGiven, name)
     const rows = this.order.givenNow(given, () => copyOf(given, this.#rowsName()))
     const working = this.order.inTurn(async () => {
       this.alive()
@@ -100,7 +101,8 @@ export class HeadWork {
       try {
         prepared = prepare(this.memory, rows())
       } catch (error) {
-        return this.#decline(error, true)
+        if (together) return this.#decline(error, true)
+        throw error
       }
       const { call, request, outputs } = prepared
       const begin = (ticket: number) =>

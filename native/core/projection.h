@@ -94,6 +94,12 @@ class ProjectionTape {
   virtual ~ProjectionTape() = default;
   // gradEmbeddings [B,to] is overwritten; gradInput [B,from], or null: not wanted.
   virtual Status backward(float* gradEmbeddings, float* gradInput) = 0;
+  // [count] what `update` moves the running moments towards; none without batch norm.
+  struct Moments {
+    double* values = nullptr;
+    int64_t count = 0;
+  };
+  virtual Moments moments() = 0;
   virtual Status update(const ProjectionUpdate& update) = 0;
 };
 

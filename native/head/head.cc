@@ -28,10 +28,11 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   if (!projection_) return runOnEmbeddings(problem, train, learningRate);
   const float* const features = problem.input;
-  const uint64_t dropoutKey = randomBits(settings_.seed ^ dropoutStream, iteration_);
+  uint64_t dropoutKey = randomBits(settings_.seed ^ dropoutStream, iteration_);
+  if (sharding_) dropoutKey = randomBits(dropoutKey, sharding_->group().rank);
   const Execution execution = here(problem.execution);
   if (Status status = projection_->forward(features, problem.rows, train, dropoutKey, execution); !status)
-    return status;
+    return declined(status, false);
   gradFeatures_ = problem.gradInput;
   problem.input = projection_->embeddings();
   problem.gradInput = train ? projection_->gradEmbeddings() : nullptr;
@@ -117,12 +118,36 @@ Status Head::computeClipped(Problem& problem, Update& update, double learningRat
   return status && projection_ ? projection_->update(update.optimizer, update.step, factor) : status;
 }
 
-// The gradients of the projection and of the features, from that of the embeddings.
+// The gradients of the projection and of the features, from that of the embeddings. Every rank has the
+// same projection: gradients are those of all ranks' rows, and moments the means of the ranks'.
 Status Head::projectBack(Problem& problem) {
-  if (Status status = projection_->backward(gradFeatures_, problem.rows, problem.execution); !status) return status;
-  problem.statistics->gradientSquares += projection_->gradientSquares();
-  problem.statistics->inputGradientSquares = projection_->inputSquares();
+  Status status = projection_->backward(gradFeatures_, problem.rows, problem.execution);
+  double inputSquares = projection_->inputSquares();
+  if (sharding_) {
+    status = status ? sharding_->sumOverRanks(projection_->gradients(), projection_->trainedCount())
+                    : sharding_->refuse(status);
+    const auto [moments, count] = projection_->moments();
+    if (status && count) status = sharding_->sumOverRanks(moments, count);
+    for (int64_t i = 0; i < count; i++) moments[i] /= sharding_->group().size;
+    if (status) status = sharding_->sumOverRanks(&inputSquares, 1);
+  }
+  double squares = 0;
+  if (status) status = projection_->measure(problem.execution, squares);
+  if (!status) return status;
+  problem.statistics->gradientSquares += squares;
+  problem.statistics->inputGradientSquares = inputSquares;
   return {};
+}
+
+// Tells the other ranks that this one can not embed its rows. The group stays usable.
+Status Head::declined(const Status& reason, bool topK) {
+  if (!sharding_) return reason;
+  std::string text = reason.message.c_str();
+  if (reason.failure == Failure::notFinite)
+    text =
+        "Expected finite numbers for features but received one that is not finite in row " + std::to_string(reason.row);
+  sharding_->decline(text, topK);
+  return reason;
 }
 
 Status Head::embed(const float* features, int64_t rows, float* embeddings, const Execution& execution) {
@@ -144,7 +169,7 @@ Status Head::compute(Problem& problem, bool train, double learningRate) {
   if (!sampled) sharding_->localizeLabels(all);
   else if (Status status = sample(all); !status) return sharding_->refuse(status);
   if (sampled && all.classWeights)
-    if (Status status = sharding_->sumOverRanks(all.classWeightSum); !status) return status;
+    if (Status status = sharding_->sumOverRanks(&all.classWeightSum, 1); !status) return status;
   return sharding_->run(all, problem);
 }
 
@@ -180,7 +205,7 @@ Status Head::topK(TopKProblem& problem) {
   problem.execution = here(problem.execution);
   if (projection_) {
     if (Status status = projection_->forward(problem.input, problem.rows, false, 0, problem.execution); !status)
-      return status;
+      return declined(status, true);
     problem.input = projection_->embeddings();
     problem.dim = settings_.dim;
   }

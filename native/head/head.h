@@ -121,6 +121,7 @@ class Head {
   Status compute(Problem& problem, bool train, double learningRate);
   Status runOnEmbeddings(Problem& problem, bool train, double learningRate);
   Status projectBack(Problem& problem);
+  Status declined(const Status& reason, bool topK);
   Memory* memoryOf(const char* name);
   uint16_t* bfloat16Of(const char* name);
   Projection::Slice projected(const char* name) const;

@@ -153,10 +153,13 @@ Status Projection::embed(const float* features, int64_t rows, float* embeddings,
 
 Status Projection::backward(float* gradInput, int64_t rows, const Execution& execution) {
   if (Status status = tape_->backward(gradEmbeddings_, gradInput); !status) return status;
-  const int64_t count = gradients_.bytes() / 4;
-  gradientSquares_ = cpuProjection.squares(gradients_.as<float>(), count, here(execution));
   inputSquares_ = gradInput ? cpuProjection.squares(gradInput, rows * shape_.from, here(execution)) : 0;
-  if (std::isfinite(gradientSquares_)) return {};
+  return {};
+}
+
+Status Projection::measure(const Execution& execution, double& squares) const {
+  squares = cpuProjection.squares(gradients(), trainedCount(), here(execution));
+  if (std::isfinite(squares)) return {};
   return {Failure::notFinite, "the gradient of the projection is not finite"};
 }
 
@@ -165,9 +168,9 @@ Status Projection::update(const Optimizer& optimizer, int64_t step, double facto
   update.optimizer = optimizer;
   update.step = step;
   update.values = numbers_.as<float>();
-  update.gradients = gradients_.as<float>();
+  update.gradients = gradients();
   for (int i = 0; i < optimizer.states(); i++) update.state[i] = state_[i].as<float>();
-  update.count = gradients_.bytes() / 4;
+  update.count = trainedCount();
   update.factor = factor;
   return tape_->update(update);
 }

@@ -44,9 +44,14 @@ class Projection {
   float* gradEmbeddings() const { return gradEmbeddings_; }
   // As forward, to the caller's memory, without training.
   Status embed(const float* features, int64_t rows, float* embeddings, const Execution& execution) const;
-  // The gradients of the numbers and, unless gradInput is null, of the features. Not finite ones fail.
+  // The gradients of the numbers and, unless gradInput is null, of the features.
   Status backward(float* gradInput, int64_t rows, const Execution& execution);
-  double gradientSquares() const { return gradientSquares_; }
+  // What ranks add up before the update: [count] gradients, and the batch's moments.
+  float* gradients() const { return gradients_.as<float>(); }
+  int64_t trainedCount() const { return gradients_.bytes() / 4; }
+  ProjectionTape::Moments moments() const { return tape_->moments(); }
+  // ‖gradients‖². Not finite ones fail.
+  Status measure(const Execution& execution, double& squares) const;
   double inputSquares() const { return inputSquares_; }
   // Spends the gradients times `factor`.
   Status update(const Optimizer& optimizer, int64_t step, double factor);
@@ -61,7 +66,7 @@ class Projection {
   Block scratch_;
   std::unique_ptr<ProjectionTape> tape_;  // of the step that runs
   float *embeddings_ = nullptr, *gradEmbeddings_ = nullptr;
-  double gradientSquares_ = 0, inputSquares_ = 0;
+  double inputSquares_ = 0;
 };
 
 }  // namespace margin_softmax

@@ -145,9 +145,15 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
   return status;
 }
 
-Status Sharding::sumOverRanks(double& value) const {
+Status Sharding::sumOverRanks(double* values, int64_t count) const {
   return collective([&](CollectiveFailure* failure) {
-    return group_.allReduce(group_.context, name_.c_str(), &value, 1, Element::float64, ReduceOp::sum, failure);
+    return group_.allReduce(group_.context, name_.c_str(), values, count, Element::float64, ReduceOp::sum, failure);
+  });
+}
+
+Status Sharding::sumOverRanks(float* values, int64_t count) const {
+  return collective([&](CollectiveFailure* failure) {
+    return group_.allReduce(group_.context, name_.c_str(), values, count, Element::float32, ReduceOp::sum, failure);
   });
 }
 

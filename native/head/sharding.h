@@ -38,8 +38,9 @@ class Sharding {
   // on every rank if the ranks ask for different things: `train`, `learningRate`, `iteration` and
   // the wanted arrays are compared.
   Status gather(Problem& problem, bool train, double learningRate, int64_t iteration);
-  // Replaces a number by its sum over the ranks.
-  Status sumOverRanks(double& value) const;
+  // Replaces [count] numbers by their sums over the ranks, in rank order: the same bits on each.
+  Status sumOverRanks(double* values, int64_t count) const;
+  Status sumOverRanks(float* values, int64_t count) const;
   // Replaces the gathered labels by places among this rank's classes, or labelElsewhere.
   void localizeLabels(Problem& problem);
   // Runs the gathered problem on this rank's classes (a sample may hold none of them). Writes the

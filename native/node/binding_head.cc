@@ -106,7 +106,6 @@ Napi::Value create(const Napi::CallbackInfo& info) {
     job.device = settings.device;
     const int64_t classes = settings.classes;
     if (request.has("group")) {
-      if (settings.projection.from) request.refuse("Expected no group for a head with a projection");
       const Collectives& group = groupOf(request.get("group"));
       const Share share = shareOf(classes, group.rank, group.size);
       if (share.count == 0) request.refuse("Expected a class for every rank");

@@ -16,6 +16,7 @@ import {
 } from '../support/ranks'
 import { normals, random, relativeError, sameBits, within } from '../support/support'
 import { failures } from './sharding-failures'
+import { projected } from './sharding-projected'
 
 const scenarios = process.argv.slice(2)
 const folder = process.env.MARGIN_SOFTMAX_TEST_FOLDER as string
@@ -98,6 +99,8 @@ const works: Record<string, (group: ProcessGroup) => Promise<void>> = {
     await compare(group, { ...training, margin: arcface({ margin: 0.3, scale: 32 }) }, 'arcface')
     await compare(group, { ...training, margin: softmaxMargin(), bias: true, optimizer: adamW() }, 'bias')
   },
+  projected,
+
   async equal(group) {
     for (const { title, margin } of marginCases) await compare(group, { ...training, margin }, title)
     for (const optimizer of [sgd(), sgd({ momentum: 0.9, nesterov: true }), adamW({ learningRate: 0.01 })])

@@ -1,15 +1,7 @@
 // A projection in a head's file, through changes of the head, and what is refused.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
-import {
-  adamW,
-  MarginHead,
-  MarginSoftmaxError,
-  type ProjectedHeadOptions,
-  type ProjectionOptions,
-  sgd,
-} from '../../lib/index'
-import { groupTable } from '../../lib/internal/native'
+import { adamW, MarginHead, type MarginSoftmaxError, type ProjectionOptions, sgd } from '../../lib/index'
 import { batchOf, tensorsOf, trained } from '../support/projection'
 import { complaint, filesOf, rejectsLike, relativeError, sameBits } from '../support/support'
 
@@ -143,14 +135,6 @@ test('options that do not fit are refused by name', async () => {
       (error: MarginSoftmaxError) => assert.is(error.code, 'ERR_UNAVAILABLE')
     )
   await rejectsLike(plain.set({ projection: good }), RangeError, complaint('projection'))
-  const group = { [groupTable]: {}, rank: 0, size: 1 } as unknown as NonNullable<
-    ProjectedHeadOptions['group']
-  >
-  await rejectsLike(
-    MarginHead.create({ classes: 3, projection: good, group }),
-    MarginSoftmaxError,
-    /no projection for a sharded head/
-  )
 })
 
 test.run()

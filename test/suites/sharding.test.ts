@@ -31,6 +31,7 @@ if (mpi.missing) {
     ['equal', 'steps equal those of a whole head: every margin and optimizer'],
     ['sizes', 'steps equal those of a whole head: uneven shares, a class for each rank'],
     ['sampled', 'steps on a sample of the classes equal those of a whole head'],
+    ['projected', 'a projection is trained as that of a whole head, and the same on every rank'],
     ['clipped', 'the gradient of all ranks is clipped as that of a whole head'],
     ['weighted', 'weights of classes and of rows are those of a whole head'],
     ['stored', 'weights stored in bfloat16 are rounded as those of a whole head'],

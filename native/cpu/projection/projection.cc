@@ -25,11 +25,12 @@ constexpr int64_t rowsAtOnce = 2048;
 
 // What forward keeps for backward. width: ProjectionShape::width().
 struct Activations {
-  float* dropped;                              // [B,from] one layer with dropout: the features that are left
-  float* hidden;                               // [B,width] two layers: the input of the last one
-  float* slope;                                // [B,width] two layers: of GELU and dropout together
-  float* normalized;                           // [B,width] batch norm: before its scale
-  double *mean, *variance, *inverseDeviation;  // [width] of the batch
+  float* dropped;            // [B,from] one layer with dropout: the features that are left
+  float* hidden;             // [B,width] two layers: the input of the last one
+  float* slope;              // [B,width] two layers: of GELU and dropout together
+  float* normalized;         // [B,width] batch norm: before its scale
+  double* moments;           // [2][width] means and unbiased variances of the batch
+  double* inverseDeviation;  // [width]
 };
 
 Activations layOutActivations(const ProjectionShape& shape, int64_t rows, bool training, Layout& layout) {
@@ -40,8 +41,7 @@ Activations layOutActivations(const ProjectionShape& shape, int64_t rows, bool t
   at.hidden = layout.take<float>(shape.layers == 2 ? wide : 0);
   at.slope = layout.take<float>(shape.layers == 2 ? kept : 0);
   at.normalized = layout.take<float>(norm * kept);
-  at.mean = layout.take<double>(moments);
-  at.variance = layout.take<double>(moments);
+  at.moments = layout.take<double>(2 * moments);
   at.inverseDeviation = layout.take<double>(moments);
   return at;
 }
@@ -102,6 +102,8 @@ class Pass {
     return {};
   }
 
+  ProjectionTape::Moments moments() const { return {at_.moments, at_.moments ? 2 * width_ : 0}; }
+
   Status update(const ProjectionUpdate& update) {
     const SgdStep sgd = sgdStep(update.optimizer);
     const AdamWStep adamW = adamWStep(update.optimizer, update.step);
@@ -117,11 +119,9 @@ class Pass {
       else kernels_.adamW(update.values + first, state, update.state[1] + first, gradient, count, adamW);
     });
     if (!shape_.batchNorm) return {};
-    // The running variance is the unbiased one.
-    const double rows = static_cast<double>(pass_.rows), unbiased = rows > 1 ? rows / (rows - 1) : 1;
     for (int64_t j = 0; j < width_; j++) {
-      move(pass_.parameters.runningMean[j], at_.mean[j]);
-      move(pass_.parameters.runningVariance[j], at_.variance[j] * unbiased);
+      move(pass_.parameters.runningMean[j], at_.moments[j]);
+      move(pass_.parameters.runningVariance[j], at_.moments[width_ + j]);
     }
     return {};
   }
@@ -196,8 +196,9 @@ class Pass {
           values[i] = static_cast<float>(normalized * parameters.scale[first + j] + parameters.shift[first + j]);
         }
       if (!pass_.training) return;
-      std::copy_n(mean, columns, at_.mean + first);
-      std::copy_n(variance, columns, at_.variance + first);
+      const double unbiased = rows > 1 ? static_cast<double>(rows) / static_cast<double>(rows - 1) : 1;
+      std::copy_n(mean, columns, at_.moments + first);
+      for (int64_t j = 0; j < columns; j++) at_.moments[width_ + first + j] = variance[j] * unbiased;
       std::copy_n(inverse, columns, at_.inverseDeviation + first);
     });
   }
@@ -307,6 +308,7 @@ class Tape : public ProjectionTape {
   Status backward(float* gradEmbeddings, float* gradInput) override {
     return withPool(execution_, [&] { return pass_.backward(gradEmbeddings, gradInput); });
   }
+  Moments moments() override { return pass_.moments(); }
   Status update(const ProjectionUpdate& update) override {
     return withPool(execution_, [&] { return pass_.update(update); });
   }
