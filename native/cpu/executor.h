@@ -14,13 +14,6 @@ namespace margin_softmax::cpu {
 Status loss(Problem& problem);
 Status topK(TopKProblem& problem);
 
-// 1/‖row‖ in single precision; through double precision if the squares could leave its range.
-inline float inverseNorm(const Kernels& kernels, const float* row, int64_t n) {
-  const float squares = kernels.dot(row, row, n);
-  if (squares > 1e-24f && squares < 1e30f) return 1.0f / std::sqrt(squares);
-  return static_cast<float>(margin_softmax::inverseNorm(kernels.dotDouble(row, row, n)));
-}
-
 // Up to these norms, sums of products with directions of norm 1 do not overflow, and inverses are
 // not denormal.
 constexpr double largestNorm = 1e37, largestProduct = 1e38;

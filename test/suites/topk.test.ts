@@ -89,6 +89,37 @@ test('every instruction set gives the oracle, and those with a fused multiply-ad
   }
 })
 
+test('a row has the same bits alone, among few and among many, on every instruction set', () => {
+  const next = random(23)
+  for (const instructionSet of instructionSets()) {
+    for (const raw of [false, true]) {
+      const shape = { rows: 70, dim: pick(next, dims), classes: pick(next, classCounts) }
+      const { labels: _, ...batch } = makeBatch(shape.dim + shape.classes, shape, { bias: raw })
+      const { dim } = batch
+      batch.input.fill(0, 3 * dim, 4 * dim)
+      batch.input[5 * dim] = Number.NaN
+      batch.weight[0] = Number.NaN
+      const k = Math.min(3, shape.classes)
+      const options = { k, instructionSet, ...(raw && { margin: softmaxMargin() }) }
+      const many = topKSync(batch, options)
+      for (const [first, last] of [
+        [0, 1],
+        [3, 6],
+        [8, 16],
+        [20, 52],
+        [1, 34],
+        [0, 64],
+      ] as const) {
+        const input = batch.input.subarray(first * dim, last * dim)
+        const few = topKSync({ ...batch, input }, options)
+        const what = `rows ${first} to ${last} of ${dim} dimensions, ${shape.classes} classes, ${instructionSet}`
+        sameBits(few.indices, many.indices.subarray(first * k, last * k), `indices: ${what}`)
+        sameBits(few.scores, many.scores.subarray(first * k, last * k), `scores: ${what}`)
+      }
+    }
+  }
+})
+
 test('what is not a number ranks nowhere', () => {
   const { labels: _, ...batch } = makeBatch(11, { rows: 5, dim: 8, classes: 20 })
   const expected = topKSync(batch, { k: 3 })

@@ -20,6 +20,7 @@
 #include "amx_tiles_impl.h"
 #include "bfloat16_vectors_impl.h"
 #include "sparse_impl.h"
+#include "transpose_impl.h"
 
 namespace {
 
@@ -190,35 +191,6 @@ INLINE void packRowOfB(Vector first, Vector second, int planes, uint16_t* to) {
   forPlanes(first, second, planes, [&](Rounded a, Rounded b, int plane) __attribute__((always_inline)) {
     store((float*)(to + plane * tileHalves), (Vector)(lower(a) | lower(b) << 16));
   });
-}
-
-#if defined(__has_builtin)
-#if __has_builtin(__builtin_shufflevector)
-#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#endif
-#endif
-#if !defined(SHUFFLE)  // GCC before 12
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (VectorBits){__VA_ARGS__})
-#endif
-
-// 16 × 16 words, by four rounds of exchanges between vectors 1, 2, 4 and 8 apart.
-INLINE void transpose(VectorBits (&v)[16]) {
-#define EXCHANGE(distance, FIRST, SECOND)           \
-  UNROLL for (int i = 0; i < 16; i++) {             \
-    if (i & distance) continue;                     \
-    const VectorBits a = v[i], b = v[i + distance]; \
-    v[i] = FIRST;                                   \
-    v[i + distance] = SECOND;                       \
-  }
-  EXCHANGE(1, SHUFFLE(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
-           SHUFFLE(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31))
-  EXCHANGE(2, SHUFFLE(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
-           SHUFFLE(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31))
-  EXCHANGE(4, SHUFFLE(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
-           SHUFFLE(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31))
-  EXCHANGE(8, SHUFFLE(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
-           SHUFFLE(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31))
-#undef EXCHANGE
 }
 
 static void packTileInput(const Bfloat16Shape& shape, const float* rows, int64_t first, const float* factors,

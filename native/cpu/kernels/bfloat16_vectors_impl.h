@@ -66,14 +66,6 @@ INLINE void forPlanes(Vector first, Vector second, int planes, const Body& body)
   }
 }
 
-// Up to a vector of floats; zeros beyond `count`.
-INLINE Vector loadFew(const float* from, int64_t count) {
-  if (count >= lanes) return load(from);
-  float few[lanes] = {};
-  for (int64_t i = 0; i < count; i++) few[i] = from[i];
-  return load(few);
-}
-
 // columns[k][i] = factors[i] · rows[i·stride + k] for 16 rows of at least `count` values; zeros
 // beyond, and where the factor is 0, whatever the row holds.
 INLINE void packColumns(const float* rows, int64_t stride, int64_t count, const float* factors, float (*columns)[16]) {

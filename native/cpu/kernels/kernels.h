@@ -59,15 +59,22 @@ struct Kernels {
   ProcessorFeatures needs;  // what the processor must have to run this table
   bool forTests;            // imitates another machine's table: found by its name alone, never chosen
   int lanes;                // L; a multiple of 16 that divides maxLanes
+  int fewRows;              // up to so many rows logitsOfFew is faster than logits
   int vectorBytes;          // of the machine's vectors, for reporting
 
   // Sums of products, in single precision over virtual lanes (simd.h) and in double precision.
   float (*dot)(const float* a, const float* b, int64_t n);
+  // out[j] = ‖row j‖² of `count` rows: the bits of `dot`.
+  void (*squares)(const float* rows, int64_t n, int64_t count, float* out);
   double (*dotDouble)(const float* a, const float* b, int64_t n);
 
   // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · packedInput[p][d][l]  (+ bias[j], unless bias is null)
   void (*logits)(const float* weight, int64_t dim, int64_t classes, const float* packedInput, int64_t panels,
                  const float* scale, const float* bias, float* tile, int64_t tileStride);
+  // The same bits for `rows` ≤ fewRows rows, input[r][D], in less time: out[r·stride + j], and
+  // bound[r] ≥ each of them. Writes whole vectors, so `stride` is a multiple of 16.
+  void (*logitsOfFew)(const float* weight, int64_t dim, int64_t classes, const float* input, int64_t rows,
+                      const float* scale, const float* bias, float* out, int64_t stride, float* bound);
   // Online log-sum-exp: updates maximum[p][l] and sum[p][l] = Σ e^(z − maximum) with a tile's
   // classes, where z are the transformed negatives. If `mass` is not null, mass[p·massStride + l] =
   // an upper bound of the log of this tile's Σ e^z.

@@ -16,6 +16,7 @@
 // vector width. Splitting k over several accumulators would break the equal bits of all instruction
 // sets.
 #pragma once
+#include "few_rows_impl.h"
 #include "kernels.h"
 #include "narrow_impl.h"
 #include "probability_impl.h"
@@ -167,6 +168,10 @@ static void inputGradient(const float* weight, int64_t dim, int64_t classes, con
   }
 }
 
+static void squares(const float* rows, int64_t n, int64_t count, float* out) {
+  for (int64_t j = 0; j < count; j++) out[j] = dot(rows + j * n, rows + j * n, n);
+}
+
 // Eight chains whatever the vector width. A product of two floats is exact in a double.
 static double dotDouble(const float* a, const float* b, int64_t n) {
   double sum[8] = {};
@@ -245,10 +250,13 @@ constexpr Kernels makeKernels(const char* name, const ProcessorFeatures& needs, 
                  needs,
                  forTests,
                  panelLanes,
+                 fewRows,
                  VECTOR_BYTES,
                  dot,
+                 squares,
                  dotDouble,
                  logits,
+                 logitsOfFew,
                  logSumExp,
                  tileSum,
                  tileMaximum,

@@ -13,6 +13,15 @@
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define INLINE_MEMBER inline __attribute__((always_inline))
+// Lanes of a, then of b, by their numbers.
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#endif
+#endif
+#if !defined(SHUFFLE)  // GCC before 12
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (VectorBits){__VA_ARGS__})
+#endif
 // GCC keeps an array of accumulators in registers only if every loop over it is unrolled (116
 // against 58 GFLOP/s).
 #define UNROLL _Pragma("GCC unroll 32")
@@ -30,6 +39,13 @@ typedef double VectorDouble __attribute__((vector_size(VECTOR_BYTES), may_alias)
 typedef uint64_t VectorDoubleBits __attribute__((vector_size(VECTOR_BYTES), may_alias));
 
 INLINE Vector load(const float* from) { return *(const VectorUnaligned*)from; }
+// Up to a vector of floats; zeros beyond `count`.
+INLINE Vector loadFew(const float* from, int64_t count) {
+  if (count >= lanes) return load(from);
+  float few[lanes] = {};
+  for (int64_t i = 0; i < count; i++) few[i] = from[i];
+  return load(few);
+}
 INLINE void store(float* to, Vector value) { *(VectorUnaligned*)to = value; }
 INLINE Vector broadcast(float value) { return value - (Vector){}; }
 // A lane that compares false (NaN) gets the second argument: pass the value that must survive
@@ -156,6 +172,21 @@ INLINE float fused(float a, float b, float c) { return a * b + c; }
 INLINE double fused(double a, double b, double c) { return a * b + c; }
 #endif
 
+// Sum of the lanes: the upper half of them added to the lower one, again and again.
+INLINE float sumOfLanes(Vector x) {
+#if VECTOR_BYTES == 64
+  x += SHUFFLE(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  x += SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  x += SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+#elif VECTOR_BYTES == 32
+  x += SHUFFLE(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+  x += SHUFFLE(x, x, 2, 3, 0, 1, 6, 7, 4, 5);
+#else
+  x += SHUFFLE(x, x, 2, 3, 0, 1);
+#endif
+  return x[0] + x[1];
+}
+
 // Sum of a[i]·b[i] over 64 virtual lanes whatever the vector width: enough chains to keep the
 // multipliers busy, and the same bits on every instruction set with FMA. What is left goes 16
 // lanes, then one, at a time.
@@ -173,12 +204,16 @@ INLINE float dot(const float* a, const float* b, int64_t n) {
   UNROLL for (int width = vectors / 2; width >= few; width /= 2) {
     UNROLL for (int v = 0; v < width; v++) sum[v] += sum[v + width];
   }
-  float total[16];
-  UNROLL for (int v = 0; v < few; v++) store(total + v * lanes, sum[v]);
-  for (; i < n; i++) total[i & 15] = fused(a[i], b[i], total[i & 15]);
-  const Quarter* quarters = (const Quarter*)total;
-  const Quarter last = (quarters[0] + quarters[2]) + (quarters[1] + quarters[3]);
-  return (last[0] + last[2]) + (last[1] + last[3]);
+  if (i < n) {
+    float total[16];
+    UNROLL for (int v = 0; v < few; v++) store(total + v * lanes, sum[v]);
+    for (; i < n; i++) total[i & 15] = fused(a[i], b[i], total[i & 15]);
+    UNROLL for (int v = 0; v < few; v++) sum[v] = load(total + v * lanes);
+  }
+  UNROLL for (int width = few / 2; width > 0; width /= 2) {
+    UNROLL for (int v = 0; v < width; v++) sum[v] += sum[v + width];
+  }
+  return sumOfLanes(sum[0]);
 }
 
 }  // namespace

@@ -160,8 +160,18 @@ Status Step::exchangeTargets() {
   return {};
 }
 
+// In single precision; through double precision if the squares could leave its range.
 void scaleRows(const Kernels& kernels, const float* rows, int64_t dim, int64_t count, bool normalized, float* scales) {
-  for (int64_t j = 0; j < count; j++) scales[j] = normalized ? inverseNorm(kernels, rows + j * dim, dim) : 1.0f;
+  if (!normalized) {
+    std::fill(scales, scales + count, 1.0f);
+    return;
+  }
+  kernels.squares(rows, dim, count, scales);
+  for (int64_t j = 0; j < count; j++) {
+    const float squares = scales[j], *row = rows + j * dim;
+    scales[j] = squares > 1e-24f && squares < 1e30f ? 1.0f / std::sqrt(squares)
+                                                    : static_cast<float>(inverseNorm(kernels.dotDouble(row, row, dim)));
+  }
 }
 
 // Returns class j's weights, in place or, if they are stored in bfloat16, widened in this thread's
