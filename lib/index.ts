@@ -3,6 +3,13 @@
  * @module margin-softmax
  */
 
+export {
+  type Calibration,
+  type CalibrationCost,
+  type CalibrationOptions,
+  calibrationCost,
+  fitCalibration,
+} from './calibration'
 export { type Device, type DeviceName, devices, type Precision } from './devices'
 export { MarginSoftmaxError } from './errors'
 export type { ExecutionOptions } from './execution'
@@ -79,6 +86,7 @@ export {
   type RowOptions,
   softmax,
 } from './probability'
+export { type AsNormBatch, type AsNormOptions, asNorm, asNormSync } from './score-normalization'
 export { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from './topk'
 export {
   type Folds,

@@ -83,7 +83,7 @@ function byLength(lengths: Int32Array): [number, number[]][] {
  * @param places of those probes
  * @param take is given a result, the row of it, and the probe whose row that is
  */
-function* topKOfBlocks(
+export function* topKOfBlocks(
   compared: Compared,
   places: readonly number[],
   k: number,

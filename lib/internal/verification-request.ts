@@ -96,14 +96,20 @@ export function requestOfScores(
 ) {
   const known = options(asked, 'options', [...scoreOptions, ...(asynchronous ? ['signal'] : [])])
   const judged = judgementOf(known)
-  const givenScores = scoresOf(given)
-  const count = lengthOf(givenScores)
+  const { scores: givenScores, same } = scoredAnswers(given, answers)
+  const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(known.folds, same.length) }
+  return { ...judged, ...inputs, asynchronous, __proto__: null }
+}
+
+/** Scores, and an answer for each of them. A Float64Array stays the caller's. */
+export function scoredAnswers(given: FloatArray | readonly number[], answers: Answers) {
+  const scores = scoresOf(given)
+  const count = lengthOf(scores)
   if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
   if (countOf(answers) !== count) throw wrongValue(`one answer for each of ${count} scores`, 'same', answers)
   const same = answersOf(answers, count)
-  if (lengthOf(givenScores) !== count) throw wrongValue(`${count} elements`, 'scores', given)
-  const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(known.folds, count) }
-  return { ...judged, ...inputs, asynchronous, __proto__: null }
+  if (lengthOf(scores) !== count) throw wrongValue(`${count} elements`, 'scores', given)
+  return { scores, same }
 }
 
 export type VerificationRequest = ReturnType<typeof requestOfPairs> | ReturnType<typeof requestOfScores>
@@ -252,9 +258,11 @@ function scoresOf(given: unknown): Float64Array {
   return scores
 }
 
-function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
-  const pairs = labels(given, 'pairs', 2 * count, rows, -1)
-  const missing = indexOfIgnored(pairs, 2 * count)
+/** @param count of pairs; default as many as there are */
+export function rowPairs(given: LabelArray, count: number | undefined, rows: number): Int32Array {
+  const length = count === undefined && isArray(given) ? 2 * Math.ceil(countOf(given) / 2) : 2 * (count ?? 0)
+  const pairs = labels(given, 'pairs', length, rows, -1)
+  const missing = indexOfIgnored(pairs, length)
   if (missing >= 0) throw wrongValue(`an integer from 0 to ${rows - 1}`, `pairs[${missing}]`, -1)
   return pairs
 }

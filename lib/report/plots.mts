@@ -134,6 +134,44 @@ export function rocCurve(
   })
 }
 
+/** Miss rate against false accept rate, both on axes of normal deviates (Martin 1997): near-normal scores draw straight lines. */
+export function detCurve(curve: OperatingPoint[], lowestRate: number): Promise<string> {
+  const values = curve
+    .filter(({ falseAcceptRate: rate, trueAcceptRate }) => rate > 0 && rate < 1 && trueAcceptRate > 0)
+    .map(({ falseAcceptRate, trueAcceptRate }) => ({
+      falseAccepts: falseAcceptRate,
+      misses: 1 - trueAcceptRate,
+    }))
+    .filter(({ misses }) => misses > 0)
+  const ticks = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8].filter((rate) => rate >= lowestRate)
+  const deviate = (rate: number) => ({ expr: `quantileNormal(${rate})` })
+  const axis = (field: string, title: string) =>
+    ({
+      field,
+      type: 'quantitative',
+      title,
+      scale: { domain: [deviate(ticks[0] as number), deviate(0.8)], nice: false, zero: false, clamp: false },
+      axis: {
+        values: { expr: `[${ticks.map((rate) => `quantileNormal(${rate})`)}]` },
+        labelExpr: "format(cumulativeNormal(datum.value), '.3~%')",
+      },
+    }) satisfies PositionFieldDef<string>
+  return draw('DET curve', {
+    width: 360,
+    height: 250,
+    data: { values },
+    transform: [
+      { calculate: 'quantileNormal(datum.falseAccepts)', as: 'falseDeviate' },
+      { calculate: 'quantileNormal(datum.misses)', as: 'missDeviate' },
+    ],
+    mark: { type: 'line', strokeWidth: 2.2, clip: true, color: sameColour },
+    encoding: {
+      x: axis('falseDeviate', 'false accept rate'),
+      y: axis('missDeviate', 'miss rate'),
+    },
+  })
+}
+
 /** Draws the distribution of the scores of either kind of pairs, as shares of each kind, with a threshold. */
 export function scoreHistogram(
   histogram: VerificationResult['histogram'],

@@ -101,6 +101,15 @@ export async function renderVerificationReport(report: VerificationReport): Prom
     </div>
   </div>
 </section>
+
+<section>
+  <h2>DET curve</h2>
+  <div class="beside">
+    <figure class="panel">${await plots.detCurve(curve, lowestRate)}</figure>
+    <p class="caption">The same thresholds by their two errors: misses upward, false accepts to the right, both on axes of normal deviates. Lower is
+    better. The nearer scores are to two normal distributions, the straighter the line.</p>
+  </div>
+</section>
 ${
   folds
     ? `
