@@ -1,8 +1,17 @@
 /** `embed`: the embeddings that a head's projection makes of features. */
 import type { Command } from 'commander'
 import { type ExecutionOptions, MarginHead } from '../index'
+import { newArray } from '../internal/check'
 import { replaceFile } from '../internal/write-file'
-import { asMatrix, filesNote, parseSource, readArray, type TextOptions } from './data/files'
+import {
+  asMatrix,
+  type FileArray,
+  filesNote,
+  type Matrix,
+  parseSource,
+  readArray,
+  type TextOptions,
+} from './data/files'
 import { npyHeader } from './data/npy'
 import { addColumnOptions, checkTextOptions, readingOf, sentenceOf } from './data/options'
 import { cleanUp } from './interrupt'
@@ -27,13 +36,7 @@ interface Options extends TextOptions {
 }
 
 /** Features that were read, and what names a row of them. */
-export interface Features {
-  embeddings: Float32Array
-  rows: number
-  dim: number
-  from: string
-  place: (row: number) => string
-}
+type Features = Matrix & Pick<FileArray, 'from' | 'place'>
 
 /** Rows between two looks at the progress. */
 const rowsAtOnce = 16_384
@@ -86,7 +89,7 @@ async function embed(file: string, options: Options): Promise<void> {
 }
 
 /** A head's projection computes on the CPU, and of the head nothing else is needed here. */
-export async function projectionIn(file: string, where: ExecutionOptions): Promise<MarginHead> {
+async function projectionIn(file: string, where: ExecutionOptions): Promise<MarginHead> {
   const head = await MarginHead.load(file, { ...where, device: 'cpu' })
   if (head.projection) return head
   head.dispose()
@@ -96,7 +99,7 @@ export async function projectionIn(file: string, where: ExecutionOptions): Promi
 }
 
 /** Hands the embeddings on in parts, each with its first row. */
-export async function embedRows(
+async function embedRows(
   head: MarginHead,
   { embeddings: features, rows, dim, from, place }: Features,
   progress: Progress,
@@ -107,6 +110,7 @@ export async function embedRows(
     throw new Failure(
       `Expected rows of ${width} numbers, as the head's projection takes, in ${from} but received ${dim}`
     )
+  progress.stop()
   progress.start('Embedding', rows)
   try {
     for (let first = 0; first < rows; first += rowsAtOnce) {
@@ -123,4 +127,21 @@ export async function embedRows(
   } finally {
     progress.stop()
   }
+}
+
+/** Rows as they are or, where a head's file is given, what its projection makes of them. */
+export async function throughHead(
+  file: string | undefined,
+  matrix: Matrix,
+  { from, place }: FileArray,
+  threads: number | undefined,
+  progress: Progress
+): Promise<Matrix> {
+  if (file === undefined) return matrix
+  using head = await projectionIn(file, { threads })
+  const embeddings = newArray(Float32Array, matrix.rows * head.dim, 'the embeddings')
+  await embedRows(head, { ...matrix, from, place }, progress, (part, first) =>
+    embeddings.set(part, first * head.dim)
+  )
+  return { embeddings, rows: matrix.rows, dim: head.dim }
 }

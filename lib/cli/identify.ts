@@ -2,8 +2,16 @@
 import type { Command } from 'commander'
 import { type IdentificationResult, identify } from '../index'
 import { writeReport } from '../internal/write-file'
-import { filesNote, holdsLabels, parseSource, type TextOptions } from './data/files'
+import {
+  type FileArray,
+  filesNote,
+  holdsLabels,
+  type Matrix,
+  parseSource,
+  type TextOptions,
+} from './data/files'
 import { addTextOptions, checkTextOptions, sentenceOf } from './data/options'
+import { throughHead } from './embed'
 import { show, warningsOf } from './identification/figures'
 import {
   checkSameDim,
@@ -32,6 +40,7 @@ interface Options extends TextOptions {
   galleryLabels?: string
   galleryPictures?: string
   probes?: string
+  head?: string
   probeLabels?: string
   probePictures?: string
   maxRank?: number
@@ -57,6 +66,7 @@ export function addIdentify(all: Command): void {
     .option('--probe-labels <file>', "each probe's class (default: the probes' own file)")
     .option('--gallery-pictures <file>', "for --report: a picture's path for each row, relative to this file")
     .option('--probe-pictures <file>', 'the same of the probes')
+    .option('--head <file>', 'whose projection makes embeddings of all rows first, as embed does')
     .option('--max-rank <number>', 'the highest rank (default: 20)', parseInteger(1))
     .option(
       '--replicates <number>',
@@ -76,6 +86,7 @@ export function addIdentify(all: Command): void {
     [
       'identify --gallery enrolled.npz --probes visitors.npz --report visitors.html',
       'identify --gallery birds.npy --gallery-labels species.npy   # each among the others',
+      'identify --gallery enrolled.npz --probes visitors.npz --head head.safetensors',
       'identify --gallery a.csv --probes b.csv --replicates 1000 --json',
     ],
     [
@@ -96,7 +107,7 @@ async function run(options: Options): Promise<void> {
   cleanUp(() => progress.stop())
   const start = performance.now()
   progress.start('Reading', 1)
-  const { gallery, probes, labels, nameOf } = await readInputs(options)
+  const { gallery, probes, labels, nameOf } = await readInputs(options, progress)
   progress.stop()
   progress.start('Comparing', 1)
   const { embeddings, dim } = gallery
@@ -188,24 +199,31 @@ function checkOptions(options: Options): void {
 }
 
 /** @returns also the probes' labels, by the gallery's numbers, and the text of each number */
-async function readInputs(options: Options): Promise<{
+async function readInputs(
+  options: Options,
+  progress: Progress
+): Promise<{
   gallery: LabelledRows
   probes?: LabelledRows
   labels: Int32Array
   nameOf: (label: number) => string
 }> {
+  const embedded = (matrix: Matrix, array: FileArray) =>
+    throughHead(options.head, matrix, array, options.threads, progress)
   const gallery = await readRows(
     {
       embeddings: options.gallery as string,
       labels: options.galleryLabels,
       pictures: options.galleryPictures,
     },
-    options
+    options,
+    embedded
   )
   if (options.probes === undefined) return { gallery, labels: gallery.labels, nameOf: gallery.nameOf }
   const probes = await readRows(
     { embeddings: options.probes, labels: options.probeLabels, pictures: options.probePictures },
-    options
+    options,
+    embedded
   )
   const files: [string, string] = [options.gallery as string, options.probes]
   checkSameDim(gallery, probes, files)

@@ -1,11 +1,9 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
 import { type Command, Option } from 'commander'
 import { type VerificationResult, verification, verificationFromScores } from '../index'
-import { newArray } from '../internal/check'
 import { writeReport } from '../internal/write-file'
 import {
   asMatrix,
-  type FileArray,
   filesNote,
   holdsLabels,
   parseSource,
@@ -15,7 +13,7 @@ import {
 } from './data/files'
 import { asLabels, type ClassLabels } from './data/labels'
 import { addTextOptions, checkTextOptions, type Reading, readingOf, sentenceOf } from './data/options'
-import { embedRows, projectionIn } from './embed'
+import { throughHead } from './embed'
 import { cleanUp } from './interrupt'
 import { explain, parseInteger, parseNumberAbove, parseNumberBetween } from './options'
 import {
@@ -64,8 +62,6 @@ interface Judged {
   sentence: string
   warnings: string[]
 }
-
-type Matrix = ReturnType<typeof asMatrix>
 
 /** The false accept rates of the table, and of the report's curve: 1e-6 to 1, 40 a decade. */
 const tableRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
@@ -228,7 +224,7 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   const trials = await list
   const read = readingOf(array, labelArray, classLabels)
   progress.stop()
-  const matrix = await projected(given, array, options, progress)
+  const matrix = await throughHead(options.head, given, array, options.threads, progress)
   const { dim } = matrix
   progress.start('Judging', 1)
   try {
@@ -255,22 +251,6 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   } finally {
     progress.stop()
   }
-}
-
-/** The rows, or what the projection of --head makes of them. */
-async function projected(
-  matrix: Matrix,
-  { from, place }: FileArray,
-  { head: file, threads }: Options,
-  progress: Progress
-): Promise<Matrix> {
-  if (file === undefined) return matrix
-  using head = await projectionIn(file, { threads })
-  const embeddings = newArray(Float32Array, matrix.rows * head.dim, 'the embeddings')
-  await embedRows(head, { ...matrix, from, place }, progress, (part, first) =>
-    embeddings.set(part, first * head.dim)
-  )
-  return { embeddings, rows: matrix.rows, dim: head.dim }
 }
 
 function checkCount(count: number, rows: number, what: string, file: string | undefined): void {

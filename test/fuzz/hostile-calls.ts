@@ -208,9 +208,10 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
     })
   },
   async step(dice) {
+    const projection = { from: 4, to: 3, layers: dice.pick([1, 2] as const), batchNorm: dice.chance(0.5) }
     const head = await MarginHead.create({
       classes: 9,
-      dim: 4,
+      ...(dice.chance(0.3) ? { dim: 3, projection } : { dim: 4 }),
       optimizer: library.sgd({ momentum: 0.9 }),
       seed: 1,
     })
@@ -227,6 +228,8 @@ export const hostileKinds: Record<string, (dice: Dice) => Promise<undefined>> = 
       'evaluateSync',
       'topK',
       'topKSync',
+      'embed',
+      'embedSync',
       'weights',
       'bias',
       'save',

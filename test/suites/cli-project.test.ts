@@ -105,17 +105,21 @@ test('embed writes what the head computes, and verify --head judges it', () =>
     sameBits(written.subarray(-4 * rows * 5), expected.subarray(-4 * rows * 5), 'embeddings')
     assert.equal(parseNpyHeader(written).shape, [rows, 5])
     assert.is(parseNpyHeader(written).start + 4 * rows * 5, written.length)
-    const verify = async (...args: string[]) => {
-      const { code, stdout, stderr } = await cli(['verify', '--labels', 'l.npy', '--json', ...args], {
-        cwd: folder,
-      })
+    const figuresOf = async (...args: string[]) => {
+      const { code, stdout, stderr } = await cli([...args, '--json'], { cwd: folder })
       assert.is(code, 0, stderr)
       const { read: _, ...figures } = JSON.parse(stdout)
       return figures
     }
-    const through = await verify('--embeddings', 'e.npy', '--head', 'h.safetensors')
-    assert.equal(through, await verify('--embeddings', 'out.npy'))
-    assert.is(through.dim, 5)
+    for (const [command, rowsIn, labelsIn] of [
+      ['verify', '--embeddings', '--labels'],
+      ['identify', '--gallery', '--gallery-labels'],
+    ] as const) {
+      const judge = [command, labelsIn, 'l.npy', rowsIn]
+      const through = await figuresOf(...judge, 'e.npy', '--head', 'h.safetensors')
+      assert.equal(through, await figuresOf(...judge, 'out.npy'))
+      assert.is(through.dim, 5)
+    }
     const inspected = await cli(['inspect', 'h.safetensors'], { cwd: folder })
     assert.match(inspected.stdout, /\nProjection +16 → 5\n/)
   }))

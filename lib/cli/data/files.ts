@@ -209,11 +209,13 @@ function choose(names: string[], requested: string | undefined, usual: string): 
 }
 
 /** Embeddings [N,D] in single precision. */
-export function asMatrix({ from, shape, values }: FileArray): {
+export interface Matrix {
   embeddings: Float32Array
   rows: number
   dim: number
-} {
+}
+
+export function asMatrix({ from, shape, values }: FileArray): Matrix {
   const [rows, dim] = shape
   if (shape.length !== 2 || !rows || !dim)
     throw new Failure(`Expected rows of numbers in ${from} but received an array of shape [${shape}]`)

@@ -1,7 +1,15 @@
 /** Reads the gallery and the probes of `identify`, and numbers their labels together. */
 import path from 'node:path'
 import { shown } from '../../internal/file-error'
-import { asMatrix, type FileArray, parseSource, readArray, readBoth, type TextOptions } from '../data/files'
+import {
+  asMatrix,
+  type FileArray,
+  type Matrix,
+  parseSource,
+  readArray,
+  readBoth,
+  type TextOptions,
+} from '../data/files'
 import { asLabels } from '../data/labels'
 import { type Reading, readingOf } from '../data/options'
 import { counted, Failure } from '../terminal'
@@ -26,14 +34,19 @@ export interface RowFiles {
   pictures?: string | undefined
 }
 
-export async function readRows(files: RowFiles, options: TextOptions): Promise<LabelledRows> {
+/** @param embedded what becomes of the rows: `throughHead` */
+export async function readRows(
+  files: RowFiles,
+  options: TextOptions,
+  embedded: (matrix: Matrix, array: FileArray) => Promise<Matrix>
+): Promise<LabelledRows> {
   const source = parseSource(files.embeddings)
   const beside = files.labels === undefined || files.labels === files.embeddings
   const both = beside ? await readBoth(source, options) : undefined
   const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
   const labelArray =
     both?.labels ?? (await readArray(parseSource(files.labels as string), 'labels', 'labels', options))
-  const matrix = asMatrix(array)
+  const matrix = await embedded(asMatrix(array), array)
   const classes = asLabels(labelArray)
   checkCount(classes.labels.length, matrix.rows, 'label', labelArray.from)
   const pictures = files.pictures === undefined ? undefined : await readPictures(files.pictures, options)
