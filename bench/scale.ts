@@ -39,7 +39,7 @@ function measure({ ranks, classes, dim, batch, sampleRate, threads, steps }: Set
 }
 
 /**
- * Bytes that a rank sends in a step, as derived: rows and labels to every other rank, five numbers of each row (`RowTotals`) in
+ * Bytes that a rank sends in a step, as derived: rows and labels to every other rank, six numbers of each row (`RowTotals`) in
  * the middle, the others' rows of gradInput back, and 256 bytes of agreement a call (twice for an all-gather).
  */
 function derived({ ranks, dim, batch }: Setup): number {
@@ -49,10 +49,10 @@ function derived({ ranks, dim, batch }: Setup): number {
   const gather = (bytes: number) => bytes * others
   const agreement = 256 * others * (3 * 2 + 4)
   return (
-    gather(5 * 8) +
+    gather(6 * 8) +
     gather(own * dim * 4) +
     gather(own * 4) +
-    reduce(batch * 8) +
+    reduce(batch * 2 * 8) +
     reduce(batch * 4 * 8) +
     ((batch * dim * 4) / ranks) * others +
     reduce(2 * 8) +

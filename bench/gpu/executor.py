@@ -13,6 +13,8 @@ PARAMETERS = {
     "arcface": {"scale": 64, "margin": 0.5, "easyMargin": False},
     "combined": {"scale": 64, "m1": 1, "m2": 0.3, "m3": 0.2},
     "sphereface": {"scale": 0, "m": 4, "base": 1000, "gamma": 0.12, "power": 1, "lambdaMin": 5, "iteration": 0},
+    "mvsoftmax": {"scale": 32, "margin": 0.35, "t": 0.2, "adaptive": True, "easyMargin": True, "kind": 0},
+    "curricularface": {"scale": 64, "margin": 0.5, "t": 0},
 }
 # What a result may be off by, as a share of its norm.
 BOUNDS = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-2}

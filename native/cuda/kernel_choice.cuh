@@ -30,6 +30,8 @@ struct KernelChoice {
     return gradientTile<Core, normalized, smooths, corrected, false>;
   }
 
+  // Rows of whole vectors of four are read and written as such.
+  static auto weight(const StepRows& step) { return step.dim % 4 == 0 ? weight<true>(step) : weight<false>(step); }
   template <bool aligned>
   static auto weight(const StepRows& step) {
     switch (step.weightUse) {

@@ -43,8 +43,7 @@ class Step {
     launchRows("add up the rows", totalRows, data_.rows, data_.chunkTiles);
     if (problem_.exchange)
       if (Status status = exchange(); !status) return status;
-    device_.launch("close the rows", closeRows, dim3(static_cast<unsigned>(divideUp(data_.rows, closeThreads))),
-                   closeThreads, 0, data_);
+    launchThreads("close the rows", closeRows, data_.rows);
     device_.launch("add up the losses", collectLosses, dim3(1), collectThreads, 0, data_);
     if (problem_.gradInput) targetInput();
     if (wantsWeight()) launchRows("add up the targets' gradients", targetGradients, data_.rows);
@@ -189,9 +188,17 @@ class Step {
 
   static dim3 rowGrid(int64_t rows) { return dim3(static_cast<unsigned>(divideUp(rows, rowWarps))); }
 
+  // A warp for each row.
   template <class Kernel, class... Arguments>
   void launchRows(const char* what, Kernel kernel, int64_t rows, Arguments... arguments) {
     device_.launch(what, kernel, rowGrid(rows), rowWarps * 32, 0, data_, arguments...);
+  }
+
+  // A thread for each row.
+  template <class Kernel, class... Arguments>
+  void launchThreads(const char* what, Kernel kernel, int64_t rows, Arguments... arguments) {
+    device_.launch(what, kernel, dim3(static_cast<unsigned>(divideUp(rows, closeThreads))), closeThreads, 0, data_,
+                   arguments...);
   }
 
   template <class Tile, class Kernel, class... Arguments>
@@ -301,10 +308,8 @@ class Step {
     // First what reads the classes' weights once more, while the level-2 cache may still hold them.
     if (wantsWeight()) {
       if (device_.well()) problem_.updateBegun = problem_.update != nullptr;
-      launchTiles<Weights>(
-          "compute the weight gradient",
-          data_.dim % 4 == 0 ? Choice::template weight<true>(data_) : Choice::template weight<false>(data_),
-          dim3(dimTiles(plan_.tiles.weight), weightTiles(c)), firstClass, classes);
+      launchTiles<Weights>("compute the weight gradient", Choice::weight(data_),
+                           dim3(dimTiles(plan_.tiles.weight), weightTiles(c)), firstClass, classes);
     }
     if (problem_.gradInput && !narrow_)
       launchTiles<Input>(
@@ -320,16 +325,12 @@ class Step {
 
   // Places the rows' transforms of their negatives. They depend on the targets' cosines, which shards add up first.
   Status placeNegatives() {
-    const auto launch = [&](const char* what, auto kernel, int64_t rows, auto... arguments) {
-      device_.launch(what, kernel, dim3(static_cast<unsigned>(divideUp(rows, closeThreads))), closeThreads, 0, data_,
-                     arguments...);
-    };
     const bool exchanges = problem_.exchange != nullptr;
     if (exchanges) {
-      launch("gather the targets' cosines", targetCosines, data_.rows);
+      launchThreads("gather the targets' cosines", targetCosines, data_.rows);
       if (Status status = exchange(); !status) return status;
     }
-    launch("place the negatives' thresholds", placeThresholds, data_.paddedRows, exchanges);
+    launchThreads("place the negatives' thresholds", placeThresholds, data_.paddedRows, exchanges);
     return {};
   }
 

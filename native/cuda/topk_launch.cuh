@@ -1,7 +1,6 @@
 // Launches the kernels that find the k best classes of each row: tiles of scores, chunk by chunk, merged into the rows'
 // lists.
 #pragma once
-#include "../core/probability.h"
 #include "device.h"
 #include "plan.h"
 #include "scores.cuh"

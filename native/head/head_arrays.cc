@@ -169,8 +169,8 @@ Status Head::adopt(Head& from, const std::vector<int32_t>& kept) {
     Memory* const write = memoryOf(name);
     if (!read || !write) continue;
     const int64_t row = read->bytes() / from.settings_.classes;
-    for (int64_t first = 0, last = 0; first < count;
-         first = last) {  // a run of classes that are consecutive in both heads
+    // Each turn moves a run of classes that are consecutive in both heads.
+    for (int64_t first = 0, last = 0; first < count; first = last) {
       for (last = first + 1; last < count && kept[last] == kept[last - 1] + 1;) last++;
       const Status status = move(*read, kept[first] * row, *write, first * row, (last - first) * row);
       if (!status) return status;

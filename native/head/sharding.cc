@@ -145,16 +145,18 @@ Status Sharding::gather(Problem& problem, bool train, double learningRate, int64
   return status;
 }
 
-Status Sharding::sumOverRanks(double* values, int64_t count) const {
+Status Sharding::allReduce(void* values, int64_t count, Element element, ReduceOp reduceOp) const {
   return collective([&](CollectiveFailure* failure) {
-    return group_.allReduce(group_.context, name_.c_str(), values, count, Element::float64, ReduceOp::sum, failure);
+    return group_.allReduce(group_.context, name_.c_str(), values, count, element, reduceOp, failure);
   });
 }
 
+Status Sharding::sumOverRanks(double* values, int64_t count) const {
+  return allReduce(values, count, Element::float64, ReduceOp::sum);
+}
+
 Status Sharding::sumOverRanks(float* values, int64_t count) const {
-  return collective([&](CollectiveFailure* failure) {
-    return group_.allReduce(group_.context, name_.c_str(), values, count, Element::float32, ReduceOp::sum, failure);
-  });
+  return allReduce(values, count, Element::float32, ReduceOp::sum);
 }
 
 void Sharding::localizeLabels(Problem& problem) {
@@ -176,22 +178,16 @@ struct Sharding::Exchange : TotalsExchange {
       maxima[2 * i] = rows[i].maximum;
       maxima[2 * i + 1] = rows[i].largest;
     }
-    if (Status status = allReduce(maxima, ReduceOp::max); !status) return status;
+    if (Status status = sharding.allReduce(maxima.data(), count * 2, Element::float64, ReduceOp::max); !status)
+      return status;
     for (int64_t i = 0; i < count; i++) {
       const double mine[] = {sumAt(rows[i], maxima[2 * i]), rows[i].logits, rows[i].target, rows[i].cosine};
       std::copy(mine, mine + 4, sums.begin() + i * 4);
     }
-    if (Status status = allReduce(sums, ReduceOp::sum); !status) return status;
+    if (Status status = sharding.sumOverRanks(sums.data(), count * 4); !status) return status;
     for (int64_t i = 0; i < count; i++)
       rows[i] = {maxima[2 * i], maxima[2 * i + 1], sums[i * 4], sums[i * 4 + 1], sums[i * 4 + 2], sums[i * 4 + 3]};
     return {};
-  }
-
-  Status allReduce(std::vector<double>& values, ReduceOp reduceOp) const {
-    return sharding.collective([&](CollectiveFailure* failure) {
-      return sharding.group_.allReduce(sharding.group_.context, sharding.name_.c_str(), values.data(),
-                                       static_cast<int64_t>(values.size()), Element::float64, reduceOp, failure);
-    });
   }
 
   const Sharding& sharding;
@@ -320,9 +316,7 @@ Status Sharding::scatterResults(Problem& problem, Problem& mine) {
     for (int64_t i = 0; i < mine.rows * dim; i++)
       squares[1] += static_cast<double>(mine.gradInput[i]) * mine.gradInput[i];
   }
-  const Status status = collective([&](CollectiveFailure* failure) {
-    return group_.allReduce(group_.context, name_.c_str(), squares, 2, Element::float64, ReduceOp::sum, failure);
-  });
+  const Status status = sumOverRanks(squares, 2);
   problem.statistics->gradientSquares = squares[0];
   problem.statistics->inputGradientSquares = squares[1];
   return status;

@@ -4,7 +4,8 @@
 // arXiv:1801.07698, section 2.3; An et al. 2021, arXiv:2010.05222). Each step, with N = Σ B:
 //
 //   all-gather       embeddings [N,D] and labels [N]
-//   all-reduce       five numbers a row, in the middle of the step: its softmax's totals over all ranks' classes
+//   all-reduce       six numbers a row, in the middle of the step: its softmax's totals over all ranks' classes;
+//                    before them, where a margin transforms its negatives, once more for the targets' cosines
 //   reduce-scatter   gradInput [N,D] → each rank its own rows
 //
 // The traffic does not grow with the number of classes; weights and optimizer state stay where they
@@ -62,6 +63,7 @@ class Sharding {
   struct OnDevices;
   template <class Work>
   Status collective(const Work& work) const;
+  Status allReduce(void* values, int64_t count, Element element, ReduceOp reduceOp) const;
   Status gatherRows(int64_t mine, std::vector<int64_t> request, const char* const* names,
                     const std::string& reason = "");
   Status gatherReasons(const std::string& mine) const;

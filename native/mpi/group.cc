@@ -103,7 +103,7 @@ Status Group::exchange(const std::vector<Piece>& send, const std::vector<Piece>&
   return failing(transport_.exchange(send, receive, kind, [this] { return place(); }));
 }
 
-// Records where in the program the group is.
+// Returns where in the program the group is, in words.
 std::string Group::place() {
   const std::lock_guard<std::mutex> lock(mutex_);
   return placeOf(current_) + " (call " + std::to_string(calls_) + " of the group)";

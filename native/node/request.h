@@ -30,20 +30,19 @@ class Request {
   template <class T>
   const T* input(const char* name, size_t length) const {
     const Napi::Value value = get(name);
-    return static_cast<const T*>(job_->keep(value, elements<T>(value, name, length).data, length * sizeof(T)));
+    return keep(value, elements<T>(value, name, length));
   }
   template <class T>
   Span<const T> input(const char* name) const {
     const Napi::Value value = get(name);
     const Span<T> span = elements<T>(value, name);
-    return {static_cast<const T*>(job_->keep(value, span.data, span.length * sizeof(T))), span.length};
+    return {keep(value, span), span.length};
   }
   // A null pointer for undefined.
   template <class T>
   const T* optionalInput(const char* name, size_t length) const {
     const Napi::Value value = get(name);
-    if (value.IsUndefined()) return nullptr;
-    return static_cast<const T*>(job_->keep(value, elements<T>(value, name, length).data, length * sizeof(T)));
+    return value.IsUndefined() ? nullptr : keep(value, elements<T>(value, name, length));
   }
 
   // An array to be written, always in place: lib/ passes asynchronous work only arrays of its own.
@@ -83,6 +82,10 @@ class Request {
  private:
   static constexpr int64_t largestInteger = int64_t{1} << 53;  // up to here a double is the integer that it says
 
+  template <class T>
+  const T* keep(Napi::Value value, Span<T> span) const {
+    return static_cast<const T*>(job_->keep(value, span.data, span.length * sizeof(T)));
+  }
   template <class T>
   T* useInPlace(Napi::Value value, Span<T> span) const {
     if (span.data) job_->useInPlace(value, span.data, span.length * sizeof(T));
