@@ -12,6 +12,7 @@ import {
   rowsOf,
   size,
 } from './internal/check'
+import { lengthOf } from './internal/intrinsics'
 import {
   checkedZeroRows,
   type Searching,
@@ -104,7 +105,11 @@ function prepare(batch: AsNormBatch, given: AsNormOptions | undefined, asynchron
 }
 
 function pairsOf(given: LabelArray | undefined, rows: number): Int32Array {
-  if (given !== undefined) return rowPairs(given, undefined, rows).slice()
+  if (given !== undefined) {
+    const pairs = rowPairs(given, undefined, rows)
+    if (lengthOf(pairs) === 0) throw wrongValue('at least one pair', 'pairs', given)
+    return pairs.slice()
+  }
   if (rows % 2 !== 0) throw wrongValue('an even number of rows without pairs', 'embeddings', rows)
   return Int32Array.from({ length: rows }, (_, i) => i)
 }

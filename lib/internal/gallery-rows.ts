@@ -4,7 +4,7 @@
 // moves to memory of its own unless nobody reads.
 import { wrongType, wrongValue } from '../errors'
 import { countOf, isLabels, labels, newArray, newSharedArray } from './check'
-import { isList } from './intrinsics'
+import { isGone, isList, typeOf } from './intrinsics'
 import { indexOfIgnored, mostRows } from './verification-request'
 
 /** What a row is called: a name, or an integer from 0. */
@@ -156,6 +156,8 @@ export function checkLabels(
 /** The labels of rows to remove: one, or any number. */
 export function checkRemoved(given: unknown): ReadonlySet<Label> {
   const several = typeof given !== 'string' && isLabels(given)
+  if (several && typeOf(given) !== undefined && isGone(given as never))
+    throw wrongValue('an array that has its memory', 'labels', given)
   if (several && countOf(given) === 0) return new Set()
   return new Set<Label>(checkLabels(given, several ? countOf(given) : 1, undefined))
 }
