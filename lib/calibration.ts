@@ -1,7 +1,7 @@
-import { notFinite, wrongValue } from './errors'
+import { wrongValue } from './errors'
 import { type FloatArray, numberBetween, options } from './internal/check'
 import { namesOf } from './internal/option-table'
-import { type Answers, scoredAnswers } from './internal/verification-request'
+import { type Answers, rejectNotFinite, scoredAnswers } from './internal/verification-request'
 
 /** The cost of scores that are taken for log-likelihood ratios. */
 export interface CalibrationCost {
@@ -85,8 +85,7 @@ interface Judged {
 
 function checked(given: FloatArray | readonly number[], answers: Answers): Judged {
   const { scores, same } = scoredAnswers(given, answers)
-  const wrong = scores.findIndex((score) => !Number.isFinite(score))
-  if (wrong >= 0) throw notFinite('scores', wrong)
+  rejectNotFinite(scores)
   const targetCount = same.reduce((count, one) => count + one, 0)
   const otherCount = same.length - targetCount
   if (targetCount === 0 || otherCount === 0)

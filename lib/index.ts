@@ -97,3 +97,9 @@ export {
   verificationFromScoresSync,
   verificationSync,
 } from './verification'
+export {
+  type VerificationIntervalOptions,
+  type VerificationIntervals,
+  verificationIntervals,
+  verificationIntervalsSync,
+} from './verification-intervals'

@@ -1,23 +1,32 @@
 // Confidence intervals by the bootstrap over identities: whole identities are drawn with replacement, because the rows of one
 // identity resemble each other and tell less than as many rows of different ones.
+import { numberBetween } from './check'
+import { integerRow, type OptionRow, seedRow, type ValuesOf } from './option-table'
 import { seededRandom } from './random'
 
-export interface Bootstrap {
-  replicates: number
-  confidence: number
-  seed: number
-}
+/** The options of a bootstrap; without replicates there is none. */
+export const bootstrapOptions = {
+  replicates: integerRow(0, 0, 1e6),
+  confidence: {
+    check: (value: unknown, name: string) => numberBetween(value, name, 0, 1),
+    default: 0.95,
+  },
+  seed: seedRow,
+} satisfies Record<string, OptionRow<number>>
+
+type Bootstrap = ValuesOf<typeof bootstrapOptions>
 
 /**
  * Draws identities and computes figures of each draw, until there are as many as `replicates`.
  * @param strata the numbers of identities of each stratum: those of one are drawn from among themselves
- * @param figuresOf computes the figures from how often each identity was drawn, for each stratum
- * @returns bounds of each figure, by percentiles; a generator that yields now and then, for others to have their turn
+ * @param figuresOf computes the figures from how often each identity was drawn, for each stratum; undefined where the draw
+ *   lacks what they need, and does not count
+ * @returns bounds of each figure, by percentiles; a generator that yields after each draw, for others to have their turn
  */
 export function* intervals(
   { replicates, confidence, seed }: Bootstrap,
   strata: readonly number[],
-  figuresOf: (counts: readonly Float64Array[]) => Float64Array
+  figuresOf: (counts: readonly Float64Array[]) => Float64Array | undefined
 ): Generator<undefined, { lower: Float64Array; upper: Float64Array }, unknown> {
   const random = seededRandom(seed)
   const counts = strata.map((identities) => new Float64Array(identities))
@@ -30,8 +39,9 @@ export function* intervals(
         drawn[identity] = (drawn[identity] as number) + 1
       }
     }
-    values.push(figuresOf(counts))
-    if (replicate % 16 === 15) yield
+    const figures = figuresOf(counts)
+    if (figures) values.push(figures)
+    yield
   }
   const count = values[0]?.length ?? 0
   const [lower, upper] = [new Float64Array(count), new Float64Array(count)]

@@ -2,6 +2,7 @@
 import { wrongType, wrongValue } from '../errors'
 import { type ExecutionOptions, execution } from '../execution'
 import { checkSignal } from './abort'
+import { bootstrapOptions } from './bootstrap'
 import {
   type FloatArray,
   floats,
@@ -9,13 +10,12 @@ import {
   type LabelArray,
   labels,
   newSharedCopy,
-  numberBetween,
   options,
   rowsOf,
   size,
 } from './check'
 import { checkedZeroRows, type Search } from './nearest-rows'
-import { integerRow, namesIn, namesOf, type OptionRow, seedRow, valuesOf } from './option-table'
+import { namesIn, namesOf, valuesOf } from './option-table'
 import { ascendingRates, indexOfIgnored, mostRows } from './verification-request'
 
 /** Rows whose classes are known, and rows to find among them. */
@@ -52,16 +52,6 @@ export interface IdentificationOptions extends Pick<ExecutionOptions, 'threads' 
   /** Ends the work: the promise rejects with the signal's reason after the block of probes that runs. Asynchronous calls only. */
   signal?: AbortSignal | undefined
 }
-
-/** The options whose checks need nothing else. */
-const bootstrapOptions = {
-  replicates: integerRow(0, 0, 1e6),
-  confidence: {
-    check: (value: unknown, name: string) => numberBetween(value, name, 0, 1),
-    default: 0.95,
-  },
-  seed: seedRow,
-} satisfies Record<string, OptionRow<number>>
 
 const batchNames = namesOf<IdentificationBatch>({
   gallery: true,

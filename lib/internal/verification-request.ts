@@ -1,6 +1,6 @@
 // Checks the arguments of verification and makes the request that native code takes.
 
-import { wrongType, wrongValue } from '../errors'
+import { notFinite, wrongType, wrongValue } from '../errors'
 import { type ExecutionOptions, execution } from '../execution'
 import { checkSignal } from './abort'
 import {
@@ -99,6 +99,12 @@ export function requestOfScores(
   const { scores: givenScores, same } = scoredAnswers(given, answers)
   const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(known.folds, same.length) }
   return { ...judged, ...inputs, asynchronous, __proto__: null }
+}
+
+/** Refuses scores that are not finite, as native code does. */
+export function rejectNotFinite(scores: Float64Array): void {
+  const wrong = scores.findIndex((score) => !Number.isFinite(score))
+  if (wrong >= 0) throw notFinite('scores', wrong)
 }
 
 /** Scores, and an answer for each of them. A Float64Array stays the caller's. */
@@ -239,7 +245,7 @@ function foldsOf(asked: number | undefined, count: number): Partial<Inputs> {
 }
 
 /** The scores in double precision. A list's elements may be getters; a Float64Array stays the caller's. */
-function scoresOf(given: unknown): Float64Array {
+export function scoresOf(given: unknown): Float64Array {
   if (isFloatArray(given)) {
     if (isGone(given)) throw wrongValue('an array that has its memory', 'scores', given)
     return typeOf(given) === 'Float64Array'

@@ -4,7 +4,15 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import * as library from '../../lib/index'
 import { faultOf } from '../fuzz/errors'
-import { hostileValues, trapMessage } from '../fuzz/hostile-values'
+import { hostileValues } from '../fuzz/hostile-values'
+import {
+  anyNumber,
+  type Call,
+  lyingArrays,
+  type Options,
+  refuseHostileValues,
+  split,
+} from '../support/hostile-arguments'
 import { makeBatch } from '../support/support'
 
 const test = suite('arguments')
@@ -15,15 +23,6 @@ const batch = makeBatch(1, { rows, dim, classes })
 const bias = new Float32Array(classes)
 const listed = { pairs: [0, 1, 2, 3, 4, 5, 0, 2], same: [1, 0, 0, 1] }
 
-type Options = Record<string, unknown>
-
-interface Call {
-  /** Names of what is spoiled, and what else has their meaning: as hostile values are called. */
-  names: Record<string, string[]>
-  /** Makes the call with some of its arguments replaced. */
-  run: (changes: Options) => unknown
-}
-
 const execution = {
   threads: [],
   device: [],
@@ -33,14 +32,6 @@ const execution = {
 }
 const { precision: _, workspace: __, ...rowExecution } = execution
 const truth = ['true', 'false']
-/** Where an array of any length will do: what they say of themselves is not asked. */
-const lyingArrays = [
-  'an array that claims to be longer',
-  'an array that claims another place',
-  'an array with a length of its own',
-  'an array without a constructor',
-]
-const anyNumber = ['0', '−1', '1.5', '2³¹', '2⁵³', '1e308']
 const lossNames = {
   ...execution,
   margin: [],
@@ -57,12 +48,6 @@ const lossNames = {
   gradBias: truth,
 }
 const batchNames = { input: [], weight: [], labels: [], dim: [], bias: [] }
-
-function split(changes: Options, names: object): [Options, Options] {
-  const [first, others]: [Options, Options] = [{}, {}]
-  for (const [name, value] of Object.entries(changes)) (name in names ? first : others)[name] = value
-  return [first, others]
-}
 
 const sound = () => ({ ...structuredClone(batch), bias })
 
@@ -113,57 +98,6 @@ const verified = (call: (embeddings: never, pairs: never, options: never) => unk
   run: ({ embeddings = batch.input, pairs = listed.pairs, same = listed.same, ...options }) =>
     call(embeddings as never, { pairs, same } as never, { dim, ...options } as never),
 })
-
-const cosines = { threads: [], instructionSet: [] }
-const labelled = {
-  gallery: batch.input,
-  galleryLabels: [0, 1, 1, 2, 0, 2],
-  probes: batch.weight.slice(0, rows * dim),
-  probeLabels: [0, 1, 2, 0, 3, 1],
-  dim,
-}
-const identified = (call: (batch: never, options: never) => unknown): Call => ({
-  names: {
-    gallery: [],
-    galleryLabels: [],
-    probes: [],
-    probeLabels: [],
-    dim: [],
-    maxRank: [],
-    falseAlarmRates: [
-      'an empty list',
-      'a Uint8ClampedArray',
-      'an Int16Array',
-      'an Int16Array that poses as a Float32Array',
-      ...lyingArrays,
-    ],
-    detectionRank: [],
-    replicates: ['0'],
-    confidence: [],
-    seed: ['0', '2³¹'],
-    ...cosines,
-  },
-  run: (changes) => {
-    const [inBatch, others] = split(changes, labelled)
-    return call({ ...labelled, ...inBatch } as never, others as never)
-  },
-})
-const normalized = (call: (batch: never, options: never) => unknown): Call => {
-  const sound = { embeddings: batch.input, cohort: batch.weight, pairs: listed.pairs, dim }
-  return {
-    names: { embeddings: [], cohort: [], pairs: [], dim: [], top: [], ...cosines },
-    run: (changes) => {
-      const [inBatch, others] = split(changes, sound)
-      return call({ ...sound, ...inBatch } as never, others as never)
-    },
-  }
-}
-const anyLabel = ['0', 'an empty string', 'a word', 'a long string', 'a name of Object.prototype']
-const gallery = () => {
-  const made = new library.Gallery<number>({ dim })
-  made.enrol(batch.input, [0, 1, 1, 2, 0, 2])
-  return made
-}
 
 const head = () => MarginHead.create({ classes, dim, device: 'cpu' })
 const stepNames = {
@@ -245,33 +179,6 @@ const calls: Record<string, Call> = {
   },
   verification: verified(library.verification as never),
   verificationSync: verified(library.verificationSync as never),
-  identify: identified(library.identify as never),
-  identifySync: identified(library.identifySync as never),
-  asNorm: normalized(library.asNorm as never),
-  asNormSync: normalized(library.asNormSync as never),
-  'gallery.enrol': {
-    names: { embeddings: [], labels: ['0'] },
-    run: ({ embeddings = batch.input, labels = [3, 4, 5, 6, 7, 8] }) =>
-      gallery().enrol(embeddings as never, labels as never),
-  },
-  'gallery.remove': {
-    names: { labels: [...anyLabel, 'an empty list', 'a list of strings'] },
-    run: ({ labels = 3 }) => gallery().remove(labels as never),
-  },
-  'gallery.search': {
-    names: { probes: [], k: [], threshold: anyNumber, ...cosines },
-    run: ({ probes = batch.input, ...options }) => gallery().search(probes as never, options as never),
-  },
-  calibrationCost: {
-    names: { scores: [], same: [] },
-    run: ({ scores = [1, 2, 3, 4], same = listed.same }) =>
-      library.calibrationCost(scores as never, same as never),
-  },
-  fitCalibration: {
-    names: { scores: [], same: [], pTarget: [] },
-    run: ({ scores = [1, 2, 3, 4], same = [0, 1, 0, 1], ...options }) =>
-      library.fitCalibration(scores as never, same as never, options as never),
-  },
   'MarginHead.create': {
     names: headNames,
     run: async (changes) =>
@@ -338,21 +245,7 @@ const calls: Record<string, Call> = {
   }),
 }
 
-for (const [name, { names, run }] of Object.entries(calls))
-  for (const [option, meant] of Object.entries(names))
-    test(`${name} refuses for ${option} what it can not mean`, async () => {
-      for (const [what, make] of Object.entries(hostileValues)) {
-        if (name === 'head.save' && meant.includes(what)) continue
-        const value = make(rows)
-        const [outcome] = await Promise.allSettled([(async () => run({ [option]: value }))()])
-        if (outcome.status === 'fulfilled') assert.ok(meant.includes(what), `${what} was accepted`)
-        else {
-          const own = (outcome.reason as Error).message === trapMessage
-          assert.is(own ? undefined : faultOf(outcome.reason), undefined, what)
-          assert.not.ok(meant.includes(what), `${what} was refused: ${outcome.reason.message}`)
-        }
-      }
-    })
+refuseHostileValues(test, calls, rows)
 
 for (const what of [
   'null',
