@@ -106,6 +106,8 @@ class ProjectionTape {
 // The table through which a head reaches its projection, as executor.h's for all else. So far the CPU
 // alone computes one, for heads of every device.
 struct ProjectionExecutor {
+  // Rows of this many dimensions that a training step of a head on the CPU takes.
+  int64_t (*rowsOfStep)(int64_t dim);
   int64_t (*activationBytes)(const ProjectionShape& shape, int64_t rows, bool training);
   // In evaluation.
   Status (*forward)(const ProjectionPass& pass);

@@ -78,6 +78,13 @@ struct Status {
     (status.message += classIndex) += " but received a larger one";
     return status;
   }
+  // More rows than a training step on the CPU takes at once.
+  static Status tooManyRows(int64_t rows, int64_t dim, int64_t most) {
+    Status status{Failure::tooManyRows, "Expected at most "};
+    ((status.message += most) += " rows of dim ") += dim;
+    (status.message += " for one step but received ") += rows;
+    return status;
+  }
   static Status abandoned() { return {Failure::cancelled, "The work was abandoned"}; }
   // `bytes`: 0 where nobody knows how many. Takes no memory itself.
   static Status outOfMemory(const char* purpose, int64_t bytes) {

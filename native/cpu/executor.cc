@@ -23,10 +23,7 @@ static Status inPasses(Problem& problem) {
   const BatchWeights weights = weighBatch(problem);
   const int64_t maxRows = Plan::rowsAtOnce(problem.dim);
   // Several passes would need the sum of their gradients, a [C,D] array, before the update.
-  if (problem.trains() && problem.rows > maxRows)
-    return {Failure::tooManyRows, "Expected at most " + std::to_string(maxRows) + " rows of dim " +
-                                      std::to_string(problem.dim) + " for one step but received " +
-                                      std::to_string(problem.rows)};
+  if (problem.trains() && problem.rows > maxRows) return Status::tooManyRows(problem.rows, problem.dim, maxRows);
   const PoolLock lock(problem.execution.cancelled);
   if (!lock) return Status::abandoned();
   double sum = 0;

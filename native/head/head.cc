@@ -28,6 +28,10 @@ Status Head::run(Problem& problem, bool train, double learningRate) {
   if (disposed_) return {Failure::disposed, "the head was disposed of"};
   if (!projection_) return runOnEmbeddings(problem, train, learningRate);
   const float* const features = problem.input;
+  // Before memory is taken for features that the head would refuse.
+  const int64_t mostRows = cpuProjection.rowsOfStep(settings_.dim);
+  if (train && !sharding_ && settings_.device == cpuDevice && problem.rows > mostRows)
+    return Status::tooManyRows(problem.rows, settings_.dim, mostRows);
   uint64_t dropoutKey = randomBits(settings_.seed ^ dropoutStream, iteration_);
   if (sharding_) dropoutKey = randomBits(dropoutKey, sharding_->group().rank);
   const Execution execution = here(problem.execution);

@@ -4,7 +4,9 @@ import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { npyHeader, parseNpyHeader } from '../../lib/cli/data/npy'
+import { Misuse } from '../../lib/cli/terminal'
 import type { ReadData } from '../../lib/cli/train/data'
+import { checkTogether, type SettingOptions, settingOptions } from '../../lib/cli/train/options'
 import { keepClassesBack } from '../../lib/cli/train/unseen'
 import { MarginHead, verificationSync } from '../../lib/index'
 import { cli, inFolder, npyBytes, writeNpy } from '../support/cli-support'
@@ -24,7 +26,7 @@ import { sameBits, throwsLike } from '../support/support'
 const test = suite('train --project')
 
 const project = ['--project', '5', '--optimizer', 'adamw', '--lr', '0.01']
-const long = ['--epochs', '60', '--patience', '0', '--checkpoint-steps', '3']
+const long = ['--epochs', '40', '--patience', '0', '--checkpoint-steps', '3']
 
 test('a projection is trained, judged by classes that are kept back, and goes on with the same bits', () =>
   inFolder(async (folder) => {
@@ -43,8 +45,8 @@ test('a projection is trained, judged by classes that are kept back, and goes on
     const { stderr, stdout } = await good([...all, '--out', 'whole.safetensors', '--report', 'r.html'], {
       cwd: folder,
     })
-    assert.match(stderr, /\nEpoch 60 of 60: loss [\d.]+, [\d.]+ % right, EER of other classes [\d.]+ %, rate/)
-    assert.match(stdout, /600 rows × 16 → 5, 8 classes; 60 epochs on cpu/)
+    assert.match(stderr, /\nEpoch 40 of 40: loss [\d.]+, [\d.]+ % right, EER of other classes [\d.]+ %, rate/)
+    assert.match(stdout, /600 rows × 16 → 5, 8 classes; 40 epochs on cpu/)
     assert.match(stdout, /Validation +EER [\d.]+ %, AUC [\d.]+ \(4 other classes, 200 rows\)/)
     assert.match(read(folder, 'r.html').toString(), /Equal error rate of other classes/)
     const { epochs, settings } = logOf(folder, 'whole')
@@ -124,6 +126,23 @@ test('embed writes what the head computes, and verify --head judges it', () =>
     assert.match(inspected.stdout, /\nProjection +16 → 5\n/)
   }))
 
+test('options that belong to a projection are refused without one', () => {
+  const defaults = Object.fromEntries(
+    settingOptions.map(({ option }) => [option.attributeName(), option.defaultValue])
+  ) as unknown as SettingOptions
+  for (const [given, pattern] of [
+    [{ batchNorm: true }, /Expected --project with --batch-norm/],
+    [{ dropout: 0.1 }, /Expected --project with --dropout/],
+    [{ projectLayers: 2 }, /Expected --project with --project-layers/],
+    [{ projectHidden: 3 }, /Expected --project with --project-hidden/],
+    [{ project: 5, projectHidden: 3 }, /--project-layers 2 with --project-hidden but received 1/],
+    [{ validationClasses: 3 }, /--project with --validation-classes 3: without it the embeddings/],
+    [{ project: 5, validationClasses: 3, validation: 0.1 }, /either --validation or --validation-classes/],
+  ] as [Partial<SettingOptions>, RegExp][])
+    throwsLike(() => checkTogether({ ...defaults, ...given }, given), Misuse, pattern)
+  checkTogether({ ...defaults, project: 5, validationClasses: 3 }, { project: 5, validationClasses: 3 })
+})
+
 test('what does not fit is refused', () =>
   inFolder(async (folder) => {
     writeData(folder, 4)
@@ -141,27 +160,11 @@ test('what does not fit is refused', () =>
       out,
     ]
     for (const [args, code, pattern] of [
-      [[...train, '--batch-norm'], 2, /Expected --project with --batch-norm/],
-      [[...train, '--dropout', '0.1'], 2, /Expected --project with --dropout/],
-      [[...train, ...project, '--dropout', '1'], 2, /number from 0 to below 1/],
-      [[...train, ...project, '--project-layers', '3'], 2, /integer from 1 to 2/],
-      [[...train, ...project, '--project-hidden', '3'], 2, /--project-layers 2 with --project-hidden/],
       [[...train, ...project, '--from', 'plain.safetensors'], 2, /either|received both/],
       [
         [...train, '--from', 'h.safetensors'],
         1,
         /16 for dim, as the data have, in h.safetensors but received 5/,
-      ],
-      [
-        [...train, '--validation-classes', '3'],
-        2,
-        /--project with --validation-classes 3: without it the embeddings/,
-      ],
-      [[...train, ...project, '--validation-classes', '0.2'], 2, /integer of at least 0/],
-      [
-        [...train, ...project, '--validation-classes', '3', '--validation', '0.1'],
-        2,
-        /either --validation or --validation-classes/,
       ],
       [[...train, ...project, '--validation-classes', '11'], 1, /at most 10 for --validation-classes/],
       [

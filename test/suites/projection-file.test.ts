@@ -85,6 +85,13 @@ test('a refused step changes nothing', async () => {
   }
   await rejectsLike(head.step(features.subarray(0, 12), [0]), RangeError, complaint('features'))
   await rejectsLike(head.step(features.subarray(1), labels), RangeError, /projection.from 12 elements/)
+  const wide = await MarginHead.create({ classes: 3, device: 'cpu', projection: { from: 1, to: 6000 } })
+  await rejectsLike(
+    wide.step(new Float32Array(600), new Int32Array(600)),
+    RangeError,
+    /512 rows.*received 600/
+  )
+  assert.is(wide.iteration, 0)
   await head.save(file('behind'))
   const [before, behind] = [await tensorsOf(file('before')), await tensorsOf(file('behind'))]
   for (const [name, values] of Object.entries(before)) sameBits(behind[name] as Float64Array, values, name)

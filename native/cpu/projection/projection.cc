@@ -369,6 +369,7 @@ double squares(const float* values, int64_t count, const Execution& execution) {
 
 namespace margin_softmax {
 
-const ProjectionExecutor cpuProjection = {cpu::activationBytes, cpu::forward, cpu::train, cpu::squares};
+const ProjectionExecutor cpuProjection = {cpu::Plan::rowsAtOnce, cpu::activationBytes, cpu::forward, cpu::train,
+                                          cpu::squares};
 
 }  // namespace margin_softmax
