@@ -1,6 +1,12 @@
 /** `verify`: how well embeddings tell pairs of one class from pairs of different ones. */
 import { type Command, Option } from 'commander'
-import { type VerificationResult, verification, verificationFromScores } from '../index'
+import {
+  type CalibrationCost,
+  calibrationCost,
+  type VerificationResult,
+  verification,
+  verificationFromScores,
+} from '../index'
 import { writeReport } from '../internal/write-file'
 import {
   asMatrix,
@@ -61,6 +67,8 @@ interface Judged {
   read: Partial<Reading> & { pairs?: string; scores?: string }
   sentence: string
   warnings: string[]
+  /** Of scores that were given, which may be log-likelihood ratios. */
+  calibration?: CalibrationCost
 }
 
 /** The false accept rates of the table, and of the report's curve: 1e-6 to 1, 40 a decade. */
@@ -129,7 +137,7 @@ async function verify(options: Options): Promise<void> {
   const progress = new Progress()
   cleanUp(() => progress.stop())
   const start = performance.now()
-  const { result, rows, dim, read, sentence, warnings } = await (embeddings === undefined
+  const { result, rows, dim, read, sentence, warnings, calibration } = await (embeddings === undefined
     ? judgeScores(options, progress)
     : judgeEmbeddings(options, progress))
   const seconds = (performance.now() - start) / 1000
@@ -154,10 +162,10 @@ async function verify(options: Options): Promise<void> {
   }
   if (options.json) {
     const { scores: _, ...rest } = table
-    printJson({ rows, dim, read, ...rest, ...(warnings.length > 0 && { warnings }) })
+    printJson({ rows, dim, read, ...rest, ...calibration, ...(warnings.length > 0 && { warnings }) })
   } else {
     const judged = rows === undefined ? 'Scores' : `${counted(rows, 'row')} × ${dim}`
-    show(table, costsText(options), `${judged}: … (${duration(seconds)})`)
+    show(table, costsText(options), `${judged}: … (${duration(seconds)})`, calibration)
     if (report !== undefined) print(`\nReport: ${report}`)
   }
 }
@@ -200,7 +208,8 @@ async function judgeScores(options: Options, progress: Progress): Promise<Judged
   progress.stop()
   const result = await verificationFromScores(scores, same, { ...judgement(options), folds: options.folds })
   const sentence = `Read ${summary}.`
-  return { result, read: { scores: summary }, sentence, warnings: warningsOf(result) }
+  const calibration = calibrationCost(scores, same)
+  return { result, read: { scores: summary }, sentence, warnings: warningsOf(result), calibration }
 }
 
 async function judgeEmbeddings(options: Options, progress: Progress): Promise<Judged> {

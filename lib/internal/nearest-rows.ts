@@ -139,7 +139,7 @@ export function* nearestIdentities(
 }
 
 function rowsAt({ probes, dim }: Compared, places: readonly number[]): Float32Array {
-  const rows = new Float32Array(places.length * dim)
+  const rows = newArray(Float32Array, places.length * dim, 'a block of probes')
   for (const [i, place] of places.entries())
     rows.set(probes.subarray(place * dim, (place + 1) * dim), i * dim)
   return rows

@@ -5,7 +5,7 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { readScores } from '../../lib/cli/verification/scores'
 import { type ListOptions, readTrials } from '../../lib/cli/verification/trials'
-import { verificationFromScoresSync, verificationSync } from '../../lib/index'
+import { calibrationCost, verificationFromScoresSync, verificationSync } from '../../lib/index'
 import { cli, inFolder, writeNpy } from '../support/cli-support'
 import { normals, random, rejectsLike } from '../support/support'
 
@@ -341,10 +341,13 @@ test('the command: names and scores give the figures of the library', () =>
     const ofScores = await cli(['verify', '--scores', 's.csv', '--json', '--folds', '4'], { cwd: folder })
     assert.is(ofScores.code, 0, ofScores.stderr)
     const { read: readToo, warnings: _, ...judged } = JSON.parse(ofScores.stdout)
-    assert.equal(judged, plain(verificationFromScoresSync(scores as Float64Array, same, { folds: 4 })))
+    const ofGiven = verificationFromScoresSync(scores as Float64Array, same, { folds: 4 })
+    const calibration = calibrationCost(scores as Float64Array, same)
+    assert.equal(judged, plain({ ...ofGiven, ...calibration }))
     assert.is(readToo.scores, '40 scores from s.csv, answers last')
     const table = await cli(['verify', '--scores', 's.csv'], { cwd: folder })
     assert.match(table.stdout, /^Scores: \d+ pairs of one class, \d+ of different ones/)
+    assert.match(table.stdout, `minCllr            ${calibration.minCllr.toFixed(4)} (Cllr `)
   }))
 
 test('the command: options that do not go together', async () => {

@@ -1,9 +1,17 @@
 /** Figures of verification in words: the table for people, and what they must be told before they believe it. */
-import type { VerificationResult } from '../../index'
+import type { CalibrationCost, VerificationResult } from '../../index'
 import { counted, percent, print, printList, printTable } from '../terminal'
 
-/** @param judged what was judged, in a few words, and how long it took */
-export function show(result: VerificationResult, costs: string, judged: string): void {
+/**
+ * @param judged what was judged, in a few words, and how long it took
+ * @param calibration of scores that were given
+ */
+export function show(
+  result: VerificationResult,
+  costs: string,
+  judged: string,
+  calibration?: CalibrationCost
+): void {
   const { pairs, folds } = result
   print(
     `${judged.replace('…', `${counted(pairs.same, 'pair')} of one class, ${pairs.different.toLocaleString('en')} of different ones`)}\n`
@@ -16,6 +24,14 @@ export function show(result: VerificationResult, costs: string, judged: string):
       'minDCF',
       `${result.minimumDetectionCost.toFixed(4)} at ${at(result.minimumDetectionCostThreshold)} (${costs})`,
     ],
+    ...(calibration
+      ? [
+          ['minCllr', `${calibration.minCllr.toFixed(4)} (Cllr ${calibration.cllr.toFixed(4)})`] as [
+            string,
+            string,
+          ],
+        ]
+      : []),
     [
       'Balanced accuracy',
       `${percent(result.bestBalancedAccuracy, 3)} at ${at(result.bestBalancedThreshold)}`,
