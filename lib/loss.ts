@@ -256,8 +256,9 @@ function checkOutputs(outputs: Outputs, inputs: Record<string, ArrayBufferView |
  *
  * The asynchronous form works on threads of its own and never blocks the event loop for the computation. It copies its
  * inputs when it is called, so they may be changed, transferred or resized at once, and fills the caller's arrays at the
- * end. The JavaScript thread makes the copies, in about 0.2 ms a megabyte. For large weights pass arrays over a
- * SharedArrayBuffer, which are used in place (leave them alone until the promise settles), or use a `MarginHead`.
+ * end. The JavaScript thread makes the copies, with the other threads of the computation unless another one runs, in
+ * about 0.1 ms a megabyte on two threads. For large weights pass arrays over a SharedArrayBuffer, which are used in place
+ * (leave them alone until the promise settles), or use a `MarginHead`.
  *
  * @returns the loss, the rows' losses, and the gradients that were asked for
  * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`

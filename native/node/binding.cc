@@ -1,6 +1,8 @@
 // The addon's entry, functions that describe it, and readers of what most requests have: see
 // binding.h.
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 
 #include "../core/executor.h"
 #include "../core/pool.h"
@@ -105,8 +107,29 @@ Precision readPrecision(const Request& request) {
   return static_cast<Precision>(request.integer("precision", 0, static_cast<int>(Precision::bfloat16)));
 }
 
+namespace {
+
+// On the pool's threads, unless another job has them: the JavaScript thread does not wait for its end.
+// Most of the time goes into the new memory's pages, which threads take at the same time.
+void copyOnPool(const Job::Copy& copy, int threads) {
+  constexpr size_t part = size_t{2} << 20;  // a huge page
+  const std::atomic<bool> givesUp{true};
+  const cpu::PoolLock lock(&givesUp);
+  const auto copyPart = [&](int64_t item, int) {
+    const size_t at = static_cast<size_t>(item) * part;
+    std::memcpy(static_cast<char*>(copy.to) + at, static_cast<const char*>(copy.from) + at,
+                std::min(part, copy.bytes - at));
+  };
+  cpu::Pool::instance().forEach(lock ? threads : 1, static_cast<int64_t>((copy.bytes + part - 1) / part), copyPart);
+}
+
+}  // namespace
+
 int readThreads(const Request& request) {
-  return static_cast<int>(request.integer("threads", 1, cpu::Pool::maxThreads));
+  const int threads = static_cast<int>(request.integer("threads", 1, cpu::Pool::maxThreads));
+  request.job().copier = copyOnPool;
+  request.job().copyThreads = threads;
+  return threads;
 }
 
 Reduction readReduction(const Request& request) {

@@ -104,15 +104,26 @@ class Job : public Task {
   // Does the work, or returns why the job was not prepared. Does not throw.
   Status outcome() noexcept;
 
-  // Throws if an array that is used in place has moved since its address was taken: reading a later
-  // property ran JavaScript, which detached or resized its buffer.
+  // Throws if an array that is used in place, or is to be copied, has moved since its address was taken:
+  // reading a later property ran JavaScript, which detached or resized its buffer.
   void checkPlaces(Napi::Env env) const;
+
+  // A copy to be made once the whole request is read.
+  struct Copy {
+    void* to;
+    const void* from;
+    size_t bytes;
+  };
+  // Makes the copies, with `copier` if it is set.
+  void makeCopies();
 
   Status prepared;  // whether reading the request found memory
   bool asynchronous = false;
-  bool grouped = false;                // other processes wait for it: it runs even if it was not prepared
-  int device = cpuDevice;              // the device whose queue it waits in
-  double ticket = 0;                   // names asynchronous work that JavaScript may cancel; 0: none
+  bool grouped = false;    // other processes wait for it: it runs even if it was not prepared
+  int device = cpuDevice;  // the device whose queue it waits in
+  double ticket = 0;       // names asynchronous work that JavaScript may cancel; 0: none
+  void (*copier)(const Copy& copy, int threads) = nullptr;
+  int copyThreads = 1;                 // that the copier may use
   std::atomic<bool> cancelled{false};  // set on the JavaScript thread, polled by the work
 
  private:
@@ -126,9 +137,11 @@ class Job : public Task {
   // Each keeps an array or a copy of it until the job is destroyed; see Request.
   const void* keep(Napi::Value value, const void* data, size_t bytes);
   const void* copyOf(const void* data, size_t bytes);
+  void* blockFor(size_t bytes);
   void useInPlace(Napi::Value value, const void* data, size_t bytes);
 
   std::vector<Block> copies_;
+  std::vector<Copy> copiesToMake_;
   std::vector<Napi::ObjectReference> references_;
   std::vector<Place> places_;
 

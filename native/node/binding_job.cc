@@ -211,22 +211,40 @@ const void* Job::keep(Napi::Value value, const void* data, size_t bytes) {
     napi_value buffer;
     bool detachable = true;  // not a SharedArrayBuffer
     if (napi_get_typedarray_info(value.Env(), value, nullptr, nullptr, nullptr, &buffer, nullptr) != napi_ok ||
-        napi_is_arraybuffer(value.Env(), buffer, &detachable) != napi_ok || detachable)
-      return copyOf(data, bytes);
+        napi_is_arraybuffer(value.Env(), buffer, &detachable) != napi_ok || detachable) {
+      void* const copy = blockFor(bytes);
+      if (!copy) return nullptr;
+      places_.push_back({value, data, bytes});
+      copiesToMake_.push_back({copy, data, bytes});
+      return copy;
+    }
   }
   useInPlace(value, data, bytes);
   return data;
 }
 
-const void* Job::copyOf(const void* data, size_t bytes) {
-  Block copy = Block::uninitialized(static_cast<int64_t>(bytes));
-  if (!copy.as<void>()) {
+void* Job::blockFor(size_t bytes) {
+  Block block = Block::uninitialized(static_cast<int64_t>(bytes));
+  if (!block.as<void>()) {
     prepared = Status::outOfMemory("a copy of the inputs", static_cast<int64_t>(bytes));
     return nullptr;
   }
-  if (bytes) std::memcpy(copy.as<void>(), data, bytes);
-  copies_.push_back(std::move(copy));
+  copies_.push_back(std::move(block));
   return copies_.back().as<void>();
+}
+
+const void* Job::copyOf(const void* data, size_t bytes) {
+  void* const copy = blockFor(bytes);
+  if (copy && bytes) std::memcpy(copy, data, bytes);
+  return copy;
+}
+
+void Job::makeCopies() {
+  for (const Copy& copy : copiesToMake_) {
+    if (copier) copier(copy, copyThreads);
+    else std::memcpy(copy.to, copy.from, copy.bytes);
+  }
+  copiesToMake_.clear();
 }
 
 void Job::useInPlace(Napi::Value value, const void* data, size_t bytes) {
@@ -250,6 +268,7 @@ void Job::checkPlaces(Napi::Env env) const {
 Napi::Value perform(Napi::Env env, std::unique_ptr<Job> job) {
   if (!job->prepared && !job->grouped) return failureOf(env, job->prepared);
   job->checkPlaces(env);
+  if (job->prepared) job->makeCopies();
   if (job->asynchronous) return Environment::of(env).start(std::move(job));
   const Status status = job->outcome();
   return resultOf(env, *job, status);
