@@ -116,7 +116,7 @@ export class MarginHead {
    * A step that fails, as with embeddings that are not finite, leaves weights, state and iteration as they were. Only if a
    * GPU fails in the middle of an update is the head lost: it is then disposed of, and the error says so. On the CPU one step
    * takes at most about 3,500 rows of 512 numbers, and more of shorter rows; the error says how many.
-   * @param embeddings [B,D]
+   * @param embeddings [B,D]; features [B,from] where the head has a projection, as for `evaluate` and `topK`
    * @param labels [B]
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_NOT_FINITE`, `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`,
    *   `ERR_CUDA`; of a sharded head also `ERR_DISTRIBUTED`, where another rank's arguments are refused, among others

@@ -70,7 +70,7 @@ export interface MarginHeadOptions extends ExecutionOptions {
    */
   negligible?: number | undefined
   /**
-   * The norm to which the gradient of class weights and bias is clipped, all classes together, as by
+   * The norm to which the gradient of class weights, bias and projection is clipped, all of it together, as by
    * `torch.nn.utils.clip_grad_norm_`: a longer gradient is scaled down to this norm, and one that is not finite counts as 0.
    * `gradInput` and the reported `gradientNorm` are those before clipping. The gradient is never stored but computed twice, so
    * a step takes about 1.7 times as long. From 0. Default 0: no clipping.
@@ -132,7 +132,7 @@ export interface SignalOptions {
 export interface StepOptions<Choice extends GradientChoice = GradientChoice> {
   /** Replaces the optimizer's learning rate in this step; schedules are up to the caller. */
   learningRate?: number | undefined
-  /** Whether to compute the embeddings' gradient (default true), or an array [B,D] to fill. */
+  /** Whether to compute the gradient of the rows that go in (default true), or an array of their shape to fill. */
   gradInput?: Choice
   /** The weight of each row in the loss [B], as `MarginLossOptions` defines it. Default all 1. */
   sampleWeights?: FloatArray | undefined
@@ -149,7 +149,7 @@ export interface StepStatistics {
   meanTargetCosine: number | null
   /** Mean of the largest cosine to another class; null for `softmaxMargin()`. */
   meanLargestOtherCosine: number | null
-  /** Norm of the gradient of all class weights (and bias); 0 where nothing was updated. */
+  /** Norm of the gradient of all class weights (and bias, and projection); 0 where nothing was updated. */
   gradientNorm: number
   /** Norm of `gradInput`; 0 where it was not asked for. */
   gradInputNorm: number
@@ -169,7 +169,7 @@ export interface EvaluateResult {
 
 /** Loss and statistics of a batch before the update, and the gradient that goes back through the network. */
 export interface StepResult<Choice extends GradientChoice = GradientChoice> extends EvaluateResult {
-  /** ∂loss/∂embeddings [B,D], at the weights before the update. */
+  /** ∂loss/∂embeddings [B,D], at the weights before the update; with a projection ∂loss/∂features [B,from]. */
   gradInput: Gradient<Choice>
 }
 
