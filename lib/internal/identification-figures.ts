@@ -28,7 +28,7 @@ export interface OpenSetPoint {
   limit: number
   /** The share of unknown probes that it accepts (FPIR): at most `limit`. */
   falseAlarmRate: number
-  /** The share of known probes that it accepts with a row of their class within `detectionRank` (DIR). */
+  /** The share of known probes that have a row of their class within `detectionRank`, with at least that score (DIR). */
   detectionRate: number
   /** The share of known probes whose nearest row is of another class, and accepted. */
   misidentificationRate: number
@@ -36,12 +36,15 @@ export interface OpenSetPoint {
   threshold: number
 }
 
-/** What the open-set rates are computed from. */
+type ScoredIdentity = [score: number, identity: number]
+
+/** What the open-set rates are computed from. A mate is a row of the probe's class. */
 export interface OpenSet {
-  /** The nearest row's score of unknown probes. */
+  /** Unknown probes, by the score of their nearest row. */
   unknown: Ranked
-  /** The first mate's score of known probes that have one within the rank; the nearest row's where that is another's. */
+  /** Known probes that have a mate within the detection rank, by the score of the first one. */
   detected: Ranked
+  /** Known probes whose nearest row is no mate, by its score. */
   misidentified: Ranked
 }
 
@@ -53,23 +56,25 @@ export function openSetOf(
   identityOf: Int32Array,
   detectionRank: number
 ): OpenSet {
-  const [unknown, detected, misidentified]: [number, number][][] = [[], [], []] as [number, number][][]
+  const unknown: ScoredIdentity[] = []
+  const detected: ScoredIdentity[] = []
+  const misidentified: ScoredIdentity[] = []
   for (const [probe, probeClass] of probeClasses.entries()) {
     const first = probe * maxRank
     const top = scores[first] as number
     const identity = identityOf[probe] as number
     if (probeClass < 0) {
-      unknown?.push([top, identity])
+      unknown.push([top, identity])
       continue
     }
     const rank = ranks[probe] as number
-    if (rank > 0 && rank <= detectionRank) detected?.push([scores[first + rank - 1] as number, identity])
-    if (galleryClasses[indices[first] as number] !== probeClass) misidentified?.push([top, identity])
+    if (rank > 0 && rank <= detectionRank) detected.push([scores[first + rank - 1] as number, identity])
+    if (galleryClasses[indices[first] as number] !== probeClass) misidentified.push([top, identity])
   }
   return { unknown: ranked(unknown), detected: ranked(detected), misidentified: ranked(misidentified) }
 }
 
-function ranked(pairs: [number, number][] = []): Ranked {
+function ranked(pairs: ScoredIdentity[]): Ranked {
   pairs.sort(([a], [b]) => b - a)
   return {
     scores: Float64Array.from(pairs, ([score]) => score),
@@ -147,7 +152,10 @@ export function openSetPoints(
   })
 }
 
-/** The rank of the first mate, average precision at R and R-precision of one probe with R > 0 mates. */
+/**
+ * The rank of the first mate, average precision at R and R-precision of one probe.
+ * @param mates R, above 0
+ */
 export function rankingOf(isMate: (at: number) => boolean, mates: number, maxRank: number) {
   let [rank, hits, precisions, within] = [0, 0, 0, 0]
   for (let at = 0; at < Math.max(mates, maxRank); at++) {
@@ -161,7 +169,7 @@ export function rankingOf(isMate: (at: number) => boolean, mates: number, maxRan
   return { rank, averagePrecision: precisions / mates, rPrecision: within / mates }
 }
 
-/** Names of the closed-set sums of an identity: for each rank, probes found by then and mates among so many rows. */
+/** The number of sums that `closedSums` has of an identity. */
 export const closedColumns = (maxRank: number) => 2 * maxRank + 3
 
 /**
@@ -198,7 +206,7 @@ export function closedSums(
   return sums
 }
 
-/** The closed-set figures, in the order of the columns without the last. */
+/** The closed-set figures: the sums as means over probes, in the same order, and mates as shares of so many rows. */
 export function closedFigures(sums: Float64Array, weights: Float64Array, maxRank: number): Float64Array {
   const columns = closedColumns(maxRank)
   const totals = new Float64Array(columns)
