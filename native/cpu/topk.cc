@@ -113,7 +113,7 @@ class TopK {
     }
     const int64_t panels = divideUp(plan_.chunkSize(chunk), lanes_);
     kernels_.logits(weights, plan_.dim, classes, packedInput_ + chunk * plan_.chunkRows * plan_.dim, panels,
-                    inverseNorms, bias, scores, plan_.tileClasses);
+                    inverseNorms, bias, scores, plan_.tileClasses, {});
     kernels_.tileMaximum(scores, plan_.tileClasses, classes, panels, bound);
   }
 

@@ -34,7 +34,7 @@ double secondsOfFloat32(const Kernels& kernels) {
   std::vector<float> weight(classes * dim, 0.5f), input(rows * dim, 0.5f), scale(classes, 1.0f), tile(classes * rows);
   return shortest([&] {
     kernels.logits(weight.data(), dim, classes, input.data(), rows / kernels.lanes, scale.data(), nullptr, tile.data(),
-                   classes);
+                   classes, {});
   });
 }
 

@@ -68,9 +68,10 @@ struct Kernels {
   void (*squares)(const float* rows, int64_t n, int64_t count, float* out);
   double (*dotDouble)(const float* a, const float* b, int64_t n);
 
-  // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · packedInput[p][d][l]  (+ bias[j], unless bias is null)
+  // tile[p][j][l] = scale[j] · Σ_d weight[j][d] · packedInput[p][d][l]  (+ bias[j], unless bias is null).
+  // `next`, here and in the two other products, is prefetched meanwhile.
   void (*logits)(const float* weight, int64_t dim, int64_t classes, const float* packedInput, int64_t panels,
-                 const float* scale, const float* bias, float* tile, int64_t tileStride);
+                 const float* scale, const float* bias, float* tile, int64_t tileStride, Prefetch next);
   // The same bits for `rows` ≤ fewRows rows, input[r][D], in less time: out[r·stride + j], and
   // bound[r] ≥ each of them. Writes whole vectors, so `stride` is a multiple of 16.
   void (*logitsOfFew)(const float* weight, int64_t dim, int64_t classes, const float* input, int64_t rows,
@@ -100,10 +101,10 @@ struct Kernels {
   // out[j][dimPanels·L] (+)= Σ_i gradient[j][i] · packedInputGradient[i]
   void (*weightGradient)(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
                          const float* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
-                         bool accumulate);
+                         bool accumulate, Prefetch next);
   // out[p][D][L] (+)= Σ_j weight[j][d] · gradient[p][j][l]
   void (*inputGradient)(const float* weight, int64_t dim, int64_t classes, const float* gradient, int64_t tileStride,
-                        int64_t panels, float* out, bool accumulate);
+                        int64_t panels, float* out, bool accumulate, Prefetch next);
 
   // The same for narrow rows, in double precision: narrow_impl.h.
   void (*narrowLogits)(const float* weight, int64_t dim, int64_t classes, const double* packedInput, int64_t panels,

@@ -37,6 +37,7 @@ using margin_softmax::AdamWStep;
 using margin_softmax::sgdElement;
 using margin_softmax::SgdStep;
 using margin_softmax::cpu::Kernels;
+using margin_softmax::cpu::Prefetch;
 using margin_softmax::cpu::ProcessorFeatures;
 namespace features = margin_softmax::cpu::features;
 
@@ -62,35 +63,71 @@ enum class Form {
   neighbours,  // as plain, with rowStride 1: the rows of A lie side by side, and each step fetches a new cache line
 };
 
-// One block: Rows × blockVectors outputs over all k. Not inlined: the accumulators need all
-// registers.
+// What a product prefetches, the same number of bytes at each of its `steps`: counting the steps to
+// the next line would cost more.
+struct Ahead {
+  const char* at;
+  int64_t advance;  // 0: nothing
+  INLINE_MEMBER Ahead(Prefetch next, int64_t steps)
+      : at((const char*)next.from), advance(next.lines && steps ? (next.lines * 64 + steps - 1) / steps : 0) {}
+};
+
+template <bool Value>
+struct Constant {
+  static constexpr bool value = Value;
+};
+
+// One block: Rows × blockVectors outputs over all k. Not inlined: the accumulators need all registers.
 template <int Rows, bool Accumulate, Form form>
 static __attribute__((noinline)) void multiply(const Operands& o, float* out, int64_t outStride, const float* rowScale,
-                                               const float* bias) {
+                                               const float* bias, Ahead& ahead) {
   Vector sum[Rows][blockVectors];
   UNROLL for (int r = 0; r < Rows; r++) UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] = (Vector){};
   constexpr bool scaled = form == Form::scaled;
   const int64_t rowStride = form == Form::neighbours ? 1 : o.rowStride, stepStride = o.stepStride, steps = o.steps;
-  for (int64_t outer = 0; outer < o.outerSteps; outer++) {
-    const float* rows = o.rows + outer * o.rowOuterStride;
-    const float* vectors = o.vectors + outer * o.vectorOuterStride;
-    for (int64_t k = 0; k < steps; k++) {
-      Vector b[blockVectors];
-      UNROLL for (int v = 0; v < blockVectors; v++) b[v] = load(vectors + v * lanes);
-      UNROLL for (int r = 0; r < Rows; r++) {
-        const Vector a = broadcast(rows[r * rowStride]);
-        UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] += a * b[v];
-      }
-      // Each step reads another row of weights, too far apart for the hardware prefetcher: without
-      // these two the product takes a fifth longer. The block's first and last row may lie on two
-      // cache lines.
-      if (form == Form::neighbours) {
-        __builtin_prefetch(rows + 8 * stepStride);
-        __builtin_prefetch(rows + 8 * stepStride + Rows - 1);
-      }
-      rows += stepStride;
-      vectors += panelLanes;
+  // Sums that many rows share have left the caches near by.
+  if (Accumulate) {
+    UNROLL for (int r = 0; r < Rows; r++) {
+      UNROLL for (int v = 0; v < blockVectors; v++) __builtin_prefetch(out + r * outStride + v * lanes, 1, 3);
     }
+  }
+  const auto run = [&](auto prefetches) __attribute__((always_inline)) {
+    const char* next = ahead.at;
+    const int64_t advance = ahead.advance;
+    for (int64_t outer = 0; outer < o.outerSteps; outer++) {
+      const float* rows = o.rows + outer * o.rowOuterStride;
+      const float* vectors = o.vectors + outer * o.vectorOuterStride;
+      for (int64_t k = 0; k < steps; k++) {
+        Vector b[blockVectors];
+        UNROLL for (int v = 0; v < blockVectors; v++) b[v] = load(vectors + v * lanes);
+        UNROLL for (int r = 0; r < Rows; r++) {
+          const Vector a = broadcast(rows[r * rowStride]);
+          UNROLL for (int v = 0; v < blockVectors; v++) sum[r][v] += a * b[v];
+        }
+        // Each step reads another row of weights, too far apart for the hardware prefetcher: without
+        // these two the product takes a fifth longer. The block's first and last row may lie on two
+        // cache lines.
+        if (form == Form::neighbours) {
+          __builtin_prefetch(rows + 8 * stepStride);
+          __builtin_prefetch(rows + 8 * stepStride + Rows - 1);
+        }
+        if constexpr (decltype(prefetches)::value) {
+          __builtin_prefetch(next, 0, 2);
+          next += advance;
+        }
+        rows += stepStride;
+        vectors += panelLanes;
+      }
+    }
+    if constexpr (decltype(prefetches)::value) ahead.at = next;
+  };
+  // Two copies of the loop, because a prefetch of nothing would cost what one of something does.
+  // The last rows of a product are too few to need it.
+  if constexpr (Rows == blockRows) {
+    if (ahead.advance) run(Constant<true>{});
+    else run(Constant<false>{});
+  } else {
+    run(Constant<false>{});
   }
   UNROLL for (int r = 0; r < Rows; r++) {
     UNROLL for (int v = 0; v < blockVectors; v++) {
@@ -106,33 +143,34 @@ static __attribute__((noinline)) void multiply(const Operands& o, float* out, in
 // The last rows of a product: finds the block of exactly `rest` ≤ Rows rows.
 template <int Rows, bool Accumulate, Form form>
 static void multiplyRest(int64_t rest, const Operands& o, float* out, int64_t outStride, const float* rowScale,
-                         const float* bias) {
+                         const float* bias, Ahead& ahead) {
   if constexpr (Rows > 0) {
-    if (rest == Rows) multiply<Rows, Accumulate, form>(o, out, outStride, rowScale, bias);
-    else multiplyRest<Rows - 1, Accumulate, form>(rest, o, out, outStride, rowScale, bias);
+    if (rest == Rows) multiply<Rows, Accumulate, form>(o, out, outStride, rowScale, bias, ahead);
+    else multiplyRest<Rows - 1, Accumulate, form>(rest, o, out, outStride, rowScale, bias, ahead);
   }
 }
 
 // All rows of a product against one panel, a block of rows at a time. The panel stays in the cache.
 template <bool Accumulate, Form form>
 INLINE void multiplyAll(int64_t rows, Operands o, float* out, int64_t outStride, const float* rowScale,
-                        const float* bias) {
+                        const float* bias, Ahead& ahead) {
   int64_t r = 0;
   for (; r + blockRows <= rows; r += blockRows) {
-    multiply<blockRows, Accumulate, form>(o, out, outStride, rowScale, bias);
+    multiply<blockRows, Accumulate, form>(o, out, outStride, rowScale, bias, ahead);
     o.rows += blockRows * o.rowStride;
     out += blockRows * outStride;
     if (form == Form::scaled) rowScale += blockRows;
     if (form == Form::scaled && bias) bias += blockRows;
   }
-  if (r < rows) multiplyRest<blockRows - 1, Accumulate, form>(rows - r, o, out, outStride, rowScale, bias);
+  if (r < rows) multiplyRest<blockRows - 1, Accumulate, form>(rows - r, o, out, outStride, rowScale, bias, ahead);
 }
 
 static void logits(const float* weight, int64_t dim, int64_t classes, const float* packedInput, int64_t panels,
-                   const float* scale, const float* bias, float* tile, int64_t tileStride) {
+                   const float* scale, const float* bias, float* tile, int64_t tileStride, Prefetch next) {
+  Ahead ahead(next, panels * (classes / blockRows) * dim);
   for (int64_t p = 0; p < panels; p++) {
     const Operands o{weight, dim, 1, 0, packedInput + p * dim * panelLanes, 0, 1, dim};
-    multiplyAll<false, Form::scaled>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias);
+    multiplyAll<false, Form::scaled>(classes, o, tile + p * tileStride * panelLanes, panelLanes, scale, bias, ahead);
   }
 }
 
@@ -140,7 +178,8 @@ static void logits(const float* weight, int64_t dim, int64_t classes, const floa
 // panel.
 static void weightGradient(const float* gradient, int64_t tileStride, int64_t classes, int64_t panels,
                            const float* packedInputGradient, int64_t inputRows, int64_t dimPanels, float* out,
-                           bool accumulate) {
+                           bool accumulate, Prefetch next) {
+  Ahead ahead(next, dimPanels * (classes / blockRows) * panels * panelLanes);
   const int64_t outStride = dimPanels * panelLanes;
   for (int64_t d = 0; d < dimPanels; d++) {
     const Operands o{gradient,
@@ -151,20 +190,22 @@ static void weightGradient(const float* gradient, int64_t tileStride, int64_t cl
                      (int64_t)panelLanes * panelLanes,
                      panels,
                      panelLanes};
-    if (accumulate) multiplyAll<true, Form::plain>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
-    else multiplyAll<false, Form::plain>(classes, o, out + d * panelLanes, outStride, nullptr, nullptr);
+    float* panelOut = out + d * panelLanes;
+    if (accumulate) multiplyAll<true, Form::plain>(classes, o, panelOut, outStride, nullptr, nullptr, ahead);
+    else multiplyAll<false, Form::plain>(classes, o, panelOut, outStride, nullptr, nullptr, ahead);
   }
 }
 
 // For every panel of rows, for every block of dimensions: k over the tile's classes. The weights
 // are read as they lie, a block of dimensions from each class's row.
 static void inputGradient(const float* weight, int64_t dim, int64_t classes, const float* gradient, int64_t tileStride,
-                          int64_t panels, float* out, bool accumulate) {
+                          int64_t panels, float* out, bool accumulate, Prefetch next) {
+  Ahead ahead(next, panels * (dim / blockRows) * classes);
   for (int64_t p = 0; p < panels; p++) {
     const Operands o{weight, 1, dim, 0, gradient + p * tileStride * panelLanes, 0, 1, classes};
     float* panelOut = out + p * dim * panelLanes;
-    if (accumulate) multiplyAll<true, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr);
-    else multiplyAll<false, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr);
+    if (accumulate) multiplyAll<true, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr, ahead);
+    else multiplyAll<false, Form::neighbours>(dim, o, panelOut, panelLanes, nullptr, nullptr, ahead);
   }
 }
 

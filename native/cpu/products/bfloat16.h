@@ -13,6 +13,7 @@ class Bfloat16Products final : public Products {
   void layOut(Layout& layout, int threads, bool weight, bool input) override;
   void packRows(const float* rows, int64_t first, int64_t count, const RowState* states) override;
   void packWeights(const Tile& tile, bool forLogits, bool forGradient) override;
+  bool packsWeights() const override { return true; }
   void logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) override;
   void packGradient(const Tile& tile, const float* gradient) override;
   void weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Prefetch next) override;

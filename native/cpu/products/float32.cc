@@ -41,27 +41,29 @@ void Float32Products::packInputGradient(const float* rows, int64_t first, int64_
   }
 }
 
-void Float32Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch) {
+void Float32Products::logits(const Tile& tile, const float* scale, const float* bias, float* out, Prefetch next) {
   kernels_.logits(tile.weight, plan_.dim, tile.classes, packedInput_ + firstRow(tile.chunk) * plan_.dim,
-                  panels(tile.chunk), scale, bias, out, plan_.tileClasses);
+                  panels(tile.chunk), scale, bias, out, plan_.tileClasses,
+                  tile.chunk + 1 == plan_.rowChunks ? worthwhile(next) : Prefetch{});
 }
 
-void Float32Products::weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate, Prefetch) {
+void Float32Products::weightGradient(const Tile& tile, const float* gradient, float* out, bool accumulate,
+                                     Prefetch next) {
   kernels_.weightGradient(gradient, plan_.tileClasses, tile.classes, panels(tile.chunk),
                           packedInputGradient_ + firstRow(tile.chunk) * lanes_, paddedRows_, dimStride() / lanes_, out,
-                          accumulate);
+                          accumulate, worthwhile(next));
 }
 
 void Float32Products::inputGradient(const Tile& tile, int64_t classSlot, const float* gradient, bool accumulate,
-                                    Prefetch) {
+                                    Prefetch next) {
   kernels_.inputGradient(tile.weight, plan_.dim, tile.classes, gradient, plan_.tileClasses, panels(tile.chunk),
-                         inputSum(tile, classSlot), accumulate);
+                         inputSum(tile, classSlot), accumulate, worthwhile(next));
 }
 
 // The packed rows serve as they are: a panel is contiguous.
 void Float32Products::panelLogits(const float* weight, int64_t classes, int64_t panel, const float* scale, float* out) {
   kernels_.logits(weight, plan_.dim, classes, packedInput_ + panel * lanes_ * plan_.dim, 1, scale, nullptr, out,
-                  plan_.tileClasses);
+                  plan_.tileClasses, {});
 }
 
 void Float32Products::rowLogits(const float* weight, int64_t classes, const int64_t* rows, int64_t count,
@@ -74,7 +76,7 @@ void Float32Products::rowLogits(const float* weight, int64_t classes, const int6
     const float* row = packedInput_ + rows[k] / lanes_ * dim * lanes_ + rows[k] % lanes_;
     for (int64_t d = 0; d < dim; d++) packed[d * lanes_ + k] = row[d * lanes_];
   }
-  kernels_.logits(weight, dim, classes, packed, 1, scale, nullptr, out, plan_.tileClasses);
+  kernels_.logits(weight, dim, classes, packed, 1, scale, nullptr, out, plan_.tileClasses, {});
 }
 
 }  // namespace margin_softmax::cpu

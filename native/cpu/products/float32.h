@@ -24,6 +24,9 @@ class Float32Products : public Products {
   void packInputGradient(const float* rows, int64_t first, int64_t count, const RowState* states) const;
 
  private:
+  // Smaller weights stay in the caches anyhow.
+  Prefetch worthwhile(Prefetch next) const { return plan_.classes * plan_.dim > int64_t{1} << 18 ? next : Prefetch{}; }
+
   float* packedInput_ = nullptr;          // [panel][D][L]
   float* packedInputGradient_ = nullptr;  // [dimPanel][N][L], only for weightGradient
 };

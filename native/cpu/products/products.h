@@ -45,6 +45,8 @@ class Products {
   virtual void scaleClasses(int64_t /*tile*/, const float* /*weights*/) {}
   // Packs the tile's weights. They serve this thread until it packs those of its next tile.
   virtual void packWeights(const Tile&, bool /*forLogits*/, bool /*forGradient*/) {}
+  // False if products read weights in place.
+  virtual bool packsWeights() const { return false; }
 
   // out[panel][tileClasses][L]; `scale` and `bias` (or null) are [classes]. `next`, here and below,
   // is what the thread reads afterwards; it is prefetched meanwhile.

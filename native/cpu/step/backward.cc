@@ -74,7 +74,9 @@ void Step::backward(int64_t slot, int thread, bool input, bool weight) {
       forTargets(firstClass, classes, first, plan_.chunkSize(chunk),
                  [&](int64_t row, int64_t label) { *tileElement(gradient, row - first, label - firstClass) = 0; });
       products_->packGradient(at, gradient);
-      if (weight) products_->weightGradient(at, gradient, classGradient, chunk > firstChunk, nextWeights(tile));
+      if (weight)
+        products_->weightGradient(at, gradient, classGradient, chunk > firstChunk,
+                                  weightsAfterGradient(tile, chunk > firstChunk));
       if (weight && problem_.bias) addBiasGradient(gradient, classes, first, panels, chunk > firstChunk, biasGradient);
       if (input)
         products_->inputGradient(

@@ -233,6 +233,14 @@ Prefetch Step::nextWeights(int64_t tile) const {
   return tile + 2 > plan_.classTiles ? Prefetch{} : storedWeights((tile + 1) * plan_.tileClasses, plan_.tileClasses);
 }
 
+// Where weights are read in place and logits were kept, the tile's own: gradInput is the first to read
+// them. Otherwise they have been read for the logits or copied.
+Prefetch Step::weightsAfterGradient(int64_t tile, bool again) const {
+  if (products_->packsWeights()) return nextWeights(tile);
+  if (again || recomputes(tile) || copiesWeights()) return {};
+  return storedWeights(tile * plan_.tileClasses, plan_.tileSize(tile));
+}
+
 Prefetch Step::keptLogits(int64_t tile, int64_t chunk) const {
   const float* kept = keptTile(tile, chunk);
   return {kept, kept ? static_cast<int64_t>(panelsOf(chunk) * plan_.tileClasses * lanes_ / 16) : 0};

@@ -112,6 +112,8 @@ class Step {
   Prefetch storedWeights(int64_t first, int64_t count) const;
   // The stored weights of the next tile; none after the last.
   Prefetch nextWeights(int64_t tile) const;
+  // The weights that are read after a tile's weightGradient.
+  Prefetch weightsAfterGradient(int64_t tile, bool again) const;
   // A tile's kept logits; none if they are recomputed.
   Prefetch keptLogits(int64_t tile, int64_t chunk) const;
   bool recomputes(int64_t tile) const { return !keptTile(tile, plan_.rowChunks - 1); }

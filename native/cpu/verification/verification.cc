@@ -131,7 +131,7 @@ class AllPairs {
       const int64_t columns = std::min(tileRows_, lastColumn - j);
       if (j + columns - 1 <= firstRow) continue;  // no j above any i
       kernels_.logits(operands() + j * problem_.dim, problem_.dim, columns, packedInput_ + from * problem_.dim, panels,
-                      scale_ + j, centred_.isNeeded() ? columnTerms_ + j : nullptr, tile, tileRows_);
+                      scale_ + j, centred_.isNeeded() ? columnTerms_ + j : nullptr, tile, tileRows_, {});
       if (centred_.isNeeded()) subtractRowTerms(rowTerms_ + firstRow, columns, panels, tile);
       int32_t* keys = reinterpret_cast<int32_t*>(tile);
       kernels_.scoreKeys(tile, tileRows_, columns, panels, scoreSteps, runLabels_ + from, problem_.labels + j,
