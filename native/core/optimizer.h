@@ -27,10 +27,7 @@ struct Update {
   int64_t step = 1;                            // counted from 1, for AdamW's bias correction
   float* weightState[2] = {nullptr, nullptr};  // [C,D] each
   float* biasState[2] = {nullptr, nullptr};    // [C] each
-  // For weights stored in bfloat16: the key of this step's random bits, and how many classes of
-  // other processes come before this one's.
-  uint64_t roundingKey = 0;
-  int64_t firstClass = 0;
+  uint64_t roundingKey = 0;                    // of this step's random bits, for weights stored in bfloat16
 };
 
 inline SgdStep sgdStep(const Optimizer& optimizer) {

@@ -75,7 +75,7 @@ struct Problem {
   // The classes that take part (sampling.h), ascending; null: all. With a sample, `classes` is its
   // size, labels are places in it, and class j has row sample[j] of the resident arrays.
   const int32_t* sample = nullptr;     // [classes]
-  int64_t firstClass = 0;              // number of this process's first class, for messages
+  int64_t firstClass = 0;              // number of this process's first class
   TotalsExchange* exchange = nullptr;  // null unless other processes hold more classes
   int64_t totalClasses = 0;            // of all processes; those that take part, with a sample. Always set
   double negativeWeight = 1;           // how many negatives each one that takes part stands for

@@ -11,15 +11,20 @@
 namespace margin_softmax {
 namespace cpu {
 
+Status chooseKernels(const char* named, Precision precision, const Kernels*& kernels) {
+  kernels = precision == Precision::bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
+  if (kernels) return {};
+  if (findKernels(named))
+    return {Failure::unavailable, "the system does not let this process use tiles, or they multiply wrongly here"};
+  return {Failure::unavailable, "this machine does not have that instruction set"};
+}
+
 // Computes a batch in one pass, or a very long one in several, whose gradients of the weights add
 // up.
 static Status inPasses(Problem& problem) {
-  const char* named = problem.execution.instructionSet;
-  const bool bfloat16 = problem.execution.precision == Precision::bfloat16;
-  const Kernels* kernels = bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
-  if (!kernels && findKernels(named))
-    return {Failure::unavailable, "the system does not let this process use tiles, or they multiply wrongly here"};
-  if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
+  const Kernels* kernels;
+  const Execution& execution = problem.execution;
+  if (Status status = chooseKernels(execution.instructionSet, execution.precision, kernels); !status) return status;
   const BatchWeights weights = weighBatch(problem);
   const int64_t maxRows = Plan::rowsAtOnce(problem.dim);
   // Several passes would need the sum of their gradients, a [C,D] array, before the update.

@@ -14,6 +14,29 @@ namespace margin_softmax::cpu {
 Status loss(Problem& problem);
 Status topK(TopKProblem& problem);
 
+// Chooses the table of kernels: the one of this name or, without a name, what serves the precision best.
+Status chooseKernels(const char* named, Precision precision, const Kernels*& kernels);
+
+// An optimizer's step on runs of numbers, in place: its settings are computed once.
+class RunUpdate {
+ public:
+  RunUpdate(const Optimizer& optimizer, int64_t step)
+      : kind_(optimizer.kind), sgd_(sgdStep(optimizer)), adamW_(adamWStep(optimizer, step)) {}
+
+  // The run begins at element `at` of the optimizer's state.
+  void apply(const Kernels& kernels, float* values, int64_t at, float* const* state, const float* gradient,
+             int64_t n) const {
+    float* const first = state[0] ? state[0] + at : nullptr;
+    if (kind_ == OptimizerKind::sgd) kernels.sgd(values, first, gradient, n, sgd_);
+    else kernels.adamW(values, first, state[1] + at, gradient, n, adamW_);
+  }
+
+ private:
+  OptimizerKind kind_;
+  SgdStep sgd_;
+  AdamWStep adamW_;
+};
+
 // Up to these norms, sums of products with directions of norm 1 do not overflow, and inverses are
 // not denormal.
 constexpr double largestNorm = 1e37, largestProduct = 1e38;

@@ -12,7 +12,7 @@
 
 #include "../core/pool.h"
 #include "../formulas/row_sums.h"
-#include "kernels/kernels.h"
+#include "executor.h"
 #include "kernels/probability_kernels.h"
 #include "plan.h"
 
@@ -92,12 +92,12 @@ bool streams(const float* in, const float* out, int64_t elements) {
   return in != out && elements * static_cast<int64_t>(sizeof(float)) > streamBytes;
 }
 
-const ProbabilityKernels* kernelsFor(const Execution& execution) {
-  const Kernels* kernels = findKernels(execution.instructionSet);
-  return kernels ? kernels->probability : nullptr;
+Status chooseKernels(const Execution& execution, const ProbabilityKernels*& kernels) {
+  const Kernels* all = nullptr;
+  const Status status = cpu::chooseKernels(execution.instructionSet, Precision::float32, all);
+  kernels = status ? all->probability : nullptr;
+  return status;
 }
-
-Status unavailable() { return {Failure::unavailable, "this machine does not have that instruction set"}; }
 
 // Reduces each row to one number: body(first element, elements) → double, added over the chunks in
 // order.
@@ -119,8 +119,8 @@ void reduceRows(const Pieces& pieces, int64_t classes, float* out, const Body& b
 }
 
 Status run(const MeasureProblem& problem) {
-  const ProbabilityKernels* kernels = kernelsFor(problem.execution);
-  if (!kernels) return unavailable();
+  const ProbabilityKernels* kernels;
+  if (Status status = chooseKernels(problem.execution, kernels); !status) return status;
   const int64_t classes = problem.classes;
   const float *p = problem.p, *q = problem.q;
   float* out = problem.out;
@@ -277,8 +277,8 @@ Status measure(const MeasureProblem& problem) {
 
 Status crossEntropyLoss(CrossEntropyProblem& problem) {
   return guarded([&]() -> Status {
-    const ProbabilityKernels* kernels = kernelsFor(problem.execution);
-    if (!kernels) return unavailable();
+    const ProbabilityKernels* kernels;
+    if (Status status = chooseKernels(problem.execution, kernels); !status) return status;
     const PoolLock lock;
     CrossEntropy(problem, *kernels).run();
     return {};

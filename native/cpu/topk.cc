@@ -183,8 +183,9 @@ class TopK {
 }  // namespace
 
 Status topK(TopKProblem& problem) {
-  const Kernels* kernels = findKernels(problem.execution.instructionSet);
-  if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
+  const Kernels* kernels;
+  const char* const named = problem.execution.instructionSet;
+  if (Status status = chooseKernels(named, Precision::float32, kernels); !status) return status;
   // With long lists a pass takes fewer rows, so that the lists stay within the workspace.
   const int64_t byLists = std::max<int64_t>(64, fixedBytes / 4 / (problem.k * 8) / 64 * 64);
   const int64_t maxRows = std::min(Plan::rowsAtOnce(problem.dim), byLists);

@@ -67,7 +67,6 @@ Status Head::runOnEmbeddings(Problem& problem, bool train, double learningRate) 
     update.optimizer.learningRate = learningRate;
     update.step = iteration_ + 1 - settings_.optimizerStart;
     update.roundingKey = randomBits(~settings_.seed, iteration_);  // independent of the samples' stream
-    update.firstClass = settings_.firstClass;
     for (int i = 0; i < 2; i++) {
       update.weightState[i] = weightState_[i].as<float>();
       update.biasState[i] = biasState_[i].as<float>();

@@ -105,8 +105,7 @@ class Pass {
   ProjectionTape::Moments moments() const { return {at_.moments, at_.moments ? 2 * width_ : 0}; }
 
   Status update(const ProjectionUpdate& update) {
-    const SgdStep sgd = sgdStep(update.optimizer);
-    const AdamWStep adamW = adamWStep(update.optimizer, update.step);
+    const RunUpdate run(update.optimizer, update.step);
     forBlocks(update.count, [&](int64_t first, int64_t count) {
       float scaled[elementsAtOnce];
       const float* gradient = update.gradients + first;
@@ -114,9 +113,7 @@ class Pass {
         kernels_.scaled(scaled, gradient, static_cast<float>(update.factor), count);
         gradient = scaled;
       }
-      float* const state = update.state[0] ? update.state[0] + first : nullptr;
-      if (update.optimizer.kind == OptimizerKind::sgd) kernels_.sgd(update.values + first, state, gradient, count, sgd);
-      else kernels_.adamW(update.values + first, state, update.state[1] + first, gradient, count, adamW);
+      run.apply(kernels_, update.values + first, first, update.state, gradient, count);
     });
     if (!shape_.batchNorm) return {};
     for (int64_t j = 0; j < width_; j++) {
@@ -278,11 +275,6 @@ class Pass {
   Activations at_;
 };
 
-const Kernels* kernelsFor(const Execution& execution) {
-  const char* named = execution.instructionSet;
-  return execution.precision == Precision::bfloat16 ? findBfloat16Kernels(named) : findKernels(named);
-}
-
 // work(), with the pool.
 template <class Work>
 Status withPool(const Execution& execution, const Work& work) {
@@ -324,11 +316,10 @@ int64_t activationBytes(const ProjectionShape& shape, int64_t rows, bool trainin
   return layout.bytes();
 }
 
-constexpr const char* noInstructionSet = "this machine does not have that instruction set";
-
 Status forward(const ProjectionPass& pass) {
-  const Kernels* const kernels = kernelsFor(pass.execution);
-  if (!kernels) return {Failure::unavailable, noInstructionSet};
+  const Kernels* kernels;
+  const Execution& execution = pass.execution;
+  if (Status status = chooseKernels(execution.instructionSet, execution.precision, kernels); !status) return status;
   return withPool(pass.execution, [&]() -> Status {
     for (int64_t first = 0; first < pass.rows; first += rowsAtOnce) {
       ProjectionPass part = pass;
@@ -342,8 +333,9 @@ Status forward(const ProjectionPass& pass) {
 }
 
 Status train(const ProjectionPass& pass, std::unique_ptr<ProjectionTape>& tape) {
-  const Kernels* const kernels = kernelsFor(pass.execution);
-  if (!kernels) return {Failure::unavailable, noInstructionSet};
+  const Kernels* kernels;
+  const Execution& execution = pass.execution;
+  if (Status status = chooseKernels(execution.instructionSet, execution.precision, kernels); !status) return status;
   try {
     auto made = std::make_unique<Tape>(pass, *kernels);
     const Status status = made->forward();
@@ -355,11 +347,12 @@ Status train(const ProjectionPass& pass, std::unique_ptr<ProjectionTape>& tape) 
 }
 
 double squares(const float* values, int64_t count, const Execution& execution) {
-  const Kernels& kernels = *kernelsFor(execution);
+  const Kernels* kernels;
+  chooseKernels(execution.instructionSet, execution.precision, kernels);  // as `train` did
   double sum = 0;
   for (int64_t first = 0; first < count; first += elementsAtOnce) {
     const float* const block = values + first;
-    sum += kernels.dotDouble(block, block, std::min(elementsAtOnce, count - first));
+    sum += kernels->dotDouble(block, block, std::min(elementsAtOnce, count - first));
   }
   return sum;
 }

@@ -155,22 +155,15 @@ void Step::finishClasses(int64_t tile, int thread, float* gradients, bool empty)
     if (problem_.statistics) squares += kernels_.dot(out, out, dim) + static_cast<double>(biasGradient) * biasGradient;
     if (problem_.update) {
       const int64_t at = problem_.rowOf(j);
-      update(w, at * dim, problem_.update->weightState, out, dim);
+      const Update& update = *problem_.update;
+      runUpdate_.apply(kernels_, w, at * dim, update.weightState, out, dim);
       storeRow(j, w);
-      if (problem_.bias) update(problem_.bias + at, at, problem_.update->biasState, &biasGradient, 1);
+      if (problem_.bias) runUpdate_.apply(kernels_, problem_.bias + at, at, update.biasState, &biasGradient, 1);
     }
     if (problem_.gradWeight && !direct) kernels_.accumulate(problem_.gradWeight + j * dim, out, dim);
     if (problem_.gradBias) problem_.gradBias[j] = biasGradient + (firstRow_ ? problem_.gradBias[j] : 0);
   }
   slotSquares_[tile] = squares;
-}
-
-// Updates one row in place; it begins at element `at` of the optimizer's state.
-void Step::update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const {
-  const Optimizer& optimizer = problem_.update->optimizer;
-  float* first = state[0] ? state[0] + at : nullptr;
-  if (optimizer.kind == OptimizerKind::sgd) kernels_.sgd(row, first, gradient, n, sgdStep(optimizer));
-  else kernels_.adamW(row, first, state[1] + at, gradient, n, adamWStep(optimizer, problem_.update->step));
 }
 
 // Finish, one panel of rows: adds the class slots' partial sums in order, projects, and adds to the

@@ -190,7 +190,7 @@ void Step::storeRow(int64_t j, const float* row) const {
   if (!problem_.bfloat16Weight) return;
   const int64_t dim = plan_.dim, at = problem_.rowOf(j);
   kernels_.roundStochastically(row, problem_.bfloat16Weight + at * dim, dim, problem_.update->roundingKey,
-                               (problem_.update->firstClass + at) * divideUp(dim, 4));
+                               (problem_.firstClass + at) * divideUp(dim, 4));
 }
 
 // A tile's weights and biases: in place; widened from bfloat16; or gathered row by row from a

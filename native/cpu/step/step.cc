@@ -21,6 +21,8 @@ Step::Step(Problem& problem, const Kernels& kernels, int64_t firstRow, int64_t r
       products_(makeProducts(problem, kernels, plan_, paddedRows_)),
       narrow_(problem.isNarrow() ? static_cast<NarrowProducts*>(products_.get()) : nullptr),
       negatives_(problem.margin, narrow_ ? 1 : 0),
+      runUpdate_(problem.update ? RunUpdate(problem.update->optimizer, problem.update->step)
+                                : RunUpdate(Optimizer{}, 1)),
       // Only in one pass over all rows: the error is relative to the norm of the whole gradient,
       // which no pass of several knows.
       // And only for untransformed negatives: negligible.h assumes ∂z/∂cos = s.

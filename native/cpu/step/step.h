@@ -75,7 +75,6 @@ class Step {
                        float* out) const;
   void finishClasses(int64_t tile, int thread, float* gradients, bool empty = false);
   void reduceClasses(int64_t tile, int thread);
-  void update(float* row, int64_t at, float* const* state, const float* gradient, int64_t n) const;
   void finishRows(int64_t panel, int thread);
   void finishRow(int64_t row, const float* sum);
   void finishNarrowRow(int64_t row);
@@ -163,6 +162,7 @@ class Step {
   NarrowProducts* const narrow_;  // products_ of narrow rows, which finish their rows themselves; else null
   double allShares_ = 0;          // Σ v_j of this process's classes; set for narrow rows with label smoothing
   Negatives negatives_;
+  const RunUpdate runUpdate_;   // of the problem's update, where there is one
   const bool skipsNegligible_;  // whether negligible terms are skipped
 
   // Scratch, laid out in the workspace; N = paddedRows_.

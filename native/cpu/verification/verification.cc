@@ -230,8 +230,9 @@ class ListedPairs {
 }  // namespace
 
 Status verification(VerificationProblem& problem) {
-  const Kernels* kernels = findKernels(problem.execution.instructionSet);
-  if (!kernels) return {Failure::unavailable, "this machine does not have that instruction set"};
+  const Kernels* kernels;
+  const char* const named = problem.execution.instructionSet;
+  if (Status status = chooseKernels(named, Precision::float32, kernels); !status) return status;
   const PoolLock lock(problem.execution.cancelled);
   if (!lock) return Status::abandoned();
   return problem.labels ? AllPairs(problem, *kernels).run() : ListedPairs(problem, *kernels).run();
