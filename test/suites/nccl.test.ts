@@ -1,9 +1,9 @@
 // Sharded heads whose GPUs exchange by NCCL, on the shim and its double of the library: the bits of the path through the
 // host, every reason not to use NCCL, and failures in the middle of a step. See nccl.child.ts.
-import { spawnSync } from 'node:child_process'
 import path from 'node:path'
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { cli } from '../support/cli-support'
 import { shimBinary, shimRuns, useShim } from '../support/cuda'
 import * as mpi from '../support/mpirun'
 import { lacking } from '../support/support'
@@ -22,10 +22,9 @@ if (mpi.missing) {
   Object.assign(process.env, { LD_LIBRARY_PATH: folder, SIMT_DEVICES: '4', SIMT_THREADS: '1' })
 
   for (const ranks of [2, 4])
-    for (const scenarios of [['equal'], ['sampled', 'bytes', 'topK', 'notFinite']])
-      test(`the bits of the path through the host, and a whole head within 1e-6, on ${ranks} ranks: ${scenarios}`, async () => {
-        await mpi.works(child, ranks, ...scenarios)
-      })
+    test(`the bits of the path through the host, and a whole head within 1e-6, on ${ranks} ranks`, async () => {
+      await mpi.works(child, ranks, 'equal', 'sampled', 'bytes', 'topK', 'notFinite')
+    })
 
   test('a group of one exchanges nothing', async () => {
     const { ranks } = await mpi.works(child, 1, 'cpuOfOne')
@@ -88,21 +87,17 @@ if (mpi.missing) {
       await mpi.fails(child, scenario, others, odd)
     })
 
-  test('`info` says which NCCL there is, or why none', () => {
-    const info = (environment: NodeJS.ProcessEnv) => {
-      const { stdout, stderr } = spawnSync(
-        process.execPath,
-        ['--require', 'tsx/cjs', path.join(__dirname, '../../lib/cli/main.ts'), 'info'],
-        { encoding: 'utf8', env: { ...process.env, ...environment } }
-      )
+  test('`info` says which NCCL there is, or why none', async () => {
+    const info = async (env: Record<string, string>) => {
+      const { stdout, stderr } = await cli(['info'], { env })
       return stdout + stderr
     }
-    assert.match(info({}), /^\s*NCCL\s+2\.27\.3$/m)
+    assert.match(await info({}), /^\s*NCCL\s+2\.27\.3$/m)
     assert.match(
-      info({ MARGIN_SOFTMAX_NCCL: 'nowhere.so' }),
+      await info({ MARGIN_SOFTMAX_NCCL: 'nowhere.so' }),
       /NCCL\s+not used: this process found no NCCL: nowhere\.so/
     )
-    assert.match(info({ MARGIN_SOFTMAX_NCCL: 'off' }), /NCCL\s+not used: .*MARGIN_SOFTMAX_NCCL is off/)
+    assert.match(await info({ MARGIN_SOFTMAX_NCCL: 'off' }), /NCCL\s+not used: .*MARGIN_SOFTMAX_NCCL is off/)
   })
 }
 

@@ -264,7 +264,7 @@ test('logarithms of every magnitude, denormal numbers included', () => {
   const near = Float32Array.from({ length: 100_000 }, (_, i) => 0.5 + i / 66_000)
   for (const instructionSet of sets) {
     const actual = library.informationContent(p, { instructionSet })
-    within(worstElement(actual, reference.informationContent(double, p)), 1e-7, instructionSet)
+    within(worstElement(actual, reference.informationContent(double, p)), 1e-7, `on ${instructionSet}`)
     const nearly = library.informationContent(near, { instructionSet })
     within(
       worstElement(nearly, reference.informationContent(double, near)),
@@ -341,7 +341,7 @@ test('extreme logits', () => {
 test('log probabilities near 0 keep their digits', () => {
   for (const instructionSet of sets) {
     const [largest] = library.logSoftmax(Float32Array.of(30, 0), { instructionSet })
-    within(Math.abs((largest as number) / -Math.log1p(Math.exp(-30)) - 1), 2e-7, instructionSet)
+    within(Math.abs((largest as number) / -Math.log1p(Math.exp(-30)) - 1), 2e-7, `on ${instructionSet}`)
   }
 })
 

@@ -51,36 +51,41 @@ const seen = `({
   images: document.querySelectorAll('svg[aria-label]').length,
 })`
 
+/** Loads a page once, and sees it in both colour schemes at each width. */
 async function look(file: string, name: string, picture = true): Promise<void> {
-  for (const colorScheme of ['light', 'dark'] as const)
-    for (const width of [1200, 768, 390, 320]) {
-      const what = `${name}, ${colorScheme}, ${width} pixels`
-      const context = await (browser as Browser).newContext({ viewport: { width, height: 900 }, colorScheme })
-      const tab = await context.newPage()
-      const complaints: string[] = []
-      const requests: string[] = []
-      tab.on('console', (message) => complaints.push(message.text()))
-      tab.on('pageerror', (error) => complaints.push(error.message))
-      tab.on('request', (request) => requests.push(request.url()))
-      const url = pathToFileURL(file).href
-      await tab.goto(url)
-      const { wide, beyond, paper, images } = await tab.evaluate<Seen>(seen)
-      if (pictures && picture) {
-        fs.mkdirSync(pictures, { recursive: true })
-        await tab.screenshot({
-          path: path.join(pictures, `${name}-${colorScheme}-${width}.png`),
-          fullPage: true,
-        })
+  const tab = await (browser as Browser).newPage()
+  const complaints: string[] = []
+  const requests: string[] = []
+  tab.on('console', (message) => complaints.push(message.text()))
+  tab.on('pageerror', (error) => complaints.push(error.message))
+  tab.on('request', (request) => requests.push(request.url()))
+  const url = pathToFileURL(file).href
+  try {
+    await tab.goto(url)
+    for (const colorScheme of ['light', 'dark'] as const)
+      for (const width of [1200, 768, 390, 320]) {
+        const what = `${name}, ${colorScheme}, ${width} pixels`
+        await tab.emulateMedia({ colorScheme })
+        await tab.setViewportSize({ width, height: 900 })
+        const { wide, beyond, paper, images } = await tab.evaluate<Seen>(seen)
+        if (pictures && picture) {
+          fs.mkdirSync(pictures, { recursive: true })
+          await tab.screenshot({
+            path: path.join(pictures, `${name}-${colorScheme}-${width}.png`),
+            fullPage: true,
+          })
+        }
+        assert.is(wide, width, `${what}: it scrolls sideways`)
+        assert.equal(beyond, [], what)
+        assert.ok(images > 0, `${what}: no pictures`)
+        const lightness = Number(/\d+/.exec(paper)?.[0])
+        assert.ok(colorScheme === 'dark' ? lightness < 60 : lightness > 200, `${what}: the paper is ${paper}`)
       }
-      await context.close()
-      assert.is(wide, width, `${what}: it scrolls sideways`)
-      assert.equal(beyond, [], what)
-      assert.equal(complaints, [], what)
-      assert.equal(requests, [url], what)
-      assert.ok(images > 0, `${what}: no pictures`)
-      const lightness = Number(/\d+/.exec(paper)?.[0])
-      assert.ok(colorScheme === 'dark' ? lightness < 60 : lightness > 200, `${what}: the paper is ${paper}`)
-    }
+    assert.equal(complaints, [], name)
+    assert.equal(requests, [url], name)
+  } finally {
+    await tab.close()
+  }
 }
 
 if (!executablePath) {

@@ -1,9 +1,9 @@
 // The command line as a child process, and files for it.
 import { type ChildProcess, type ChildProcessByStdio, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
-import os from 'node:os'
 import path from 'node:path'
 import type { Readable } from 'node:stream'
+import { quickFolder } from './support'
 
 const root = path.join(__dirname, '../..')
 const built = path.join(root, 'dist', 'cli', 'main.js')
@@ -113,7 +113,7 @@ export function inTerminal(
 
 /** A folder that is there while `body` runs. */
 export async function inFolder(body: (folder: string) => unknown): Promise<void> {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'margin-softmax-cli-'))
+  const folder = fs.mkdtempSync(path.join(quickFolder, 'margin-softmax-cli-'))
   try {
     await body(folder)
   } finally {

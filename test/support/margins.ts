@@ -251,3 +251,7 @@ export function oracleAt(margin: MarginCase, iteration: number, warmupSteps: num
 export const marginCases: MarginCase[] = table.flatMap((row) =>
   row.cases.map((given) => marginCase(row.name, given))
 )
+
+/** The first of these cases of each margin. */
+export const oneOfEach = (cases: readonly MarginCase[] = marginCases) =>
+  cases.filter(({ row }, i) => cases.findIndex((other) => other.row === row) === i)
