@@ -4,7 +4,7 @@ import { type ChildProcess, fork } from 'node:child_process'
 import path from 'node:path'
 import type { Answer, FirstStep, Memory, Question, Started } from './process'
 
-/** Why a contender has no time: a word or three for its cell, and the whole story for the console. */
+/** The reason why a contender has no time: a word or three for its cell, and the whole story for the console. */
 export class NoTime extends Error {
   constructor(
     readonly cell: string,

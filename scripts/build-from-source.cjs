@@ -8,7 +8,7 @@ const path = require('node:path')
 const root = path.join(__dirname, '..')
 const onWindows = process.platform === 'win32'
 
-/** Where cmake-js is: among the dependencies of this package or of the project that it is called in, or nowhere. */
+/** Finds cmake-js: among the dependencies of this package or of the project that it is called in, or nowhere. */
 function findCmakeJs() {
   try {
     return require.resolve('cmake-js/bin/cmake-js', { paths: [root, process.cwd()] })

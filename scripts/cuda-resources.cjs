@@ -55,7 +55,7 @@ function threadsOf(info) {
 }
 
 /**
- * Where a branch leads: words of four bytes from the instruction behind it, whose lowest 8 bits are bits 16 to 23 and whose
+ * The place where a branch leads: words of four bytes from the instruction behind it, whose lowest 8 bits are bits 16 to 23 and whose
  * other ones begin at bit 34 (read off nvdisasm's listing for sm_90).
  */
 function targetOf(text, at) {

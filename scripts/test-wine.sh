@@ -15,7 +15,7 @@ node_version=20.20.2
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 
-# How many tests of a suite may fail, and why.
+# The number of tests of a suite that may fail, and the reason.
 declare -A excused=(
   [package]='2 Wine makes no junctions'
 )

@@ -16,7 +16,7 @@ PARAMETERS = {
     "mvsoftmax": {"scale": 32, "margin": 0.35, "t": 0.2, "adaptive": True, "easyMargin": True, "kind": 0},
     "curricularface": {"scale": 64, "margin": 0.5, "t": 0},
 }
-# What a result may be off by, as a share of its norm.
+# The largest error of a result, as a share of its norm.
 BOUNDS = {"float32": 1e-5, "tf32": 1e-2, "bfloat16": 1e-2}
 
 

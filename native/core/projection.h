@@ -87,7 +87,7 @@ struct ProjectionUpdate {
   double factor = 1;  // of the gradients
 };
 
-// What a training pass leaves behind: its way back. It has taken all memory that this needs, so that
+// A training pass leaves this behind: its way back. It has taken all memory that this needs, so that
 // nothing fails once the class weights are updated.
 class ProjectionTape {
  public:

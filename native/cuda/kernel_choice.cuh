@@ -1,4 +1,4 @@
-// Which instance of a kernel computes a step: one for each combination of what is known before the launch, so that no
+// Chooses the instance of a kernel that computes a step: one for each combination of what is known before the launch, so that no
 // kernel asks for it an element.
 #pragma once
 #include "backward.cuh"

@@ -4,7 +4,7 @@
 
 namespace margin_softmax::cuda {
 
-// Which index runs along a stored row: `k`, that of the products' sums, or `mn`, that of their outputs.
+// The index that runs along a stored row: `k`, that of the products' sums, or `mn`, that of their outputs.
 //
 //   Major::k    [m or n][k]    embeddings and class directions, where logits are wanted
 //   Major::mn   [k][m or n]    the same arrays, where the sums run over the batch's rows or over the classes

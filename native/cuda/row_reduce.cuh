@@ -56,7 +56,7 @@ __device__ void forBatches(int64_t count, const Body& body) {
   if (from < count) body(Batch<false>{from + mine, static_cast<int>(count - from) - mine});
 }
 
-// Which thread element i belongs to.
+// The thread that element i belongs to.
 __device__ inline unsigned threadOf(int64_t i) {
   const unsigned place = static_cast<unsigned>(i % blockBatch());
   return place / (batchSize * 32) * 32 + place % 32;

@@ -40,7 +40,7 @@ using InputTile = typename Core::template Tile<Major::k, Major::mn>;
 template <class Core>  // classes × dimensions, batch
 using WeightTile = typename Core::template Tile<Major::mn, Major::mn>;
 
-// Where a block's tile begins in the product.
+// The place in the product where a block's tile begins.
 struct TileOrigin {
   int row, column;
 };

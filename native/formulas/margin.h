@@ -242,7 +242,7 @@ HOST_DEVICE inline MarginValue evaluateMargin(const Margin& margin, double cosin
   return value;
 }
 
-// Which margins say what becomes of negatives. These take a scale of their own: the gradient of a
+// Finds the margins that say what becomes of negatives. These take a scale of their own: the gradient of a
 // scale that is the embedding's norm would want Σ_j P_ij·φ(c_ij), which nobody adds up.
 template <class M>
 HOST_DEVICE constexpr auto hasNegatives(int) -> decltype(M::negatives(nullptr, 0.0), true) {

@@ -1,4 +1,4 @@
-// What a head holds: its arrays and their first values, changes, and copies.
+// A head's content: its arrays and their first values, changes, and copies.
 #include <algorithm>
 #include <cstring>
 #include <new>

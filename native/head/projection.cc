@@ -9,7 +9,7 @@
 namespace margin_softmax {
 namespace {
 
-// Of the CPU, whatever the head's device and its precisions.
+// The projection's execution is the CPU's, whatever the head's device and its precisions.
 Execution here(Execution execution) {
   execution.device = cpuDevice;
   if (execution.precision == Precision::tf32) execution.precision = Precision::float32;
@@ -48,7 +48,7 @@ void Projection::initialize(uint64_t seed) {
   uint64_t drawn = 0;
   const auto draw = [&](float* values, int64_t count, int64_t inputs) {
     const double bound = 1 / std::sqrt(static_cast<double>(inputs));
-    // Of another stream than the class weights.
+    // Drawn from another stream than the class weights.
     for (int64_t i = 0; values && i < count; i++)
       values[i] = static_cast<float>((2 * uniform(randomBits(seed ^ 0x70726f6a65637400ull, drawn++)) - 1) * bound);
   };

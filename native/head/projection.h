@@ -46,7 +46,7 @@ class Projection {
   Status embed(const float* features, int64_t rows, float* embeddings, const Execution& execution) const;
   // The gradients of the numbers and, unless gradInput is null, of the features.
   Status backward(float* gradInput, int64_t rows, const Execution& execution);
-  // What ranks add up before the update: [count] gradients, and the batch's moments.
+  // The numbers that ranks add up before the update: [count] gradients, and the batch's moments.
   float* gradients() const { return gradients_.as<float>(); }
   int64_t trainedCount() const { return gradients_.bytes() / 4; }
   ProjectionTape::Moments moments() const { return tape_->moments(); }

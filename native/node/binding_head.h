@@ -1,4 +1,4 @@
-// What the bindings of a head share.
+// Declarations that the bindings of a head share.
 #pragma once
 #include "../head/head.h"
 #include "request.h"

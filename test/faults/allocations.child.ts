@@ -21,7 +21,7 @@ const same = Array.from({ length: 100 }, (_, i) => i % 2)
 interface Scenario {
   /** Whether it is about what only the first call of a process does. */
   first?: boolean
-  /** What it returns is compared from run to run. */
+  /** Its result is compared from run to run. */
   run(): unknown
 }
 

@@ -26,7 +26,7 @@ interface Work {
   prepare(): Promise<unknown>
   /** Turns the old state into the new one; a load leaves it. */
   run(): Promise<unknown>
-  /** Which state there is; throws where it is none. */
+  /** Returns the state that there is; throws where it is none. */
   state(): Promise<'old' | 'new'>
   /** Names in the folder once all is well. */
   files: RegExp

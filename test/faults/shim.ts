@@ -11,7 +11,7 @@ const elsewhere =
     ? 'this is no Linux'
     : process.env.LD_PRELOAD && 'something else is preloaded, as a sanitizer is'
 
-/** Why no shim can be used here, or nothing. */
+/** The reason why no shim can be used here, if there is one. */
 export const noShim = elsewhere || (!compiler && 'there is no C compiler')
 
 /** Skips what needs a shim. */

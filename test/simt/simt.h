@@ -46,7 +46,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 namespace simt {
 
-// Where in the kernel's source something happens: what a fault's message names.
+// A place in the kernel's source, which a fault's message names.
 struct Site {
   const char* file;
   int line;
@@ -62,7 +62,7 @@ extern thread_local Thread* self;
 
 // Ends the block's work: the launch reports the message. Never returns.
 [[noreturn]] void fault(Site site, const char* format, ...) __attribute__((format(printf, 2, 3)));
-// Why the last launch of this thread failed; empty if it did not.
+// The reason why the last launch of this thread failed; empty if it did not.
 const char* lastFault();
 
 // Settings of how kernels run; read from the environment once, see engine.cc.

@@ -17,7 +17,7 @@ if (mpi.missing) {
   test.skip('the shim runs on Linux', () => {})
 } else {
   useShim()
-  // Where the real library would lie for the dynamic linker.
+  // The folder where the dynamic linker would find the real library.
   const folder = path.join(path.dirname(shimBinary()), '../test/simt/nccl')
   Object.assign(process.env, { LD_LIBRARY_PATH: folder, SIMT_DEVICES: '4', SIMT_THREADS: '1' })
 

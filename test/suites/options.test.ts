@@ -77,7 +77,7 @@ test('a new option of a head is one row: checked, defaulted, saved, loaded, set,
   }
 })
 
-/** Where else a setting's name occurs something is done with its value. */
+/** In other places a setting's name occurs because something is done with its value. */
 const uses: Record<string, string[]> = {
   marginWarmupSteps: ['cli/inspect.ts', 'demo/experiment.ts'],
   labelSmoothing: ['cli/inspect.ts', 'loss.ts', 'probability.ts'],

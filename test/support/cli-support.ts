@@ -70,7 +70,7 @@ export function send(child: ChildProcess, signal: NodeJS.Signals): void {
 
 const utilLinux = spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux')
 
-/** Why there is no terminal for `inTerminal`, if there is none: other systems' `script` has other options. */
+/** The reason why there is no terminal for `inTerminal`, if there is none: other systems' `script` has other options. */
 export const noTerminal = utilLinux ? undefined : 'no script of util-linux, which makes a terminal, is here'
 
 export interface TerminalOptions extends Omit<RunOptions, 'whileRunning'> {

@@ -90,7 +90,7 @@ export function goldenArguments(golden: GoldenCase) {
   }
 }
 
-/** Where the vectors are looked for. */
+/** The folder of the vectors. */
 export const goldenFolder =
   process.env.MARGIN_SOFTMAX_GOLDEN ?? path.join(__dirname, '..', '..', '..', 'shared', 'golden')
 

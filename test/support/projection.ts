@@ -67,7 +67,7 @@ function randomBits(seed: bigint, i: bigint): bigint {
   return z ^ (z >> 31n)
 }
 
-/** What dropout multiplies element i with. */
+/** The factor by which dropout multiplies element i. */
 function dropoutOf({ dropout }: Projection, seed: number, iteration: number): (i: number) => number {
   if (dropout === 0) return () => 1
   const key = randomBits(BigInt(seed) ^ 0x64726f706f757400n, BigInt(iteration))

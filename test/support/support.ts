@@ -166,7 +166,7 @@ export const onCpu = process.env.MARGIN_SOFTMAX_DEVICE !== 'cuda'
 export const threadCounts = onCpu ? [1, 2, 3, 8] : [1]
 
 /**
- * Where suites put what they write over and over: in memory, if the system has such a place. A disk takes 10 ms to make
+ * The folder for files that suites write over and over: in memory, if the system has such a place. A disk takes 10 ms to make
  * a file safe, and each saved head waits for that.
  */
 export const quickFolder = process.platform === 'linux' && hasRoom('/dev/shm') ? '/dev/shm' : os.tmpdir()

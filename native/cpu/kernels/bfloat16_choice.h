@@ -1,4 +1,4 @@
-// Which table serves products in bfloat16 where none was named. All give the same bits, so it is a
+// Chooses the table that serves products in bfloat16 where none was named. All give the same bits, so it is a
 // question of speed alone, and measured: vdpbf16ps has twice the rate of float32's multiply-adds on
 // one processor, and half of it on another.
 #pragma once

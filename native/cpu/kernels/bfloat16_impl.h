@@ -146,7 +146,7 @@ struct BlockOperands {
   int planes;
 };
 
-// Where a product goes: out[row][P], scale[row] and bias[row] or null.
+// The destination of a product: out[row][P], scale[row] and bias[row] or null.
 struct BlockOutput {
   float* out;
   int64_t stride;

@@ -41,7 +41,7 @@ using margin_softmax::cpu::Prefetch;
 using margin_softmax::cpu::ProcessorFeatures;
 namespace features = margin_softmax::cpu::features;
 
-// Where a product's operands lie: A[r][k] = rows[r·rowStride + k·stepStride], and row k of B's
+// The places of a product's operands: A[r][k] = rows[r·rowStride + k·stepStride], and row k of B's
 // panel begins at vectors + k·panelLanes. The k loop has two levels, outerSteps × steps, because in
 // weightGradient k runs over the rows of a tile, which is cut in panels.
 //
@@ -63,7 +63,7 @@ enum class Form {
   neighbours,  // as plain, with rowStride 1: the rows of A lie side by side, and each step fetches a new cache line
 };
 
-// What a product prefetches, the same number of bytes at each of its `steps`: counting the steps to
+// The bytes that a product prefetches, the same number of bytes at each of its `steps`: counting the steps to
 // the next line would cost more.
 struct Ahead {
   const char* at;

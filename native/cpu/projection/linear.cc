@@ -105,12 +105,12 @@ class Linear::Work {
 
 namespace {
 
-// Of products whose threads share chunks.
+// For products whose threads share chunks.
 Plan chunkPlan(const Execution& execution, int64_t rows, int64_t from, int64_t to) {
   return planOf(rows, from, to, tileClassLimit(execution.precision), sharedRows);
 }
 
-// Of the weights' gradient, whose threads share the tiles: these are small.
+// For the weights' gradient, whose threads share the tiles: these are small.
 Plan tilePlan(const Execution& execution, int64_t rows, int64_t from, int64_t to) {
   const int64_t block = execution.precision == Precision::bfloat16 ? 32 : 8;  // about the height of a product's block
   const int64_t limit = std::min(Plan::floatClasses, roundUp(divideUp(to, 16), block));

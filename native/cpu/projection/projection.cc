@@ -23,7 +23,7 @@ constexpr int64_t elementsAtOnce = 4096;
 // Rows of a pass that does not train, and whose rows need not know of one another.
 constexpr int64_t rowsAtOnce = 2048;
 
-// What forward keeps for backward. width: ProjectionShape::width().
+// The arrays that forward keeps for backward. width: ProjectionShape::width().
 struct Activations {
   float* dropped;            // [B,from] one layer with dropout: the features that are left
   float* hidden;             // [B,width] two layers: the input of the last one

@@ -41,7 +41,7 @@ struct Slab : SlabTile<Element> {
   static constexpr int rowsOfHalf = Tile::threads / chunksOfRow;  // that the block's first copies cover
   static constexpr unsigned halfBytes = Tile::operandBytes / 2;
 
-  // Where a chunk stands, in bytes.
+  // The place of a chunk, in bytes.
   __device__ static unsigned at(int row, int chunk) {
     const int permutation = major == Major::k ? row >> 1 & 3 : sizeof(Element) == 2 ? row & 7 : (row & 3) << 1;
     return row * rowBytes + (chunk ^ permutation) * Tile::chunkBytes;
