@@ -1,9 +1,9 @@
 import { wrongType } from './errors'
 import type { ExecutionOptions } from './execution'
-import { execution } from './execution'
 import { checkSignal } from './internal/abort'
 import {
   type FloatArray,
+  fileName,
   floats,
   integerInRange,
   type LabelArray,
@@ -16,7 +16,13 @@ import {
 import { loadGallery, saveGallery } from './internal/gallery-file'
 import { checkLabels, checkRemoved, GalleryRows, type GalleryView } from './internal/gallery-rows'
 import { isObject } from './internal/intrinsics'
-import { checkedZeroRows, nearestIdentities, searchAside, searchNow } from './internal/nearest-rows'
+import {
+  checkedZeroRows,
+  nearestIdentities,
+  searchAside,
+  searchExecution,
+  searchNow,
+} from './internal/nearest-rows'
 import { namesOf } from './internal/option-table'
 
 /** Options of a new gallery. */
@@ -175,17 +181,12 @@ export class Gallery<Of extends string | number = string | number> {
   }
 }
 
-function fileName(path: unknown): string {
-  if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
-  return path
-}
-
 function checkSearch({ k = 1, threshold, threads, instructionSet }: Partial<SearchOptions>) {
-  execution({ threads, instructionSet, device: 'cpu' }) // for its checks: topK makes its own
+  const execution = searchExecution({ threads, instructionSet })
   return {
     k: integerInRange(k, 'k', 1, 2 ** 31 - 1),
     threshold: threshold === undefined ? -Infinity : number(threshold, 'threshold'),
-    execution: { threads, instructionSet },
+    execution,
   }
 }
 

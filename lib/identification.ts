@@ -17,6 +17,7 @@ import {
   identificationRequest,
 } from './internal/identification-request'
 import { nearestRows, type Searching, searchAside, searchNow } from './internal/nearest-rows'
+import { inGivenOrder } from './internal/verification-request'
 
 /** Bounds of a figure. */
 export interface Interval<Value = number> {
@@ -184,7 +185,7 @@ function* figuresOf(request: IdentificationRequest, found: Found) {
     const weights = { known: drawn, unknown: drawnUnknown }
     const totals = { known: weighted(sizes.known, drawn), unknown: weighted(sizes.unknown, drawnUnknown) }
     const points = openSetPoints(openSet, limits, weights, totals)
-    return order.map((_, i) => points[order.indexOf(i)] as OpenSetPoint)
+    return inGivenOrder(order, (i) => points[i] as OpenSetPoint)
   }
   const all = [new Float64Array(known).fill(1), new Float64Array(unknown).fill(1)] as const
   const columns = closedFigures(sums, all[0], maxRank)

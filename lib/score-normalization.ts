@@ -1,13 +1,14 @@
 import { wrongValue } from './errors'
-import { type ExecutionOptions, execution } from './execution'
+import type { ExecutionOptions } from './execution'
 import { checkSignal } from './internal/abort'
 import {
+  countOf,
   type FloatArray,
   floats,
   integerInRange,
+  isLabels,
   type LabelArray,
   newArray,
-  newSharedCopy,
   options,
   rowsOf,
   size,
@@ -15,8 +16,10 @@ import {
 import { lengthOf } from './internal/intrinsics'
 import {
   checkedZeroRows,
+  inputNow,
   type Searching,
   searchAside,
+  searchExecution,
   searchNow,
   topKOfBlocks,
 } from './internal/nearest-rows'
@@ -78,8 +81,7 @@ function prepare(batch: AsNormBatch, given: AsNormOptions | undefined, asynchron
   const known = options(given, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
   const taken = options(batch ?? null, 'batch', batchNames)
   const signal = checkSignal(known.signal)
-  const how = { threads: known.threads, instructionSet: known.instructionSet }
-  execution({ ...how, device: 'cpu' }) // for its checks: topK makes its own
+  const execution = searchExecution(known)
   const dim = size(taken.dim, 'dim')
   const [embeddings, cohort] = [floats(taken.embeddings, 'embeddings'), floats(taken.cohort, 'cohort')]
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
@@ -88,25 +90,23 @@ function prepare(batch: AsNormBatch, given: AsNormOptions | undefined, asynchron
   const { top = Math.min(usualTop, cohortRows) } = known
   integerInRange(top, 'top', 2, cohortRows)
   const pairs = pairsOf(taken.pairs, rows)
-  // As they are after the pairs, which may be a list with getters.
-  const sound = (array: Float32Array, name: string, count: number) => {
-    const now = floats(array, name, count * dim)
-    const own = asynchronous ? newSharedCopy(now, `a copy of ${name}`) : now
-    checkedZeroRows(own, dim, name, 'refused')
-    return own
+  const nonzero = (array: Float32Array, name: string, count: number) => {
+    const input = inputNow(array, name, count * dim, asynchronous)
+    checkedZeroRows(input, dim, name, 'refused')
+    return input
   }
   const compared = {
-    probes: sound(embeddings, 'embeddings', rows),
-    gallery: sound(cohort, 'cohort', cohortRows),
+    probes: nonzero(embeddings, 'embeddings', rows),
+    gallery: nonzero(cohort, 'cohort', cohortRows),
     dim,
-    execution: how,
+    execution,
   }
   return { searching: scoring(compared, pairs, rows, top), signal }
 }
 
 function pairsOf(given: LabelArray | undefined, rows: number): Int32Array {
   if (given !== undefined) {
-    const pairs = rowPairs(given, undefined, rows)
+    const pairs = rowPairs(given, isLabels(given) ? Math.ceil(countOf(given) / 2) : 0, rows)
     if (lengthOf(pairs) === 0) throw wrongValue('at least one pair', 'pairs', given)
     return pairs.slice()
   }

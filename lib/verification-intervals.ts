@@ -2,18 +2,12 @@ import { wrongValue } from './errors'
 import type { Interval } from './identification'
 import { checkSignal } from './internal/abort'
 import { bootstrapOptions, intervals } from './internal/bootstrap'
-import { type FloatArray, type LabelArray, labels, newArray, options } from './internal/check'
+import { classLabels, type FloatArray, type LabelArray, newArray, options } from './internal/check'
 import { numbered } from './internal/identification-request'
 import { lengthOf } from './internal/intrinsics'
 import { type Searching, searchAside, searchNow } from './internal/nearest-rows'
 import { integerRow, namesIn, namesOf, valuesOf } from './internal/option-table'
-import {
-  indexOfIgnored,
-  mostRows,
-  rejectNotFinite,
-  type ScoreOptions,
-  scoresOf,
-} from './internal/verification-request'
+import { rejectNotFinite, type ScoreOptions, scoresOf } from './internal/verification-request'
 import { type VerificationResult, verificationFromScoresSync } from './verification'
 
 /** Options of `verificationIntervals`. */
@@ -101,9 +95,7 @@ function prepare(
     scoringNames.map((name) => [name, known[name as keyof Scoring]])
   ) as Scoring
   const scores = scoresOf(given).slice()
-  const identities = labels(identitiesOf, 'identities', 2 * lengthOf(scores), mostRows, -1)
-  const ignored = indexOfIgnored(identities, lengthOf(identities))
-  if (ignored >= 0) throw wrongValue('an integer from 0', `identities[${ignored}]`, -1)
+  const identities = classLabels(identitiesOf, 'identities', 2 * lengthOf(scores))
   rejectNotFinite(scores)
   const { classes, ids } = numbered(identities)
   const once = new Float64Array(ids.size).fill(1)

@@ -4,6 +4,7 @@ import type { FloatArray, LabelArray } from './internal/check'
 import { type NativeVerification, native, succeeded } from './internal/native'
 import {
   type Answers,
+  inGivenOrder,
   nativeRequest,
   type PairList,
   requestOfPairs,
@@ -179,15 +180,15 @@ function resultOf(raw: NativeVerification, request: VerificationRequest): Verifi
     throw new RangeError(
       `Expected pairs of both kinds for verification but received ${samePairs} of one class and ${differentPairs} of different ones`
     )
-  const operatingPoints: OperatingPoint[] = new Array(order.length)
-  order.forEach((position, i) => {
-    operatingPoints[position] = {
+  const operatingPoints = inGivenOrder(
+    order,
+    (i): OperatingPoint => ({
       limit: request.limits[i] as number,
       trueAcceptRate: request.trueAcceptRates[i] as number,
       falseAcceptRate: request.falseAcceptRates[i] as number,
       threshold: request.thresholds[i] as number,
-    }
-  })
+    })
+  )
   return {
     pairs: { same: samePairs, different: differentPairs },
     areaUnderCurve: figures.areaUnderCurve,

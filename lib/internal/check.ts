@@ -31,7 +31,7 @@ export type LabelArray = Int32Array | Uint32Array | Uint16Array | Uint8Array | r
 export type ParametersOf<Made> = { [Name in keyof Omit<Made, 'name'>]?: Made[Name] | undefined }
 
 /** Largest size of a dimension: class labels are 32-bit integers. */
-const largestSize = 2 ** 31 - 1
+export const largestSize = 2 ** 31 - 1
 
 /** Checks an ignoreIndex: anything that a label array can hold. */
 export const ignoreIndexRange = [-(2 ** 31), 2 ** 32] as const
@@ -108,6 +108,11 @@ export function size(value: unknown, name: string): number {
   if (!Number.isInteger(value) || value < 1) throw wrongValue('a positive integer', name, value)
   if (value > largestSize) throw wrongValue(`at most ${largestSize}`, name, value)
   return value
+}
+
+export function fileName(path: unknown): string {
+  if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
+  return path
 }
 
 /** Whether a row or a class may count so much in a loss. */
@@ -295,6 +300,20 @@ export function labels(
     if (own) own[i] = label
   }
   return own ?? (given as Int32Array)
+}
+
+/** Labels as `labels` takes them, of any class and none of them −1: one for each of so many rows. */
+export function classLabels(value: unknown, name: string, rows: number): Int32Array {
+  const checked = labels(value, name, rows, largestSize, -1)
+  const ignored = indexOfIgnored(checked, rows)
+  if (ignored >= 0) throw wrongValue('an integer from 0', `${name}[${ignored}]`, -1)
+  return checked
+}
+
+/** The index of the first −1, or −1. */
+export function indexOfIgnored(checked: Int32Array, count: number): number {
+  for (let i = 0; i < count; i++) if (checked[i] === -1) return i
+  return -1
 }
 
 /** Refuses an output that shares memory with an input: it would be overwritten while it is still read. */

@@ -3,14 +3,13 @@
 import { newSharedArray } from './check'
 import { fileError, shown } from './file-error'
 import { GalleryRows, type GalleryView, type Label } from './gallery-rows'
-import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
+import { decodeNames, encodeNames, indexOfAgain, largestNames, namesTensor } from './head-names'
 import { checkedZeroRows } from './nearest-rows'
 import { bytesOf } from './read-file'
 import { SafetensorsFile } from './safetensors'
 import { writeSafetensors } from './safetensors-write'
 
 const fileFormat = 'margin-softmax gallery 1'
-const namesTensor = 'class_names'
 
 /** @throws MarginSoftmaxError `ERR_FILE` */
 export async function saveGallery(
@@ -65,7 +64,7 @@ async function rowsOf(file: SafetensorsFile): Promise<GalleryRows> {
   await file.read('embeddings', values)
   checkedZeroRows(values, dim, 'embeddings', 'refused')
   const bytes = await file.bytes('labels', 4 * rows)
-  const numbers = new Int32Array(bytes.slice().buffer)
+  const numbers = new Int32Array(bytes.buffer, bytes.byteOffset, rows)
   const negative = numbers.findIndex((number) => number < 0)
   if (negative >= 0) throw new Error(`its label of row ${negative} is ${numbers[negative]}`)
   return new GalleryRows(dim, values, entries.has(namesTensor) ? await namesOf(file, numbers) : numbers)

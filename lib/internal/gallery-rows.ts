@@ -3,9 +3,9 @@
 // What a reader took stays as it is while it reads: enrolling appends behind it or moves to larger memory, and removing
 // moves to memory of its own unless nobody reads.
 import { wrongType, wrongValue } from '../errors'
-import { countOf, isLabels, labels, newArray, newSharedArray } from './check'
+import { classLabels, countOf, isLabels, largestSize, newArray, newSharedArray } from './check'
+import { checkStrings } from './head-names'
 import { isGone, isList, typeOf } from './intrinsics'
-import { indexOfIgnored, mostRows } from './verification-request'
 
 /** What a row is called: a name, or an integer from 0. */
 export type Label = string | number
@@ -75,8 +75,8 @@ export class GalleryRows {
   /** @param added one label a row, of the kind that the gallery has */
   append(embeddings: Float32Array, added: readonly Label[] | Int32Array): void {
     const rows = this.#rows + added.length
-    if (rows > mostRows) throw wrongValue(`at most ${mostRows} rows`, 'the gallery', rows)
-    if (rows > this.#identities.length) this.#grow(Math.max(rows, Math.min(2 * this.#rows, mostRows)))
+    if (rows > largestSize) throw wrongValue(`at most ${largestSize} rows`, 'the gallery', rows)
+    if (rows > this.#identities.length) this.#grow(Math.max(rows, Math.min(2 * this.#rows, largestSize)))
     this.#values.set(embeddings, this.#rows * this.dim)
     this.#label(added)
   }
@@ -146,8 +146,8 @@ export function checkLabels(
   const named = one ? typeof given === 'string' : isList(given) && typeof given[0] === 'string'
   const found = named ? 'string' : 'number'
   const checked = named
-    ? checkNames(one ? [given as string] : (given as readonly unknown[]), one ? 1 : rows)
-    : checkNumbers(one ? [given as number] : given, one ? 1 : rows)
+    ? checkStrings(one ? [given] : given, 'labels', one ? 1 : rows)
+    : classLabels(one ? [given] : given, 'labels', one ? 1 : rows)
   if (kind !== undefined && kind !== found)
     throw wrongType(`${kind === 'string' ? 'names' : 'numbers'}, as the gallery has,`, 'labels', checked[0])
   return one ? new Array<Label>(rows).fill(checked[0] as Label) : checked
@@ -160,20 +160,4 @@ export function checkRemoved(given: unknown): ReadonlySet<Label> {
     throw wrongValue('an array that has its memory', 'labels', given)
   if (several && countOf(given) === 0) return new Set()
   return new Set<Label>(checkLabels(given, several ? countOf(given) : 1, undefined))
-}
-
-function checkNames(names: readonly unknown[], rows: number): readonly string[] {
-  if (names.length !== rows) throw wrongValue(`${rows} elements`, 'labels', names)
-  return Array.from({ length: rows }, (_, i) => {
-    const name = names[i]
-    if (typeof name !== 'string') throw wrongType('a string', `labels[${i}]`, name)
-    return name
-  })
-}
-
-function checkNumbers(numbers: unknown, rows: number): Int32Array {
-  const checked = labels(numbers, 'labels', rows, mostRows, -1)
-  const ignored = indexOfIgnored(checked, rows)
-  if (ignored >= 0) throw wrongValue('an integer from 0', `labels[${ignored}]`, -1)
-  return checked
 }

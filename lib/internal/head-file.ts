@@ -5,12 +5,11 @@ import type { ProcessGroup } from '../distributed'
 import { allOrNone, gatherTexts } from './agreement'
 import { integerInRange, isLossWeight, newArray, options } from './check'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
-import { decodeNames, encodeNames, indexOfAgain, largestNames } from './head-names'
+import { decodeNames, encodeNames, indexOfAgain, largestNames, namesTensor } from './head-names'
 import { checkSettings, type Settings, settingNames } from './head-options'
 import {
   expectedShapes,
   type HeadPlan,
-  namesTensor,
   projectionArrays,
   stateNames,
   tensorType,
@@ -269,11 +268,10 @@ function checkPart({ file }: OpenedShard, run?: ClassRun, index?: ShardIndex) {
       throw new Error('it is one shard of a head: load the index that names it')
     if (run) checkRun(metadata, run)
     if (index && metadata.save !== index.save) throw notTogether()
-    const shapes = expectedShapes(settings, run?.count)
-    if (run?.first) for (const { fileName } of projectionArrays(settings)) delete shapes[fileName]
-    for (const [name, shape] of Object.entries(shapes))
-      if (entries.get(name)?.shape.join() !== shape.join())
-        throw new Error(`it has no ${name} of shape [${shape}]`)
+    const held = run ?? { first: 0, count: settings.classes }
+    for (const { fileName, shape } of arraysOf(settings, held, held))
+      if (entries.get(fileName)?.shape.join() !== shape.join())
+        throw new Error(`it has no ${fileName} of shape [${shape}]`)
     for (const [name, { dtype }] of entries) {
       const expected = name === namesTensor ? 'U8' : tensorType(settings, name)
       if (dtype !== expected) throw new Error(`its tensor ${name} is ${dtype}, not ${expected}`)

@@ -4,23 +4,32 @@ import { wrongType, wrongValue } from '../errors'
 import { parseJson, shown } from './file-error'
 import { isList } from './intrinsics'
 
+/** The tensor of the names in a file: a JSON array in UTF-8. */
+export const namesTensor = 'class_names'
+
 /** Bytes that the names of a file may take: what fits into one string of JavaScript. */
 export const largestNames = 2 ** 29 - 24
 
 /** A frozen copy of the names of so many classes. */
 export function checkClassNames(value: unknown, name: string, classes: number): readonly string[] {
-  if (!isList(value)) throw wrongType('an array of strings', name, value)
-  const { length } = value
-  if (length !== classes) throw wrongValue(`${classes} elements`, name, value)
-  const names: string[] = []
-  for (let i = 0; i < length; i++) {
-    const className = value[i]
-    if (typeof className !== 'string') throw wrongType('a string', `${name}[${i}]`, className)
-    names.push(className)
-  }
+  const names = checkStrings(value, name, classes)
   const again = indexOfAgain(names)
   if (again >= 0) throw wrongValue('a name that no other class has', `${name}[${again}]`, names[again])
   return Object.freeze(names)
+}
+
+/** A copy of a list of so many strings, each read once. */
+export function checkStrings(value: unknown, name: string, count: number): string[] {
+  if (!isList(value)) throw wrongType('an array of strings', name, value)
+  const { length } = value
+  if (length !== count) throw wrongValue(`${count} elements`, name, value)
+  const strings: string[] = []
+  for (let i = 0; i < length; i++) {
+    const string = value[i]
+    if (typeof string !== 'string') throw wrongType('a string', `${name}[${i}]`, string)
+    strings.push(string)
+  }
+  return strings
 }
 
 /** The first name that is there before, or −1. */

@@ -208,9 +208,6 @@ export interface HeadPlan {
 /** No machine maps more than this many bytes. */
 const addressable = 2n ** 47n
 
-/** The classes' names in a file: a JSON array in UTF-8. */
-export const namesTensor = 'class_names'
-
 /** The tensor of the classes' weights in the loss, in a file: those of its classes. */
 export const weightsTensor = 'class_weights'
 

@@ -1,8 +1,7 @@
 // Makes a head, from options or from a file.
 
-import { wrongType } from '../errors'
 import { type ExecutionOptions, execution, executionOptions } from '../execution'
-import { boolean, floats, lossWeights, newArray, options } from './check'
+import { boolean, fileName, floats, lossWeights, newArray, options } from './check'
 import { changed, changeNames } from './head-changes'
 import { openHeadTogether, readClassNames, readClassWeights } from './head-file'
 import { checkGroup, type HeadMemory, loadedHead, newHead } from './head-memory'
@@ -61,21 +60,21 @@ export async function headFromOptions(given: MarginHeadOptions | ProjectedHeadOp
 
 /** A head as `MarginHead.load` is asked for it. */
 export async function headFromFile(path: string, given: LoadOptions | undefined): Promise<HeadMemory> {
-  if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
+  const file = fileName(path)
   const known = options(given, 'options', loadOptions)
   const run = execution(known)
   const { checksums = true, group: shared } = known
   const group = shared === undefined ? undefined : checkGroup(shared, 'group')
   boolean(checksums, 'checksums')
-  const file = await openHeadTogether(path, group)
+  const opened = await openHeadTogether(file, group)
   try {
-    const { iteration } = file
-    const classNames = await readClassNames(file, checksums, group)
-    const next = changed({ ...file, classNames }, known, iteration)
-    const classWeights = await readClassWeights(file, checksums, group)
+    const { iteration } = opened
+    const classNames = await readClassNames(opened, checksums, group)
+    const next = changed({ ...opened, classNames }, known, iteration)
+    const classWeights = await readClassWeights(opened, checksums, group)
     const plan = { ...next, execution: run, group, iteration, classWeights }
-    return await loadedHead(plan, file, checksums)
+    return await loadedHead(plan, opened, checksums)
   } finally {
-    await file.close()
+    await opened.close()
   }
 }

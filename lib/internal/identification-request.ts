@@ -1,22 +1,23 @@
 // Checks the arguments of identification.
 import { wrongType, wrongValue } from '../errors'
-import { type ExecutionOptions, execution } from '../execution'
+import type { ExecutionOptions } from '../execution'
 import { checkSignal } from './abort'
 import { bootstrapOptions } from './bootstrap'
 import {
+  classLabels,
   type FloatArray,
   floats,
   integerInRange,
   type LabelArray,
   labels,
-  newSharedCopy,
+  largestSize,
   options,
   rowsOf,
   size,
 } from './check'
-import { checkedZeroRows, type Search } from './nearest-rows'
+import { checkedZeroRows, inputNow, type Search, searchExecution } from './nearest-rows'
 import { namesIn, namesOf, valuesOf } from './option-table'
-import { ascendingRates, indexOfIgnored, mostRows } from './verification-request'
+import { ascendingRates } from './verification-request'
 
 /** Rows whose classes are known, and rows to find among them. */
 export interface IdentificationBatch {
@@ -78,9 +79,7 @@ export function identificationRequest(
   const signal = checkSignal(known.signal)
   const bootstrap = valuesOf(bootstrapOptions, known)
   const { limits, order } = ascendingRates(known.falseAlarmRates, 'falseAlarmRates', usualRates)
-  const { threads, instructionSet } = known
-  execution({ threads, instructionSet, device: 'cpu' }) // for its checks: topK makes its own
-  const { search, ids, probeIds, zeroRows } = searchOf(batch, { threads, instructionSet }, asynchronous)
+  const { search, ids, probeIds, zeroRows } = searchOf(batch, searchExecution(known), asynchronous)
   const compared = search.galleryClasses.length - Number(search.leaveOneOut)
   const { maxRank = Math.min(usualRank, compared), detectionRank = 1 } = known
   integerInRange(maxRank, 'maxRank', 1, compared)
@@ -100,20 +99,13 @@ function searchOf(batch: Partial<IdentificationBatch>, how: Search['execution'],
   const probes = leaveOneOut ? gallery : floats(batch.probes, 'probes')
   const probeRows = rowsOf(probes, 'probes', dim, 'dim')
   if (leaveOneOut && rows === 1) throw wrongValue('at least two rows without probes', 'gallery', gallery)
-  const galleryLabels = labels(batch.galleryLabels, 'galleryLabels', rows, mostRows, -1)
-  const ignored = indexOfIgnored(galleryLabels, rows)
-  if (ignored >= 0) throw wrongValue('an integer from 0', `galleryLabels[${ignored}]`, -1)
+  const galleryLabels = classLabels(batch.galleryLabels, 'galleryLabels', rows)
   const { classes, ids } = numbered(galleryLabels)
   const probeIds = leaveOneOut
     ? galleryLabels
-    : labels(batch.probeLabels, 'probeLabels', probeRows, mostRows, -1)
-  // As they are after the labels, which may be lists with getters.
-  const sound = (array: Float32Array, name: string, count: number) => {
-    const taken = floats(array, name, count * dim)
-    return asynchronous ? newSharedCopy(taken, `a copy of ${name}`) : taken
-  }
-  const ownGallery = sound(gallery, 'gallery', rows)
-  const ownProbes = leaveOneOut ? ownGallery : sound(probes, 'probes', probeRows)
+    : labels(batch.probeLabels, 'probeLabels', probeRows, largestSize, -1)
+  const ownGallery = inputNow(gallery, 'gallery', rows * dim, asynchronous)
+  const ownProbes = leaveOneOut ? ownGallery : inputNow(probes, 'probes', probeRows * dim, asynchronous)
   const zeroRows =
     checkedZeroRows(ownGallery, dim, 'gallery') +
     (leaveOneOut ? 0 : checkedZeroRows(ownProbes, dim, 'probes'))

@@ -7,10 +7,10 @@
 //
 // The search is a generator that yields calls of topK and takes their results: one algorithm, synchronous or not.
 import { notFinite, wrongValue } from '../errors'
-import type { ExecutionOptions } from '../execution'
+import { type ExecutionOptions, execution } from '../execution'
 import { type TopKBatch, type TopKOptions, type TopKResult, topK, topKSync } from '../topk'
 import { throwIfAborted } from './abort'
-import { newArray } from './check'
+import { floats, newArray, newSharedCopy } from './check'
 
 /** A call of topK; undefined lets the event loop of asynchronous work turn. */
 type Call = { batch: TopKBatch; options: TopKOptions } | undefined
@@ -227,6 +227,26 @@ export async function searchAside<Result>(
 }
 
 const turn = (resolve: (nothing: undefined) => void) => setImmediate(resolve, undefined)
+
+/** Checks how a search runs on the CPU. */
+export function searchExecution({ threads, instructionSet }: Compared['execution']): Compared['execution'] {
+  execution({ threads, instructionSet, device: 'cpu' }) // for its checks: topK makes its own
+  return { threads, instructionSet }
+}
+
+/**
+ * An input as it is once the call's labels and pairs are checked, which may be lists with getters; for asynchronous work a
+ * copy in shared memory.
+ */
+export function inputNow(
+  array: Float32Array,
+  name: string,
+  length: number,
+  asynchronous: boolean
+): Float32Array {
+  const now = floats(array, name, length)
+  return asynchronous ? newSharedCopy(now, `a copy of ${name}`) : now
+}
 
 const [smallestNorm, largestNorm] = [1e-30, 1e37] // of native code's cosines: formulas/row.h, core/status.h
 

@@ -4,9 +4,11 @@ import { notFinite, wrongType, wrongValue } from '../errors'
 import { type ExecutionOptions, execution } from '../execution'
 import { checkSignal } from './abort'
 import {
+  classLabels,
   countOf,
   type FloatArray,
   floats,
+  indexOfIgnored,
   integerInRange,
   isFloatArray,
   type LabelArray,
@@ -69,7 +71,6 @@ const scoreOptions = [
 const usualRates = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
 const histogramBins = 128
 const usualFolds = 10
-export const mostRows = 2 ** 31 - 1
 
 /** @param asynchronous whether there may be a signal, and a promise is wanted */
 export function requestOfPairs(
@@ -187,16 +188,7 @@ function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<Ve
     throw wrongType('no folds without a list of pairs', 'folds', known.folds)
   const dim = size(known.dim === undefined ? lengthOf(embeddings) / countOf(given) : known.dim, 'dim')
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
-  const checked = labels(given, 'labels', rows, mostRows, -1)
-  const ignored = indexOfIgnored(checked, rows)
-  if (ignored >= 0) throw wrongValue('an integer from 0', `labels[${ignored}]`, -1)
-  return { rows, dim, labels: checked }
-}
-
-/** The index of the first −1, or −1. */
-export function indexOfIgnored(checked: Int32Array, count: number): number {
-  for (let i = 0; i < count; i++) if (checked[i] === -1) return i
-  return -1
+  return { rows, dim, labels: classLabels(given, 'labels', rows) }
 }
 
 function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<VerificationOptions>): Inputs {
@@ -264,9 +256,9 @@ export function scoresOf(given: unknown): Float64Array {
   return scores
 }
 
-/** @param count of pairs; default as many as there are */
-export function rowPairs(given: LabelArray, count: number | undefined, rows: number): Int32Array {
-  const length = count === undefined && isArray(given) ? 2 * Math.ceil(countOf(given) / 2) : 2 * (count ?? 0)
+/** Pairs of rows [count,2], each from 0 and below `rows`. */
+export function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
+  const length = 2 * count
   const pairs = labels(given, 'pairs', length, rows, -1)
   const missing = indexOfIgnored(pairs, length)
   if (missing >= 0) throw wrongValue(`an integer from 0 to ${rows - 1}`, `pairs[${missing}]`, -1)
@@ -281,6 +273,13 @@ export function ascendingRates(given: unknown, name: string, usual: readonly num
   const rates = given === undefined ? usual : ratesOf(given, name)
   const order = [...rates.keys()].sort((a, b) => (rates[a] as number) - (rates[b] as number))
   return { limits: Float64Array.from(order, (i) => rates[i] as number), order }
+}
+
+/** What belongs to the ascending rates, in the order in which the rates were given: `order` is that of `ascendingRates`. */
+export function inGivenOrder<T>(order: readonly number[], valueAt: (ascending: number) => T): T[] {
+  const values: T[] = new Array(order.length)
+  for (const [i, place] of order.entries()) values[place] = valueAt(i)
+  return values
 }
 
 function ratesOf(given: unknown, name: string): number[] {
