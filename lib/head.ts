@@ -2,7 +2,7 @@
 
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { wrongType } from './errors'
-import { copyOf, type FloatArray, type LabelArray, options } from './internal/check'
+import { copyOf, type FloatArray, fileName, type LabelArray, options } from './internal/check'
 import { changed, changeHead, changeNames, withClasses, withoutClasses } from './internal/head-changes'
 import { type HeadMemory, saveMemory } from './internal/head-memory'
 import type { WeightStorage } from './internal/head-options'
@@ -204,12 +204,9 @@ export class MarginHead {
    */
   async save(path: string, given?: SignalOptions): Promise<void> {
     MarginHead.#of(this).alive()
-    if (typeof path !== 'string' || path === '') throw wrongType('a file name', 'path', path)
+    const file = fileName(path)
     const signal = signalOf(this.#head.memory, given, 'save')
-    return this.#head.order.alone(
-      () => saveMemory(this.#head.memory, path, () => this.#head.alive(), signal),
-      signal
-    )
+    return this.#head.alone((memory) => saveMemory(memory, file, () => this.#head.alive(), signal), signal)
   }
 
   /**
@@ -225,12 +222,8 @@ export class MarginHead {
   async set(changes: HeadChanges): Promise<void> {
     MarginHead.#of(this).alive()
     const known = options(changes ?? null, 'options', changeNames)
-    await this.#head.order.alone(async () => {
-      this.#head.alive()
-      this.#head.memory = await changeHead(
-        this.#head.memory,
-        changed(this.#head.memory, known, this.iteration)
-      )
+    await this.#head.alone(async (memory) => {
+      this.#head.memory = await changeHead(memory, changed(memory, known, this.iteration))
     })
   }
 
@@ -250,10 +243,9 @@ export class MarginHead {
    */
   async addClasses(count: number, given?: AddedClasses): Promise<ClassRun> {
     MarginHead.#of(this).alive()
-    return this.#head.order.alone(async () => {
-      this.#head.alive()
-      const { classes } = this.#head.memory.settings
-      this.#head.replace(await withClasses(this.#head.memory, count, given))
+    return this.#head.alone(async (memory) => {
+      const { classes } = memory.settings
+      this.#head.replace(await withClasses(memory, count, given))
       return { first: classes, count: this.classes - classes }
     })
   }
@@ -269,10 +261,9 @@ export class MarginHead {
   async removeClasses(classes: LabelArray): Promise<Int32Array> {
     MarginHead.#of(this).alive()
     const removed = copyOf(classes, 'classes')
-    return this.#head.order.alone(async () => {
-      this.#head.alive()
-      const { memory, places } = await withoutClasses(this.#head.memory, removed)
-      this.#head.replace(memory)
+    return this.#head.alone(async (memory) => {
+      const { memory: smaller, places } = await withoutClasses(memory, removed)
+      this.#head.replace(smaller)
       return places
     })
   }

@@ -114,7 +114,6 @@ export async function saveMemory(
   check: () => void,
   signal: AbortSignal | undefined
 ): Promise<void> {
-  check()
   const fill: Fill = (name, offset, part) => {
     throwIfAborted(signal)
     check()

@@ -20,7 +20,7 @@ import { type NativeResult, native, succeeded, watched } from './native'
 
 export class HeadWork {
   memory: HeadMemory
-  readonly order = new WorkOrder()
+  readonly #order = new WorkOrder()
   #disposed = false
 
   constructor(memory: HeadMemory) {
@@ -51,14 +51,14 @@ export class HeadWork {
         'ERR_UNAVAILABLE',
         `Expected ${name.slice(0, -4)} in place of ${name} for a sharded head: the ranks wait for one another`
       )
-    this.order.assertIdle(name)
+    this.#order.assertIdle(name)
   }
 
   /** A step, or an evaluation. */
   async step(...called: StepArguments): Promise<StepResult> {
     this.alive()
-    const given = this.order.givenNow(called, () => copyOfStep(...called))
-    return this.order.inTurn(async () => {
+    const given = this.#order.givenNow(called, () => copyOfStep(...called))
+    return this.#order.inTurn(async () => {
       this.alive()
       let prepared: ReturnType<typeof stepRequest>
       try {
@@ -94,8 +94,8 @@ export class HeadWork {
     this.alive()
     const together = name !== 'embed' // else a rank of a sharded head does it alone
     const signal = signalOf(together ? this.memory : {}, signalGiven, name)
-    const rows = this.order.givenNow(given, () => copyOf(given, this.#rowsName()))
-    const working = this.order.inTurn(async () => {
+    const rows = this.#order.givenNow(given, () => copyOf(given, this.#rowsName()))
+    const working = this.#order.inTurn(async () => {
       this.alive()
       let prepared: RowsRequest<Outputs>
       try {
@@ -119,6 +119,14 @@ export class HeadWork {
     this.idle(name)
     succeeded(native()[call](this.memory.native, request))
     return outputs
+  }
+
+  /** Saves or changes the head, as `WorkOrder.alone`: between what was called before and what is called after. */
+  alone<T>(work: (memory: HeadMemory) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return this.#order.alone(async () => {
+      this.alive()
+      return work(this.memory)
+    }, signal)
   }
 
   /** Copies an array of the head. */
