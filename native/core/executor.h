@@ -39,9 +39,10 @@ struct DeviceState {
   std::string reason;         // why it is not usable; empty if it was not opened
   int computeCapability = 0;  // 90 for 9.0
   int64_t memoryBytes = 0, freeBytes = 0;
-  int driverVersion = 0;  // of CUDA, 13000 for 13.0; 0: no driver
+  int driverVersion = 0;    // of CUDA, 13000 for 13.0; 0: no driver
+  bool precisions[3] = {};  // by Precision: whether it computes in this one
 
-  bool has(Precision precision) const { return precision == Precision::float32 || computeCapability >= 80; }
+  bool has(Precision precision) const { return precisions[static_cast<int>(precision)]; }
 };
 
 constexpr int allDevices = -1;

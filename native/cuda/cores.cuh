@@ -24,6 +24,12 @@ using Cores = CoreList<CoreEntry<MmaSyncCore<bf16>, Precision::bfloat16, 80>,  /
                        CoreEntry<MmaSyncCore<Tf32>, Precision::tf32, 80>,      //
                        CoreEntry<MultiplyAddCore, Precision::float32, 75>>;
 
+// Whether one of the cores computes in this precision on such a GPU.
+template <class... Entries>
+bool holdsCore(CoreList<Entries...>, Precision precision, int capability) {
+  return ((Entries::precision == precision && Entries::runsOn(capability)) || ...);
+}
+
 // Returns use(Core{}) of the core for this precision and GPU.
 template <Precision precision, class Use, class... Entries>
 Status withFirstCore(CoreList<Entries...>, int capability, const Use& use) {

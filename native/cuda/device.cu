@@ -258,6 +258,8 @@ std::vector<DeviceState> listDevices(int opened) {
     } else {
       state.name = properties.name;
       state.computeCapability = properties.major * 10 + properties.minor;
+      for (const Precision precision : {Precision::float32, Precision::tf32, Precision::bfloat16})
+        state.precisions[static_cast<int>(precision)] = hasCore(precision, state.computeCapability);
       state.memoryBytes = static_cast<int64_t>(properties.totalGlobalMem);
       if (state.computeCapability < oldestCapability)
         state.reason = "its compute capability " + std::to_string(properties.major) + "." +

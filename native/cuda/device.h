@@ -7,10 +7,14 @@
 #include <vector>
 
 #include "../core/layout.h"
+#include "../core/problem.h"
 #include "../core/status.h"
 #include "gpu.cuh"
 
 namespace margin_softmax::cuda {
+
+// Whether a core computes in this precision on a GPU of this compute capability (cores.cuh).
+bool hasCore(Precision precision, int capability);
 
 class Device {
  public:

@@ -8,6 +8,8 @@
 
 namespace margin_softmax::cuda {
 
+bool hasCore(Precision precision, int capability) { return holdsCore(Cores{}, precision, capability); }
+
 static Status run(Problem& problem) {
   if (problem.classes > mostClassesInAll)
     return {Failure::tooLarge, "Expected at most " + std::to_string(mostClassesInAll) +

@@ -7,6 +7,8 @@
 
 namespace margin_softmax::cuda {
 
+bool hasCore(Precision, int) { return true; }
+
 Status loss(Problem& problem) {
   if (problem.classes > mostClassesInAll) return {Failure::tooLarge, "too many classes"};
   const DeviceLock lock(problem.execution.device);
