@@ -1,5 +1,5 @@
 import { wrongValue } from './errors'
-import { type FloatArray, numberBetween, options } from './internal/check'
+import { checkOptions, type FloatArray, numberBetween } from './internal/check'
 import { namesOf } from './internal/option-table'
 import { type Answers, rejectNotFinite, scoredAnswers } from './internal/verification-request'
 
@@ -69,7 +69,7 @@ export function fitCalibration(
   same: Answers,
   given?: CalibrationOptions
 ): Calibration {
-  const { pTarget = 0.5 } = options(given, 'options', namesOf<CalibrationOptions>({ pTarget: true }))
+  const { pTarget = 0.5 } = checkOptions(given, 'options', namesOf<CalibrationOptions>({ pTarget: true }))
   numberBetween(pTarget, 'pTarget', 0, 1)
   const judged = checked(scores, same)
   if (isParted(judged)) throw wrongValue('scores of both kinds that overlap', 'scores', scores)

@@ -8,7 +8,7 @@
  */
 import { isMainThread } from 'node:worker_threads'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
-import { integerInRange, oneOf, options } from './internal/check'
+import { checkOptions, integerInRange, oneOf } from './internal/check'
 import { type ProcessGroupOptions, say, Waiting } from './internal/group-wait'
 import { groupTable, type NativeGroup, nativeGroup, succeeded } from './internal/native'
 
@@ -119,7 +119,7 @@ export class ProcessGroup {
    */
   async reduceScatter<T extends NumberArray>(array: T, given?: ReduceScatterOptions): Promise<T> {
     arrayType(array)
-    const { operation = 'sum', counts } = options(given, 'options', ['operation', 'counts'])
+    const { operation = 'sum', counts } = checkOptions(given, 'options', ['operation', 'counts'])
     return this.#collective('reduceScatter', array, {
       combination: combinationIndex(operation),
       counts: counts === undefined ? undefined : this.#counts(counts, array.length),

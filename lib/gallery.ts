@@ -2,6 +2,7 @@ import { wrongType } from './errors'
 import type { ExecutionOptions } from './execution'
 import { checkSignal } from './internal/abort'
 import {
+  checkOptions,
   type FloatArray,
   fileName,
   floats,
@@ -9,7 +10,6 @@ import {
   type LabelArray,
   newSharedCopy,
   number,
-  options,
   rowsOf,
   size,
 } from './internal/check'
@@ -74,7 +74,7 @@ export class Gallery<Of extends string | number = string | number> {
 
   /** @throws TypeError, RangeError for options */
   constructor(given: GalleryOptions) {
-    const known = options(given ?? null, 'options', galleryOptions)
+    const known = checkOptions(given ?? null, 'options', galleryOptions)
     this.#rows = new GalleryRows(size(known.dim, 'dim'))
   }
 
@@ -133,7 +133,7 @@ export class Gallery<Of extends string | number = string | number> {
    */
   async search(probes: FloatArray, given?: SearchOptions): Promise<SearchResult<Of>> {
     const rows = Gallery.#of(this)
-    const known = options(given, 'options', [...searchOptions, 'signal'])
+    const known = checkOptions(given, 'options', [...searchOptions, 'signal'])
     const signal = checkSignal(known.signal)
     const how = checkSearch(known)
     const copy = newSharedCopy(checkProbes(probes, rows.dim), 'a copy of probes')
@@ -146,7 +146,7 @@ export class Gallery<Of extends string | number = string | number> {
   /** As `search`, done before it returns. */
   searchSync(probes: FloatArray, given?: Omit<SearchOptions, 'signal'>): SearchResult<Of> {
     const rows = Gallery.#of(this)
-    const how = checkSearch(options(given, 'options', searchOptions))
+    const how = checkSearch(checkOptions(given, 'options', searchOptions))
     const view = rows.view()
     const best = searchNow(searching(view, checkProbes(probes, rows.dim), rows.dim, how))
     return resultOf(best, view, how.threshold) as SearchResult<Of>

@@ -2,7 +2,7 @@
 
 import { type DeviceName, deviceName, type Precision, precisionName } from './devices'
 import { wrongType } from './errors'
-import { copyOf, type FloatArray, fileName, type LabelArray, options } from './internal/check'
+import { checkOptions, copyOf, type FloatArray, fileName, type LabelArray } from './internal/check'
 import { changed, changeHead, changeNames, withClasses, withoutClasses } from './internal/head-changes'
 import { type HeadMemory, saveMemory } from './internal/head-memory'
 import type { WeightStorage } from './internal/head-options'
@@ -221,7 +221,7 @@ export class MarginHead {
    */
   async set(changes: HeadChanges): Promise<void> {
     MarginHead.#of(this).alive()
-    const known = options(changes ?? null, 'options', changeNames)
+    const known = checkOptions(changes ?? null, 'options', changeNames)
     await this.#head.alone(async (memory) => {
       this.#head.memory = await changeHead(memory, changed(memory, known, this.iteration))
     })

@@ -1,13 +1,13 @@
 import { wrongType } from './errors'
 import { type ExecutionOptions, execution, executionOptions } from './execution'
 import {
+  checkOptions,
   type FloatArray,
   floats,
   type LabelArray,
   labels,
   lossWeights,
   number,
-  options,
   rejectOverlap,
   rowsOf,
   size,
@@ -180,8 +180,8 @@ export function upstream(gradOutput: number | FloatArray | undefined, reduction:
 }
 
 function prepare(batch: Batch, given: MarginLossOptions | undefined) {
-  const known = options(given, 'options', lossOptions)
-  const taken = options(batch ?? null, 'batch', batchNames)
+  const known = checkOptions(given, 'options', lossOptions)
+  const taken = checkOptions(batch ?? null, 'batch', batchNames)
   const settings = valuesOf(lossSettings, known)
   const { margin: encoded, reduction, ignoreIndex, labelSmoothing, negligible } = settings
   const checked = checkBatch(taken, encoded.margin)

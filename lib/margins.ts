@@ -1,11 +1,11 @@
 import { wrongType, wrongValue } from './errors'
 import {
   boolean,
+  checkOptions,
   integerInRange,
   number,
   numberInRange,
   oneOf,
-  options,
   type ParametersOf,
   positiveNumber,
 } from './internal/check'
@@ -124,7 +124,7 @@ export interface CurricularFaceMargin {
 
 /** Softmax cross-entropy on raw dot products, with a bias where one is given: no normalisation, no margin. */
 export function softmaxMargin(parameters?: ParametersOf<SoftmaxMargin>): SoftmaxMargin {
-  options(parameters, 'softmaxMargin', [])
+  checkOptions(parameters, 'softmaxMargin', [])
   return { name: 'softmax' }
 }
 
@@ -133,7 +133,7 @@ export function softmaxMargin(parameters?: ParametersOf<SoftmaxMargin>): Softmax
  * @param parameters `scale` > 0, default 30
  */
 export function normface(parameters?: ParametersOf<NormFaceMargin>): NormFaceMargin {
-  const { scale = 30 } = options(parameters, 'normface', ['scale'])
+  const { scale = 30 } = checkOptions(parameters, 'normface', ['scale'])
   return { name: 'normface', scale: positiveNumber(scale, 'scale') }
 }
 
@@ -142,7 +142,7 @@ export function normface(parameters?: ParametersOf<NormFaceMargin>): NormFaceMar
  * @param parameters `scale` > 0, default 64; `margin`, default 0.35
  */
 export function cosface(parameters?: ParametersOf<CosFaceMargin>): CosFaceMargin {
-  const { scale = 64, margin = 0.35 } = options(parameters, 'cosface', ['scale', 'margin'])
+  const { scale = 64, margin = 0.35 } = checkOptions(parameters, 'cosface', ['scale', 'margin'])
   return { name: 'cosface', scale: positiveNumber(scale, 'scale'), margin: number(margin, 'margin') }
 }
 
@@ -153,7 +153,7 @@ export function cosface(parameters?: ParametersOf<CosFaceMargin>): CosFaceMargin
  */
 export function arcface(parameters?: ParametersOf<ArcFaceMargin>): ArcFaceMargin {
   const known = ['scale', 'margin', 'easyMargin']
-  const { scale = 64, margin = 0.5, easyMargin = false } = options(parameters, 'arcface', known)
+  const { scale = 64, margin = 0.5, easyMargin = false } = checkOptions(parameters, 'arcface', known)
   return {
     name: 'arcface',
     scale: positiveNumber(scale, 'scale'),
@@ -172,7 +172,7 @@ export function combined(parameters?: ParametersOf<CombinedMargin>): CombinedMar
     m1 = 1,
     m2 = 0.3,
     m3 = 0.2,
-  } = options(parameters, 'combined', ['scale', 'm1', 'm2', 'm3'])
+  } = checkOptions(parameters, 'combined', ['scale', 'm1', 'm2', 'm3'])
   return {
     name: 'combined',
     scale: positiveNumber(scale, 'scale'),
@@ -193,7 +193,7 @@ export function sphereface(
   parameters?: ParametersOf<SphereFaceMargin> & { lambda?: number | undefined }
 ): SphereFaceMargin {
   const annealing = ['base', 'gamma', 'power', 'lambdaMin', 'iteration']
-  const given = options(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])
+  const given = checkOptions(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])
   const { m = 4, scale = 'norm', lambda, iteration = 0 } = given
   const { base = 1000, gamma = 0.12, power = 1, lambdaMin = 5 } = given
   if (lambda !== undefined) {
@@ -224,7 +224,7 @@ export function sphereface(
  */
 export function mvsoftmax(parameters?: ParametersOf<MVSoftmaxMargin>): MVSoftmaxMargin {
   const known = ['kind', 'scale', 'margin', 't', 'adaptive', 'easyMargin']
-  const given = options(parameters, 'mvsoftmax', known)
+  const given = checkOptions(parameters, 'mvsoftmax', known)
   const { kind = 'cos', scale = 32, margin = 0.35, t = 0.2, adaptive = true, easyMargin = true } = given
   oneOf(kind, 'kind', ['cos', 'arc'])
   return {
@@ -246,7 +246,7 @@ export function mvsoftmax(parameters?: ParametersOf<MVSoftmaxMargin>): MVSoftmax
  */
 export function curricularface(parameters?: ParametersOf<CurricularFaceMargin>): CurricularFaceMargin {
   const known = ['scale', 'margin', 't']
-  const { scale = 64, margin = 0.5, t = 0 } = options(parameters, 'curricularface', known)
+  const { scale = 64, margin = 0.5, t = 0 } = checkOptions(parameters, 'curricularface', known)
   return {
     name: 'curricularface',
     scale: positiveNumber(scale, 'scale'),

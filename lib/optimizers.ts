@@ -1,5 +1,5 @@
 import { wrongType } from './errors'
-import { boolean, numberInRange, oneOf, options, type ParametersOf } from './internal/check'
+import { boolean, checkOptions, numberInRange, oneOf, type ParametersOf } from './internal/check'
 import { isRecord } from './internal/intrinsics'
 
 /** Says how a `MarginHead` updates its class weights: a plain, serialisable value made by `sgd` or `adamW`. */
@@ -41,7 +41,7 @@ export interface AdamWOptimizer {
  *   `weightDecay` ≥ 0, default 0
  */
 export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
-  const parsed = options(parameters, 'sgd', ['learningRate', 'momentum', 'nesterov', 'weightDecay'])
+  const parsed = checkOptions(parameters, 'sgd', ['learningRate', 'momentum', 'nesterov', 'weightDecay'])
   const { learningRate = 0.1, momentum = 0, nesterov = false, weightDecay = 0 } = parsed
   return {
     name: 'sgd',
@@ -58,7 +58,13 @@ export function sgd(parameters?: ParametersOf<SgdOptimizer>): SgdOptimizer {
  *   `epsilon` ≥ 0, default 1e-8; `weightDecay` ≥ 0, default 0.01
  */
 export function adamW(parameters?: ParametersOf<AdamWOptimizer>): AdamWOptimizer {
-  const parsed = options(parameters, 'adamW', ['learningRate', 'beta1', 'beta2', 'epsilon', 'weightDecay'])
+  const parsed = checkOptions(parameters, 'adamW', [
+    'learningRate',
+    'beta1',
+    'beta2',
+    'epsilon',
+    'weightDecay',
+  ])
   const { learningRate = 0.001, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weightDecay = 0.01 } = parsed
   const belowOne = 1 - 2 ** -24 // the largest single-precision number below 1
   return {

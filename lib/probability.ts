@@ -2,10 +2,10 @@ import { wrongType, wrongValue } from './errors'
 import { type ExecutionOptions, execution } from './execution'
 import type { FloatArray, LabelArray } from './internal/check'
 import {
+  checkOptions,
   countOf,
   floats,
   isFloatArray,
-  options as knownOptions,
   labels,
   lossWeights,
   rejectOverlap,
@@ -103,7 +103,7 @@ function perRow(
   first: FloatArray,
   second?: FloatArray
 ) {
-  const known = knownOptions(given, 'options', rowOptions)
+  const known = checkOptions(given, 'options', rowOptions)
   const p = floats(first, 'p')
   const q = second && floats(second, 'q', lengthOf(p))
   const { classes, rows } = classesIn(p, 'p', known.classes)
@@ -121,7 +121,7 @@ function perRow(
  * @throws TypeError, RangeError
  */
 export function informationContent(p: FloatArray, options?: ElementwiseOptions): Float32Array {
-  return elementwise('informationContent', 'p', p, knownOptions(options, 'options', elementwiseOptions))
+  return elementwise('informationContent', 'p', p, checkOptions(options, 'options', elementwiseOptions))
 }
 
 /**
@@ -172,12 +172,12 @@ export function crossEntropy(p: FloatArray, q: FloatArray, options?: RowOptions)
  * @throws TypeError, RangeError
  */
 export function softmax(logits: FloatArray, options?: RowOptions): Float32Array {
-  return elementwise('softmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
+  return elementwise('softmax', 'logits', logits, checkOptions(options, 'options', rowOptions))
 }
 
 /** Computes the logarithm of the softmax without the softmax, so log probabilities that it would round to 0 stay exact. */
 export function logSoftmax(logits: FloatArray, options?: RowOptions): Float32Array {
-  return elementwise('logSoftmax', 'logits', logits, knownOptions(options, 'options', rowOptions))
+  return elementwise('logSoftmax', 'logits', logits, checkOptions(options, 'options', rowOptions))
 }
 
 /** Options of `crossEntropyLoss`. */
@@ -251,7 +251,7 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   target: LabelArray | FloatArray,
   options?: CrossEntropyLossOptions<Choice>
 ): CrossEntropyLossResult<Choice> {
-  const known = knownOptions(options, 'options', crossEntropyOptions)
+  const known = checkOptions(options, 'options', crossEntropyOptions)
   const input = floats(logits, 'logits')
   const elements = lengthOf(input)
   if (typeOf(target) === undefined && !isList(target))

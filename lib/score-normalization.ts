@@ -2,6 +2,7 @@ import { wrongValue } from './errors'
 import type { ExecutionOptions } from './execution'
 import { checkSignal } from './internal/abort'
 import {
+  checkOptions,
   countOf,
   type FloatArray,
   floats,
@@ -9,7 +10,6 @@ import {
   isLabels,
   type LabelArray,
   newArray,
-  options,
   rowsOf,
   size,
 } from './internal/check'
@@ -78,8 +78,8 @@ export function asNormSync(batch: AsNormBatch, options?: Omit<AsNormOptions, 'si
 
 /** @param asynchronous whether there may be a signal, and the inputs must be copied */
 function prepare(batch: AsNormBatch, given: AsNormOptions | undefined, asynchronous: boolean) {
-  const known = options(given, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
-  const taken = options(batch ?? null, 'batch', batchNames)
+  const known = checkOptions(given, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
+  const taken = checkOptions(batch ?? null, 'batch', batchNames)
   const signal = checkSignal(known.signal)
   const execution = searchExecution(known)
   const dim = size(taken.dim, 'dim')

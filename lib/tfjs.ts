@@ -16,7 +16,7 @@ import {
   marginLossSync,
   type StepResult,
 } from './index'
-import { options as checkOptions } from './internal/check'
+import { checkOptions } from './internal/check'
 
 import { isObject } from './internal/intrinsics'
 import { lossOptions } from './loss'

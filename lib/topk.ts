@@ -1,5 +1,5 @@
 import { type ExecutionOptions, execution, executionOptions } from './execution'
-import { integerInRange, newArrayToFill, options } from './internal/check'
+import { checkOptions, integerInRange, newArrayToFill } from './internal/check'
 import { type NativeResult, native, succeeded, watched } from './internal/native'
 import { namesOf } from './internal/option-table'
 import { type Batch, checkBatch } from './loss'
@@ -31,8 +31,8 @@ const topKOptions = [
 ]
 
 function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
-  const known = options(given, 'options', topKOptions)
-  const taken = options(batch ?? null, 'batch', batchNames)
+  const known = checkOptions(given, 'options', topKOptions)
+  const taken = checkOptions(batch ?? null, 'batch', batchNames)
   const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
   const { input, weight, bias, dim, rows, classes } = checkBatch(taken, encoded.margin)
   const k = known.k === undefined ? 1 : integerInRange(known.k, 'k', 1, classes)

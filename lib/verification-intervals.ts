@@ -2,7 +2,7 @@ import { wrongValue } from './errors'
 import type { Interval } from './identification'
 import { checkSignal } from './internal/abort'
 import { bootstrapOptions, intervals } from './internal/bootstrap'
-import { classLabels, type FloatArray, type LabelArray, newArray, options } from './internal/check'
+import { checkOptions, classLabels, type FloatArray, type LabelArray, newArray } from './internal/check'
 import { numbered } from './internal/identification-request'
 import { lengthOf } from './internal/intrinsics'
 import { type Searching, searchAside, searchNow } from './internal/nearest-rows'
@@ -88,7 +88,7 @@ function prepare(
   asynchronous: boolean
 ) {
   const names = [...scoringNames, ...namesIn(drawing), ...(asynchronous ? ['signal'] : [])]
-  const known = options(asked, 'options', names)
+  const known = checkOptions(asked, 'options', names)
   const signal = checkSignal(known.signal)
   const bootstrap = valuesOf(drawing, known)
   const scoring = Object.fromEntries(

@@ -40,7 +40,7 @@ export const ignoreIndexRange = [-(2 ** 31), 2 ** 32] as const
  * The properties of an options object, each read once: a getter may answer otherwise the next time, or free what was
  * checked before. A name that is not in `known` is a mistake, most often a typing mistake.
  */
-export function options<T extends object>(
+export function checkOptions<T extends object>(
   value: T | undefined,
   name: string,
   known: readonly string[]

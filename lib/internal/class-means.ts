@@ -1,5 +1,14 @@
 import { notFinite } from '../errors'
-import { type FloatArray, floats, type LabelArray, labels, newArray, options, rowsOf, size } from './check'
+import {
+  checkOptions,
+  type FloatArray,
+  floats,
+  type LabelArray,
+  labels,
+  newArray,
+  rowsOf,
+  size,
+} from './check'
 import { ignoreIndexRow, namesIn, type OptionRow, seedRow, valuesOf } from './option-table'
 import { seededRandom } from './random'
 
@@ -39,7 +48,7 @@ export function classMeans(
   labelsOf: LabelArray,
   given: ClassMeansOptions
 ): Float32Array {
-  const known = options(given ?? null, 'options', namesIn(meansOptions))
+  const known = checkOptions(given ?? null, 'options', namesIn(meansOptions))
   const { classes, dim, ignoreIndex, seed } = valuesOf(meansOptions, known)
   const random = seededRandom(seed)
   const taken = floats(embeddings, 'embeddings')

@@ -2,7 +2,7 @@
 // side looks on while one goes on, since native code prints nothing.
 import { writeSync } from 'node:fs'
 import { MarginSoftmaxError, wrongType, wrongValue } from '../errors'
-import { options } from './check'
+import { checkOptions } from './check'
 import { type NativeGroup, succeeded } from './native'
 
 /** Options of `processGroup`: how long a rank waits for the others. */
@@ -45,7 +45,7 @@ export class Waiting {
 
   /** @throws TypeError, RangeError */
   set(given: ProcessGroupOptions | undefined): void {
-    const { timeout, warnAfter } = options(given, 'options', ['timeout', 'warnAfter'])
+    const { timeout, warnAfter } = checkOptions(given, 'options', ['timeout', 'warnAfter'])
     if (timeout !== undefined) this.#timeout = milliseconds(timeout, 'timeout')
     if (warnAfter !== undefined) this.#warnAfter = milliseconds(warnAfter, 'warnAfter')
     this.#native.setPatience(this.#timeout)

@@ -2,7 +2,7 @@
 
 import { MarginSoftmaxError, wrongType, wrongValue } from '../errors'
 import { assertSameOnAllRanks } from './agreement'
-import { countOf, floats, integerInRange, isLabels, lossWeights, newArray, options, size } from './check'
+import { checkOptions, countOf, floats, integerInRange, isLabels, lossWeights, newArray, size } from './check'
 import { changeMemory, type HeadMemory, resizedHead } from './head-memory'
 import { checkClassNames, digestOfNames, indexOfAgain } from './head-names'
 import { checkSettings, headSettings, type Settings, settingNames, settingsThatChange } from './head-options'
@@ -86,7 +86,7 @@ export function withClasses(
 ): Promise<HeadMemory> {
   if (head.group) throw alone('addClasses')
   const { dim, classes } = head.settings
-  const known = options(given, 'options', addedOptions)
+  const known = checkOptions(given, 'options', addedOptions)
   const added = size(count, 'count')
   size(classes + added, 'classes with those of count')
   const weights = known.weights === undefined ? undefined : floats(known.weights, 'weights', added * dim)

@@ -3,7 +3,7 @@ import { unlink } from 'node:fs/promises'
 import path from 'node:path'
 import type { ProcessGroup } from '../distributed'
 import { allOrNone, gatherTexts } from './agreement'
-import { integerInRange, isLossWeight, newArray, options } from './check'
+import { checkOptions, integerInRange, isLossWeight, newArray } from './check'
 import { brief, fileError, parseJson, propertiesOf, shown } from './file-error'
 import { decodeNames, encodeNames, indexOfAgain, largestNames, namesTensor } from './head-names'
 import { checkSettings, type Settings, settingNames } from './head-options'
@@ -246,7 +246,7 @@ const notTogether = () => new Error('it is a shard of another save than its inde
 
 function settingsOf(saved: unknown): Omit<HeadFile, 'shards' | 'close'> {
   const names = [...settingNames, 'iteration', 'optimizerStart']
-  const known = options(propertiesOf(saved, 'head'), 'head', names)
+  const known = checkOptions(propertiesOf(saved, 'head'), 'head', names)
   const { iteration: made, optimizerStart = 0, ...given } = known as unknown as Settings & HeadPlan
   const iteration = integerInRange(made, 'iteration', 0)
   return {

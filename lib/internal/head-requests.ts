@@ -6,6 +6,7 @@ import { outputArray } from '../outputs'
 import { type TopKResult, topKArrays } from '../topk'
 import { checkSignal, throwIfAborted } from './abort'
 import {
+  checkOptions,
   copyOf,
   type FloatArray,
   floats,
@@ -15,7 +16,6 @@ import {
   lossWeights,
   newArrayToFill,
   numberInRange,
-  options,
   rejectOverlap,
   rowsOf,
 } from './check'
@@ -37,7 +37,7 @@ const stepOptions = namesOf<StepOptions>({ learningRate: true, gradInput: true, 
 
 /** Copies the arguments of a step that must wait its turn, since the caller may change them meanwhile. */
 export function copyOfStep(...[embeddings, labels, given, train]: StepArguments): StepArguments {
-  const known = options(given, 'options', stepOptions)
+  const known = checkOptions(given, 'options', stepOptions)
   const sampleWeights = copyOf(known.sampleWeights, 'sampleWeights')
   return [copyOf(embeddings, 'embeddings'), copyOf(labels, 'labels'), { ...known, sampleWeights }, train]
 }
@@ -55,7 +55,7 @@ export function stepRequest(
 ) {
   const { classes, ignoreIndex, optimizer, projection } = settings
   const { name, width, widthName } = rowsGiven(settings)
-  const known = options(given, 'options', stepOptions)
+  const known = checkOptions(given, 'options', stepOptions)
   const taken = floats(embeddings, name)
   const rows = rowsOf(taken, name, width, widthName)
   if (train && rows < 2 && projection?.batchNorm)
@@ -95,7 +95,7 @@ export function signalOf(
   given: SignalOptions | undefined,
   name: string
 ) {
-  const signal = checkSignal(options(given, 'options', ['signal']).signal)
+  const signal = checkSignal(checkOptions(given, 'options', ['signal']).signal)
   throwIfAborted(signal)
   if (signal && group) throw unavailable(`no signal for ${name}`, 'its ranks work together')
   return signal

@@ -1,7 +1,7 @@
 // Makes a head, from options or from a file.
 
 import { type ExecutionOptions, execution, executionOptions } from '../execution'
-import { boolean, fileName, floats, lossWeights, newArray, options } from './check'
+import { boolean, checkOptions, fileName, floats, lossWeights, newArray } from './check'
 import { changed, changeNames } from './head-changes'
 import { openHeadTogether, readClassNames, readClassWeights } from './head-file'
 import { checkGroup, type HeadMemory, loadedHead, newHead } from './head-memory'
@@ -51,7 +51,7 @@ function dataOf(known: Partial<MarginHeadOptions>, settings: Settings) {
 
 /** A head as `MarginHead.create` is asked for it. */
 export async function headFromOptions(given: MarginHeadOptions | ProjectedHeadOptions): Promise<HeadMemory> {
-  const known = options(given ?? null, 'options', headOptions) as MarginHeadOptions
+  const known = checkOptions(given ?? null, 'options', headOptions) as MarginHeadOptions
   const settings = checkSettings(known)
   const { weights, ...data } = dataOf(known, settings)
   const start = { iteration: 0, optimizerStart: 0 }
@@ -61,7 +61,7 @@ export async function headFromOptions(given: MarginHeadOptions | ProjectedHeadOp
 /** A head as `MarginHead.load` is asked for it. */
 export async function headFromFile(path: string, given: LoadOptions | undefined): Promise<HeadMemory> {
   const file = fileName(path)
-  const known = options(given, 'options', loadOptions)
+  const known = checkOptions(given, 'options', loadOptions)
   const run = execution(known)
   const { checksums = true, group: shared } = known
   const group = shared === undefined ? undefined : checkGroup(shared, 'group')

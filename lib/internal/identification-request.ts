@@ -4,6 +4,7 @@ import type { ExecutionOptions } from '../execution'
 import { checkSignal } from './abort'
 import { bootstrapOptions } from './bootstrap'
 import {
+  checkOptions,
   classLabels,
   type FloatArray,
   floats,
@@ -11,7 +12,6 @@ import {
   type LabelArray,
   labels,
   largestSize,
-  options,
   rowsOf,
   size,
 } from './check'
@@ -74,8 +74,8 @@ export function identificationRequest(
   asked: IdentificationOptions | undefined,
   asynchronous: boolean
 ) {
-  const known = options(asked, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
-  const batch = options(given ?? null, 'batch', batchNames)
+  const known = checkOptions(asked, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
+  const batch = checkOptions(given ?? null, 'batch', batchNames)
   const signal = checkSignal(known.signal)
   const bootstrap = valuesOf(bootstrapOptions, known)
   const { limits, order } = ascendingRates(known.falseAlarmRates, 'falseAlarmRates', usualRates)

@@ -75,7 +75,7 @@ export type ValuesOf<Table> = {
 }
 
 /**
- * Checks options that have been read (`options`). A default stands in for what was not given, never for null, which is a
+ * Checks options that have been read (`checkOptions`). A default stands in for what was not given, never for null, which is a
  * mistake to be named as one.
  * @param within precedes each name in a message, for an option that is an object: `'projection.'`
  */

@@ -1,6 +1,6 @@
 // A head's projection: its options, and the tensors that it adds to a head's file.
 import { wrongValue } from '../errors'
-import { integerInRange, numberInRange, options, size } from './check'
+import { checkOptions, integerInRange, numberInRange, size } from './check'
 import { flag, namesIn, type OptionRow, valuesOf } from './option-table'
 
 /**
@@ -52,7 +52,7 @@ function checkDropout(value: unknown, name: string): number {
 /** Checks the option `projection`, perhaps from a file. */
 export function checkProjection(value: unknown, name: string): Projection | undefined {
   if (value === undefined) return undefined
-  const given = options(value as object, name, namesIn(table)) as Partial<ProjectionOptions>
+  const given = checkOptions(value as object, name, namesIn(table)) as Partial<ProjectionOptions>
   const projection = valuesOf(table, { ...given, hidden: given.hidden ?? given.from }, `${name}.`)
   if (projection.layers === 1 && projection.hidden !== projection.from)
     throw wrongValue('2 with a hidden length', `${name}.layers`, 1)

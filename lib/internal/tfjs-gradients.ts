@@ -7,7 +7,7 @@
  */
 import type * as core from '@tensorflow/tfjs-core'
 import { wrongType, wrongValue } from '../errors'
-import { boolean, options } from './check'
+import { boolean, checkOptions } from './check'
 
 /** The part of tfjs that the gradients need: `import * as tf from '@tensorflow/tfjs'` (or tfjs-core) has it. */
 export type TensorflowKernels = Pick<
@@ -73,7 +73,7 @@ const ours = new WeakSet<core.KernelFunc>()
 export function registerWasmGradients(tf: TensorflowKernels, given: WasmGradientsOptions = {}): string[] {
   if (typeof tf?.registerKernel !== 'function' || typeof tf.getKernelsForBackend !== 'function')
     throw wrongType('the tfjs namespace', 'tf', tf)
-  const { replace = false } = options(given, 'options', ['replace'])
+  const { replace = false } = checkOptions(given, 'options', ['replace'])
   boolean(replace, 'replace')
   if (tf.getKernelsForBackend(backendName).length === 0)
     throw wrongValue('@tensorflow/tfjs-backend-wasm to be imported', 'tf', tf)

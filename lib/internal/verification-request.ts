@@ -4,6 +4,7 @@ import { notFinite, wrongType, wrongValue } from '../errors'
 import { type ExecutionOptions, execution } from '../execution'
 import { checkSignal } from './abort'
 import {
+  checkOptions,
   classLabels,
   countOf,
   type FloatArray,
@@ -16,7 +17,6 @@ import {
   newArray,
   numberBetween,
   numberInRange,
-  options,
   positiveNumber,
   rowsOf,
   size,
@@ -79,7 +79,7 @@ export function requestOfPairs(
   asked: VerificationOptions | undefined,
   asynchronous: boolean
 ) {
-  const known = options(asked, 'options', ['dim', ...scoreOptions, ...(asynchronous ? ['signal'] : [])])
+  const known = checkOptions(asked, 'options', ['dim', ...scoreOptions, ...(asynchronous ? ['signal'] : [])])
   const taken = floats(given, 'embeddings')
   const judged = judgementOf(known)
   const inputs = isValues(pairsOf) ? allPairs(taken, pairsOf, known) : listedPairs(taken, pairsOf, known)
@@ -95,7 +95,7 @@ export function requestOfScores(
   asked: ScoreOptions | undefined,
   asynchronous: boolean
 ) {
-  const known = options(asked, 'options', [...scoreOptions, ...(asynchronous ? ['signal'] : [])])
+  const known = checkOptions(asked, 'options', [...scoreOptions, ...(asynchronous ? ['signal'] : [])])
   const judged = judgementOf(known)
   const { scores: givenScores, same } = scoredAnswers(given, answers)
   const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(known.folds, same.length) }
@@ -192,7 +192,7 @@ function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<Ve
 }
 
 function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<VerificationOptions>): Inputs {
-  const { pairs, same: answers } = options(given, 'pairsOf', ['pairs', 'same'])
+  const { pairs, same: answers } = checkOptions(given, 'pairsOf', ['pairs', 'same'])
   if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
   const count = countOf(answers)
   if (pairs !== undefined && known.dim === undefined)

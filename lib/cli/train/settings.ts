@@ -2,7 +2,7 @@
 
 import { wrongType } from '../../errors'
 import type { MarginHeadOptions } from '../../index'
-import { integerInRange, numberInRange, oneOf, options } from '../../internal/check'
+import { checkOptions, integerInRange, numberInRange, oneOf } from '../../internal/check'
 import { reasonOf } from '../../internal/file-error'
 import { checkSettings, settingNames } from '../../internal/head-options'
 import { seedRow } from '../../internal/option-table'
@@ -62,7 +62,7 @@ export function complete({ head, ...settings }: TrainingSettings): TrainingSetti
     if (!Array.isArray(known.milestones)) throw wrongType('an array', 'milestones', known.milestones)
     for (const milestone of known.milestones) integerInRange(milestone, 'milestones', 1)
     return {
-      head: { ...checkSettings(options(given, 'head', settingNames) as typeof given), precision },
+      head: { ...checkSettings(checkOptions(given, 'head', settingNames) as typeof given), precision },
       ...known,
     }
   } catch (cause) {
