@@ -117,9 +117,9 @@ export class ProcessGroup {
    * Combines the arrays of all ranks and gives each rank its part of the result, as a new array.
    * @param array the same type and length on every rank
    */
-  async reduceScatter<T extends NumberArray>(array: T, given?: ReduceScatterOptions): Promise<T> {
+  async reduceScatter<T extends NumberArray>(array: T, options?: ReduceScatterOptions): Promise<T> {
     arrayType(array)
-    const { operation = 'sum', counts } = checkOptions(given, 'options', ['operation', 'counts'])
+    const { operation = 'sum', counts } = checkOptions(options, 'options', ['operation', 'counts'])
     return this.#collective('reduceScatter', array, {
       combination: combinationIndex(operation),
       counts: counts === undefined ? undefined : this.#counts(counts, array.length),
@@ -162,15 +162,15 @@ export class ProcessGroup {
     return result
   }
 
-  #counts(given: readonly number[], length: number): Float64Array {
-    if (!Array.isArray(given)) throw wrongType('an array of integers', 'counts', given)
-    if (given.length !== this.size) throw wrongValue(`${this.size} counts`, 'counts', given)
-    given.forEach((count, i) => {
+  #counts(counts: readonly number[], length: number): Float64Array {
+    if (!Array.isArray(counts)) throw wrongType('an array of integers', 'counts', counts)
+    if (counts.length !== this.size) throw wrongValue(`${this.size} counts`, 'counts', counts)
+    counts.forEach((count, i) => {
       integerInRange(count, `counts[${i}]`, 0)
     })
-    const sum = given.reduce((total, count) => total + count, 0)
+    const sum = counts.reduce((total, count) => total + count, 0)
     if (sum !== length) throw wrongValue(`a sum of ${length}, the array's length,`, 'counts', sum)
-    return Float64Array.from(given)
+    return Float64Array.from(counts)
   }
 }
 
@@ -205,13 +205,13 @@ let waiting: Waiting | undefined
  * @throws {MarginSoftmaxError} `ERR_NATIVE_MISSING` where the addon is not built or MPI is missing, `ERR_DISTRIBUTED`
  * where MPI does not start, or not all ranks join in time; TypeError, RangeError for options
  */
-export async function processGroup(given?: ProcessGroupOptions): Promise<ProcessGroup> {
+export async function processGroup(options?: ProcessGroupOptions): Promise<ProcessGroup> {
   const wrong = !isMainThread && 'the main thread for processGroup but received a Worker'
   const child = !isRank && 'a process that mpirun itself started for processGroup but received a child of one'
   if (wrong || child) throw new MarginSoftmaxError('ERR_DISTRIBUTED', `Expected ${wrong || child}`)
   const native = nativeGroup()
   waiting ??= new Waiting(native, me)
-  waiting.set(given)
+  waiting.set(options)
   joined ??= join(native, waiting)
   return joined
 }

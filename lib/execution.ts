@@ -78,29 +78,29 @@ export interface Execution {
 }
 
 /** @param auto what `'auto'` means to this work: the best device, or always the CPU */
-export function execution(given: ExecutionOptions, auto: 'best' | 'cpu' = 'best'): Execution {
+export function execution(options: ExecutionOptions, auto: 'best' | 'cpu' = 'best'): Execution {
   const instructionSet =
-    given.instructionSet === undefined
+    options.instructionSet === undefined
       ? undefined
-      : (emulatedInstructionSets().find((name) => name === given.instructionSet) ??
-        oneOf(given.instructionSet, 'instructionSet', instructionSets()))
+      : (emulatedInstructionSets().find((name) => name === options.instructionSet) ??
+        oneOf(options.instructionSet, 'instructionSet', instructionSets()))
   const device =
-    instructionSet !== undefined && (given.device === undefined || given.device === 'auto')
+    instructionSet !== undefined && (options.device === undefined || options.device === 'auto')
       ? cpu
-      : deviceIndex(given.device, auto)
+      : deviceIndex(options.device, auto)
   if (instructionSet !== undefined && device !== cpu)
-    throw wrongValue("'cpu' with an instructionSet", 'device', given.device)
+    throw wrongValue("'cpu' with an instructionSet", 'device', options.device)
   return {
     device,
-    precision: precisionIndex(given.precision, device),
+    precision: precisionIndex(options.precision, device),
     threads:
-      given.threads === undefined
+      options.threads === undefined
         ? defaultThreads()
-        : integerInRange(given.threads, 'threads', 1, mostThreads),
+        : integerInRange(options.threads, 'threads', 1, mostThreads),
     workspace:
-      given.workspace === undefined
+      options.workspace === undefined
         ? usualWorkspace
-        : integerInRange(given.workspace, 'workspace', leastWorkspace, 2 ** 46),
+        : integerInRange(options.workspace, 'workspace', leastWorkspace, 2 ** 46),
     instructionSet,
   }
 }

@@ -73,9 +73,9 @@ export class Gallery<Of extends string | number = string | number> {
   #rows: GalleryRows
 
   /** @throws TypeError, RangeError for options */
-  constructor(given: GalleryOptions) {
-    const known = checkOptions(given ?? null, 'options', galleryOptions)
-    this.#rows = new GalleryRows(size(known.dim, 'dim'))
+  constructor(options: GalleryOptions) {
+    const checkedOptions = checkOptions(options ?? null, 'options', galleryOptions)
+    this.#rows = new GalleryRows(size(checkedOptions.dim, 'dim'))
   }
 
   /** D. */
@@ -131,11 +131,11 @@ export class Gallery<Of extends string | number = string | number> {
    * @throws TypeError, RangeError for arguments, also for a row of zeros; MarginSoftmaxError `ERR_NOT_FINITE`,
    *   `ERR_OUT_OF_MEMORY`; the reason of an aborted `signal`
    */
-  async search(probes: FloatArray, given?: SearchOptions): Promise<SearchResult<Of>> {
+  async search(probes: FloatArray, options?: SearchOptions): Promise<SearchResult<Of>> {
     const rows = Gallery.#of(this)
-    const known = checkOptions(given, 'options', [...searchOptions, 'signal'])
-    const signal = checkSignal(known.signal)
-    const how = checkSearch(known)
+    const checkedOptions = checkOptions(options, 'options', [...searchOptions, 'signal'])
+    const signal = checkSignal(checkedOptions.signal)
+    const how = checkSearch(checkedOptions)
     const copy = newSharedCopy(checkProbes(probes, rows.dim), 'a copy of probes')
     return rows.read(async (view) => {
       const best = await searchAside(searching(view, copy, rows.dim, how), signal)
@@ -144,9 +144,9 @@ export class Gallery<Of extends string | number = string | number> {
   }
 
   /** As `search`, done before it returns. */
-  searchSync(probes: FloatArray, given?: Omit<SearchOptions, 'signal'>): SearchResult<Of> {
+  searchSync(probes: FloatArray, options?: Omit<SearchOptions, 'signal'>): SearchResult<Of> {
     const rows = Gallery.#of(this)
-    const how = checkSearch(checkOptions(given, 'options', searchOptions))
+    const how = checkSearch(checkOptions(options, 'options', searchOptions))
     const view = rows.view()
     const best = searchNow(searching(view, checkProbes(probes, rows.dim), rows.dim, how))
     return resultOf(best, view, how.threshold) as SearchResult<Of>
@@ -192,8 +192,8 @@ function checkSearch({ k = 1, threshold, threads, instructionSet }: Partial<Sear
 
 type Asked = ReturnType<typeof checkSearch>
 
-function checkProbes(given: FloatArray, dim: number): Float32Array {
-  const probes = floats(given, 'probes')
+function checkProbes(value: FloatArray, dim: number): Float32Array {
+  const probes = floats(value, 'probes')
   rowsOf(probes, 'probes', dim, 'dim')
   checkedZeroRows(probes, dim, 'probes', 'refused')
   return probes

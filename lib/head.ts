@@ -103,10 +103,10 @@ export class MarginHead {
    * @throws TypeError, RangeError for options; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE` for weights that
    *   are NaN or infinite once stored, `ERR_DETACHED` for weights that were transferred meanwhile
    */
-  static create(given: ProjectedHeadOptions): Promise<MarginHead>
-  static create(given: MarginHeadOptions): Promise<MarginHead>
-  static async create(given: MarginHeadOptions | ProjectedHeadOptions): Promise<MarginHead> {
-    return new MarginHead(await headFromOptions(given))
+  static create(options: ProjectedHeadOptions): Promise<MarginHead>
+  static create(options: MarginHeadOptions): Promise<MarginHead>
+  static async create(options: MarginHeadOptions | ProjectedHeadOptions): Promise<MarginHead> {
+    return new MarginHead(await headFromOptions(options))
   }
 
   /**
@@ -124,18 +124,18 @@ export class MarginHead {
   async step<Choice extends GradientChoice = true>(
     embeddings: FloatArray,
     labels: LabelArray,
-    given?: StepOptions<Choice>
+    options?: StepOptions<Choice>
   ): Promise<StepResult<Choice>> {
-    return MarginHead.#of(this).step(embeddings, labels, given, true) as Promise<StepResult<Choice>>
+    return MarginHead.#of(this).step(embeddings, labels, options, true) as Promise<StepResult<Choice>>
   }
 
   /** As `step`, done before it returns. @throws MarginSoftmaxError `ERR_BUSY` while asynchronous work of this head runs */
   stepSync<Choice extends GradientChoice = true>(
     embeddings: FloatArray,
     labels: LabelArray,
-    given?: StepOptions<Choice>
+    options?: StepOptions<Choice>
   ): StepResult<Choice> {
-    return MarginHead.#of(this).stepSync(embeddings, labels, given, true) as StepResult<Choice>
+    return MarginHead.#of(this).stepSync(embeddings, labels, options, true) as StepResult<Choice>
   }
 
   /** Computes loss and statistics of a batch without an update. */
@@ -152,8 +152,8 @@ export class MarginHead {
    * Finds the k best classes of each row, by cosine, or by raw score for `softmaxMargin()`. If its `signal` is aborted, it
    * rejects at once: work that waits does not begin, and work that runs stops after its block of classes.
    */
-  async topK(embeddings: FloatArray, k = 1, given?: SignalOptions): Promise<TopKResult> {
-    return MarginHead.#of(this).read('topK', embeddings, given, (memory, rows) =>
+  async topK(embeddings: FloatArray, k = 1, options?: SignalOptions): Promise<TopKResult> {
+    return MarginHead.#of(this).read('topK', embeddings, options, (memory, rows) =>
       topKRequest(memory, rows, k)
     )
   }
@@ -171,8 +171,8 @@ export class MarginHead {
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_UNAVAILABLE` for a head without a projection,
    *   `ERR_OUT_OF_MEMORY`, `ERR_DISPOSED`
    */
-  async embed(features: FloatArray, given?: SignalOptions): Promise<Float32Array> {
-    return (await MarginHead.#of(this).read('embed', features, given, embedRequest)).embeddings
+  async embed(features: FloatArray, options?: SignalOptions): Promise<Float32Array> {
+    return (await MarginHead.#of(this).read('embed', features, options, embedRequest)).embeddings
   }
 
   /** As `embed`, done before it returns. */
@@ -202,10 +202,10 @@ export class MarginHead {
    * while it writes. A sharded head takes no signal, because its ranks save together.
    * @throws MarginSoftmaxError `ERR_FILE`, `ERR_DISPOSED`
    */
-  async save(path: string, given?: SignalOptions): Promise<void> {
+  async save(path: string, options?: SignalOptions): Promise<void> {
     MarginHead.#of(this).alive()
     const file = fileName(path)
-    const signal = signalOf(this.#head.memory, given, 'save')
+    const signal = signalOf(this.#head.memory, options, 'save')
     return this.#head.alone((memory) => saveMemory(memory, file, () => this.#head.alive(), signal), signal)
   }
 
@@ -221,9 +221,9 @@ export class MarginHead {
    */
   async set(changes: HeadChanges): Promise<void> {
     MarginHead.#of(this).alive()
-    const known = checkOptions(changes ?? null, 'options', changeNames)
+    const checkedChanges = checkOptions(changes ?? null, 'options', changeNames)
     await this.#head.alone(async (memory) => {
-      this.#head.memory = await changeHead(memory, changed(memory, known, this.iteration))
+      this.#head.memory = await changeHead(memory, changed(memory, checkedChanges, this.iteration))
     })
   }
 
@@ -235,17 +235,17 @@ export class MarginHead {
    * It waits its turn as a step does. Leave `weights` and `classNames` alone until the promise settles. A new head is made
    * beside the old one, so both take memory meanwhile, and a failure changes nothing. A sharded head refuses.
    * @param count how many
-   * @param given their first weights [count,D] (`classMeans` makes some), and their names
+   * @param options their first weights [count,D] (`classMeans` makes some), and their names
    * @returns where they are
    * @example await head.addClasses(2, { weights: classMeans(embeddings, labels, { classes: 2, dim }) })
    * @throws TypeError, RangeError for arguments; MarginSoftmaxError `ERR_OUT_OF_MEMORY`, `ERR_NOT_FINITE`, `ERR_DISPOSED`,
    *   `ERR_UNAVAILABLE` for a sharded head
    */
-  async addClasses(count: number, given?: AddedClasses): Promise<ClassRun> {
+  async addClasses(count: number, options?: AddedClasses): Promise<ClassRun> {
     MarginHead.#of(this).alive()
     return this.#head.alone(async (memory) => {
       const { classes } = memory.settings
-      this.#head.replace(await withClasses(memory, count, given))
+      this.#head.replace(await withClasses(memory, count, options))
       return { first: classes, count: this.classes - classes }
     })
   }
@@ -278,8 +278,8 @@ export class MarginHead {
    * @throws MarginSoftmaxError `ERR_FILE` for a file that is missing, damaged, cut short or of another kind,
    *   `ERR_OUT_OF_MEMORY`
    */
-  static async load(path: string, given?: LoadOptions): Promise<MarginHead> {
-    return new MarginHead(await headFromFile(path, given))
+  static async load(path: string, options?: LoadOptions): Promise<MarginHead> {
+    return new MarginHead(await headFromFile(path, options))
   }
 
   /**

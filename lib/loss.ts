@@ -179,35 +179,36 @@ export function upstream(gradOutput: number | FloatArray | undefined, reduction:
   }
 }
 
-function prepare(batch: Batch, given: MarginLossOptions | undefined) {
-  const known = checkOptions(given, 'options', lossOptions)
+function prepare(batch: Batch, options: MarginLossOptions | undefined) {
+  const checkedOptions = checkOptions(options, 'options', lossOptions)
   const taken = checkOptions(batch ?? null, 'batch', batchNames)
-  const settings = valuesOf(lossSettings, known)
+  const settings = valuesOf(lossSettings, checkedOptions)
   const { margin: encoded, reduction, ignoreIndex, labelSmoothing, negligible } = settings
   const checked = checkBatch(taken, encoded.margin)
   const { bias, dim, rows, classes } = checked
-  if (known.gradBias && !bias) throw wrongType('no gradBias without a bias', 'gradBias', known.gradBias)
+  if (checkedOptions.gradBias && !bias)
+    throw wrongType('no gradBias without a bias', 'gradBias', checkedOptions.gradBias)
   const inputs = {
     labels: labels(taken.labels, 'labels', rows, classes, ignoreIndex),
     // As they are after the labels, which may be a list with getters.
     input: floats(checked.input, 'input', rows * dim),
     weight: floats(checked.weight, 'weight', classes * dim),
     bias: bias && floats(bias, 'bias', classes),
-    classWeights: lossWeights(known.classWeights, 'classWeights', classes),
-    sampleWeights: lossWeights(known.sampleWeights, 'sampleWeights', rows),
+    classWeights: lossWeights(checkedOptions.classWeights, 'classWeights', classes),
+    sampleWeights: lossWeights(checkedOptions.sampleWeights, 'sampleWeights', rows),
   }
-  const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
+  const { gradOutput, ...scalars } = upstream(checkedOptions.gradOutput, reduction, rows)
   const how = {
     ...scalars,
-    ...execution(known),
+    ...execution(checkedOptions),
     labelSmoothing,
     negligible,
   }
   const outputs: Outputs = {
-    losses: resultArray(known.losses, 'losses', rows),
-    gradInput: outputArray(known.gradInput, 'gradInput', rows * dim, true),
-    gradWeight: outputArray(known.gradWeight, 'gradWeight', classes * dim, true),
-    gradBias: outputArray(known.gradBias, 'gradBias', classes, bias !== undefined),
+    losses: resultArray(checkedOptions.losses, 'losses', rows),
+    gradInput: outputArray(checkedOptions.gradInput, 'gradInput', rows * dim, true),
+    gradWeight: outputArray(checkedOptions.gradWeight, 'gradWeight', classes * dim, true),
+    gradBias: outputArray(checkedOptions.gradBias, 'gradBias', classes, bias !== undefined),
   }
   checkOutputs(outputs, { ...inputs, gradOutput })
   const request = {
@@ -223,7 +224,7 @@ function prepare(batch: Batch, given: MarginLossOptions | undefined) {
     dim,
     asynchronous: false,
   }
-  return { request, outputs, known }
+  return { request, outputs, checkedOptions }
 }
 
 /** The arrays of a batch but for its labels, checked against each other. */
@@ -271,8 +272,8 @@ export async function marginLoss<
   batch: Batch,
   options?: MarginLossOptions<Input, Weight, Bias>
 ): Promise<MarginLossResult<Input, Weight, Bias>> {
-  const { request, outputs, known } = prepare(batch, options)
-  const staging = stagingArrays(outputs, known)
+  const { request, outputs, checkedOptions } = prepare(batch, options)
+  const staging = stagingArrays(outputs, checkedOptions)
   const running = native().loss(Object.assign(request, staging, { asynchronous: true }))
   const { loss, leftOut } = succeeded(await watched(running), 'input and weight')
   return { loss, ...copyBack(staging, outputs), leftOut } as MarginLossResult<Input, Weight, Bias>

@@ -62,8 +62,8 @@ function apartOrSame(output: Float32Array, name: string, input: Float32Array, in
 }
 
 /** The option `classes`: whole rows of `input`, which is one row where it was not given. */
-function classesIn(input: Float32Array, name: string, given: unknown): { classes: number; rows: number } {
-  const classes = given === undefined ? Math.max(lengthOf(input), 1) : size(given, 'classes')
+function classesIn(input: Float32Array, name: string, value: unknown): { classes: number; rows: number } {
+  const classes = value === undefined ? Math.max(lengthOf(input), 1) : size(value, 'classes')
   return { classes, rows: rowsIn(input, name, classes) }
 }
 
@@ -87,29 +87,29 @@ function measure(
 function elementwise(
   name: (typeof measures)[number],
   inputName: string,
-  given: FloatArray,
-  known: RowOptions
+  values: FloatArray,
+  options: RowOptions
 ) {
-  const p = floats(given, inputName)
-  const { classes } = classesIn(p, inputName, known.classes)
-  const out = resultArray(known.out, 'out', lengthOf(p))
+  const p = floats(values, inputName)
+  const { classes } = classesIn(p, inputName, options.classes)
+  const out = resultArray(options.out, 'out', lengthOf(p))
   apartOrSame(out, 'out', p, inputName)
-  return measure(name, { p, out }, classes, known)
+  return measure(name, { p, out }, classes, options)
 }
 
 function perRow(
   name: (typeof measures)[number],
-  given: RowOptions | undefined,
+  options: RowOptions | undefined,
   first: FloatArray,
   second?: FloatArray
 ) {
-  const known = checkOptions(given, 'options', rowOptions)
+  const checkedOptions = checkOptions(options, 'options', rowOptions)
   const p = floats(first, 'p')
   const q = second && floats(second, 'q', lengthOf(p))
-  const { classes, rows } = classesIn(p, 'p', known.classes)
-  const out = resultArray(known.out, 'out', rows)
+  const { classes, rows } = classesIn(p, 'p', checkedOptions.classes)
+  const out = resultArray(checkedOptions.out, 'out', rows)
   rejectOverlap(out, 'out', { p, q })
-  return measure(name, { p, q, out }, classes, known)
+  return measure(name, { p, q, out }, classes, checkedOptions)
 }
 
 /**

@@ -77,17 +77,20 @@ export function asNormSync(batch: AsNormBatch, options?: Omit<AsNormOptions, 'si
 }
 
 /** @param asynchronous whether there may be a signal, and the inputs must be copied */
-function prepare(batch: AsNormBatch, given: AsNormOptions | undefined, asynchronous: boolean) {
-  const known = checkOptions(given, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
+function prepare(batch: AsNormBatch, options: AsNormOptions | undefined, asynchronous: boolean) {
+  const checkedOptions = checkOptions(options, 'options', [
+    ...optionNames,
+    ...(asynchronous ? ['signal'] : []),
+  ])
   const taken = checkOptions(batch ?? null, 'batch', batchNames)
-  const signal = checkSignal(known.signal)
-  const execution = searchExecution(known)
+  const signal = checkSignal(checkedOptions.signal)
+  const execution = searchExecution(checkedOptions)
   const dim = size(taken.dim, 'dim')
   const [embeddings, cohort] = [floats(taken.embeddings, 'embeddings'), floats(taken.cohort, 'cohort')]
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
   const cohortRows = rowsOf(cohort, 'cohort', dim, 'dim')
   if (cohortRows < 2) throw wrongValue('at least two rows', 'cohort', cohort)
-  const { top = Math.min(usualTop, cohortRows) } = known
+  const { top = Math.min(usualTop, cohortRows) } = checkedOptions
   integerInRange(top, 'top', 2, cohortRows)
   const pairs = pairsOf(taken.pairs, rows)
   const nonzero = (array: Float32Array, name: string, count: number) => {
@@ -104,10 +107,10 @@ function prepare(batch: AsNormBatch, given: AsNormOptions | undefined, asynchron
   return { searching: scoring(compared, pairs, rows, top), signal }
 }
 
-function pairsOf(given: LabelArray | undefined, rows: number): Int32Array {
-  if (given !== undefined) {
-    const pairs = rowPairs(given, isLabels(given) ? Math.ceil(countOf(given) / 2) : 0, rows)
-    if (lengthOf(pairs) === 0) throw wrongValue('at least one pair', 'pairs', given)
+function pairsOf(list: LabelArray | undefined, rows: number): Int32Array {
+  if (list !== undefined) {
+    const pairs = rowPairs(list, isLabels(list) ? Math.ceil(countOf(list) / 2) : 0, rows)
+    if (lengthOf(pairs) === 0) throw wrongValue('at least one pair', 'pairs', list)
     return pairs.slice()
   }
   if (rows % 2 !== 0) throw wrongValue('an even number of rows without pairs', 'embeddings', rows)

@@ -30,12 +30,12 @@ const topKOptions = [
   ...executionOptions,
 ]
 
-function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
-  const known = checkOptions(given, 'options', topKOptions)
+function prepare(batch: TopKBatch, options: TopKOptions | undefined) {
+  const checkedOptions = checkOptions(options, 'options', topKOptions)
   const taken = checkOptions(batch ?? null, 'batch', batchNames)
-  const encoded = encodeMargin(known.margin === undefined ? arcface() : known.margin)
+  const encoded = encodeMargin(checkedOptions.margin === undefined ? arcface() : checkedOptions.margin)
   const { input, weight, bias, dim, rows, classes } = checkBatch(taken, encoded.margin)
-  const k = known.k === undefined ? 1 : integerInRange(known.k, 'k', 1, classes)
+  const k = checkedOptions.k === undefined ? 1 : integerInRange(checkedOptions.k, 'k', 1, classes)
   const outputs = topKArrays(rows, k)
   const request = {
     __proto__: null,
@@ -48,7 +48,7 @@ function prepare(batch: TopKBatch, given: TopKOptions | undefined) {
     k,
     marginKind: encoded.marginKind,
     marginParameters: encoded.marginParameters,
-    ...execution(known),
+    ...execution(checkedOptions),
     ...outputs,
     asynchronous: false,
   }

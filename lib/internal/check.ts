@@ -119,9 +119,9 @@ export function fileName(path: unknown): string {
 export const isLossWeight = (weight: number) => weight >= 0 && weight < Infinity
 
 /** Weights in a loss, one for each of `count` rows or classes, if there are any. */
-export function lossWeights(given: unknown, name: string, count: number): Float32Array | undefined {
-  if (given === undefined) return undefined
-  const weights = floats(given, name, count)
+export function lossWeights(value: unknown, name: string, count: number): Float32Array | undefined {
+  if (value === undefined) return undefined
+  const weights = floats(value, name, count)
   for (let i = 0; i < count; i++) {
     const weight = weights[i] as number
     if (!isLossWeight(weight)) throw wrongValue('a finite number of at least 0', `${name}[${i}]`, weight)

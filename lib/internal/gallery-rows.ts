@@ -115,8 +115,8 @@ export class GalleryRows {
   }
 
   #placeOf(label: Label): number {
-    const known = this.#places.get(label)
-    if (known !== undefined) return known
+    const place = this.#places.get(label)
+    if (place !== undefined) return place
     this.#labels.push(label)
     this.#places.set(label, this.#labels.length - 1)
     return this.#labels.length - 1
@@ -138,26 +138,26 @@ export class GalleryRows {
  * @param kind names or numbers, if the gallery has labels already
  */
 export function checkLabels(
-  given: unknown,
+  value: unknown,
   rows: number,
   kind: string | undefined
 ): readonly Label[] | Int32Array {
-  const one = typeof given === 'string' || typeof given === 'number'
-  const named = one ? typeof given === 'string' : isList(given) && typeof given[0] === 'string'
+  const one = typeof value === 'string' || typeof value === 'number'
+  const named = one ? typeof value === 'string' : isList(value) && typeof value[0] === 'string'
   const found = named ? 'string' : 'number'
   const checked = named
-    ? checkStrings(one ? [given] : given, 'labels', one ? 1 : rows)
-    : classLabels(one ? [given] : given, 'labels', one ? 1 : rows)
+    ? checkStrings(one ? [value] : value, 'labels', one ? 1 : rows)
+    : classLabels(one ? [value] : value, 'labels', one ? 1 : rows)
   if (kind !== undefined && kind !== found)
     throw wrongType(`${kind === 'string' ? 'names' : 'numbers'}, as the gallery has,`, 'labels', checked[0])
   return one ? new Array<Label>(rows).fill(checked[0] as Label) : checked
 }
 
 /** The labels of rows to remove: one, or any number. */
-export function checkRemoved(given: unknown): ReadonlySet<Label> {
-  const several = typeof given !== 'string' && isLabels(given)
-  if (several && typeOf(given) !== undefined && isGone(given as never))
-    throw wrongValue('an array that has its memory', 'labels', given)
-  if (several && countOf(given) === 0) return new Set()
-  return new Set<Label>(checkLabels(given, several ? countOf(given) : 1, undefined))
+export function checkRemoved(value: unknown): ReadonlySet<Label> {
+  const several = typeof value !== 'string' && isLabels(value)
+  if (several && typeOf(value) !== undefined && isGone(value as never))
+    throw wrongValue('an array that has its memory', 'labels', value)
+  if (several && countOf(value) === 0) return new Set()
+  return new Set<Label>(checkLabels(value, several ? countOf(value) : 1, undefined))
 }

@@ -44,8 +44,8 @@ export class Waiting {
   }
 
   /** @throws TypeError, RangeError */
-  set(given: ProcessGroupOptions | undefined): void {
-    const { timeout, warnAfter } = checkOptions(given, 'options', ['timeout', 'warnAfter'])
+  set(options: ProcessGroupOptions | undefined): void {
+    const { timeout, warnAfter } = checkOptions(options, 'options', ['timeout', 'warnAfter'])
     if (timeout !== undefined) this.#timeout = milliseconds(timeout, 'timeout')
     if (warnAfter !== undefined) this.#warnAfter = milliseconds(warnAfter, 'warnAfter')
     this.#native.setPatience(this.#timeout)

@@ -56,20 +56,20 @@ interface HeadArray {
 }
 
 /**
- * The arrays of the classes that `own` has and a file of `held` has, of a head with these settings; and those of its projection,
+ * The arrays of the classes that `run` has and a file of `held` has, of a head with these settings; and its projection's,
  * which the file of the first classes has for all.
  */
-function arraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadArray[] {
+function arraysOf(settings: Settings, run: ClassRun, held: ClassRun): HeadArray[] {
   const ofAll = held.first === 0 ? projectionArrays(settings) : []
   return [
-    ...classArraysOf(settings, own, held),
+    ...classArraysOf(settings, run, held),
     ...ofAll.map((array) => ({ ...array, offset: 0, fileOffset: 0 })),
   ]
 }
 
-function classArraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadArray[] {
-  const first = Math.max(own.first, held.first)
-  const count = Math.min(own.first + own.count, held.first + held.count) - first
+function classArraysOf(settings: Settings, run: ClassRun, held: ClassRun): HeadArray[] {
+  const first = Math.max(run.first, held.first)
+  const count = Math.min(run.first + run.count, held.first + held.count) - first
   if (count <= 0) return []
   const names = { weight: 'weight', bias: 'bias', ...stateNames[settings.optimizer.name] }
   const shapes = expectedShapes(settings, count)
@@ -77,15 +77,15 @@ function classArraysOf(settings: Settings, own: ClassRun, held: ClassRun): HeadA
     const shape = shapes[fileName]
     if (!shape) return []
     const [, width = 1] = shape
-    const offset = (first - own.first) * width
+    const offset = (first - run.first) * width
     return [{ name, fileName, shape, offset, fileOffset: (first - held.first) * width }]
   })
 }
 
 /** A head's arrays on their way to its file. */
-function tensorsOf(settings: Settings, own: ClassRun, fill: Fill): Record<string, FloatTensor> {
+function tensorsOf(settings: Settings, run: ClassRun, fill: Fill): Record<string, FloatTensor> {
   return Object.fromEntries(
-    arraysOf(settings, own, own).map(({ name, fileName, shape }) => [
+    arraysOf(settings, run, run).map(({ name, fileName, shape }) => [
       fileName,
       { shape, dtype: tensorType(settings, fileName), fill: (offset, part) => fill(name, offset, part) },
     ])
@@ -93,27 +93,27 @@ function tensorsOf(settings: Settings, own: ClassRun, fill: Fill): Record<string
 }
 
 /** The names of this process's classes: each shard has its own. */
-function namesOf(classNames: readonly string[] | undefined, own: ClassRun): Record<string, ByteTensor> {
+function namesOf(classNames: readonly string[] | undefined, run: ClassRun): Record<string, ByteTensor> {
   if (!classNames) return {}
-  const bytes = encodeNames(classNames.slice(own.first, own.first + own.count))
+  const bytes = encodeNames(classNames.slice(run.first, run.first + run.count))
   return { [namesTensor]: { shape: [bytes.length], dtype: 'U8', bytes } }
 }
 
 /** The class weights of this process's classes: each shard has its own. */
-function weightsOf(classWeights: Float32Array | undefined, own: ClassRun): Record<string, FloatTensor> {
+function weightsOf(classWeights: Float32Array | undefined, run: ClassRun): Record<string, FloatTensor> {
   if (!classWeights) return {}
   const fill = (offset: number, part: Float32Array) => {
-    const first = own.first + offset
+    const first = run.first + offset
     part.set(classWeights.subarray(first, first + part.length))
   }
-  return { [weightsTensor]: { shape: [own.count], fill } }
+  return { [weightsTensor]: { shape: [run.count], fill } }
 }
 
 /** Writes a head; a sharded one on all ranks together. A file of this name is always a whole checkpoint. */
 export async function writeHead(
   file: string,
   { settings, iteration, optimizerStart, classNames, classWeights }: Omit<HeadPlan, 'execution' | 'group'>,
-  own: ClassRun,
+  run: ClassRun,
   fill: Fill,
   group?: ProcessGroup
 ): Promise<void> {
@@ -124,9 +124,9 @@ export async function writeHead(
     })
   )
   const tensors = {
-    ...tensorsOf(settings, own, fill),
-    ...namesOf(classNames, own),
-    ...weightsOf(classWeights, own),
+    ...tensorsOf(settings, run, fill),
+    ...namesOf(classNames, run),
+    ...weightsOf(classWeights, run),
   }
   const write = (to: string, metadata: Record<string, string>) =>
     writeSafetensors(to, tensors, { format: fileFormat, head, ...metadata }, ['head'])
@@ -139,7 +139,7 @@ export async function writeHead(
   const ownSave = group.rank === 0 ? beginSave() : ''
   try {
     const [save = ''] = await gatherTexts(group, ownSave)
-    await writeShards(target, save, own, { group, write, old, head })
+    await writeShards(target, save, run, { group, write, old, head })
   } finally {
     endSave(ownSave)
   }
@@ -149,7 +149,7 @@ export async function writeHead(
 async function writeShards(
   target: string,
   save: string,
-  own: ClassRun,
+  run: ClassRun,
   work: {
     group: ProcessGroup
     write: (to: string, metadata: Record<string, string>) => Promise<void>
@@ -163,13 +163,13 @@ async function writeShards(
   if (group.rank === 0) await removeShards(target, [])
   await removeLeftovers(target) // on every rank: each knows the processes of its own machine
   try {
-    await allOrNone(group, 'write its shard', () => write(mine, { shard: JSON.stringify(own), save }))
+    await allOrNone(group, 'write its shard', () => write(mine, { shard: JSON.stringify(run), save }))
   } catch (error) {
     await unlink(mine).catch(() => {}) // else a later save does
     throw error
   }
   // From here on the index may come to name this rank's shard: whatever fails, only rank 0 knows whether it does.
-  const runs = (await gatherTexts(group, JSON.stringify(own))).map((text) => JSON.parse(text) as ClassRun)
+  const runs = (await gatherTexts(group, JSON.stringify(run))).map((text) => JSON.parse(text) as ClassRun)
   const shards = runs.map((run, rank) => ({ file: path.basename(name(rank)), ...run }))
   await allOrNone(group, 'see the index', async () => {
     if (group.rank === 0) await writeIndex(target, { head: JSON.parse(head), save, shards })
@@ -355,17 +355,17 @@ export interface HeadPart {
 }
 
 /**
- * Reads the numbers of `own` classes part by part out of an opened file, whatever its shards.
+ * Reads the numbers of the classes of `run` part by part out of an opened file, whatever its shards.
  * @param how whether to hold what is read against the file's checksums; which arrays, by their names in a file (default all)
  * @throws MarginSoftmaxError `ERR_FILE`
  */
 export async function* numbersOf(
   { settings, shards }: HeadFile,
-  own: ClassRun,
+  run: ClassRun,
   { checksums = true, wanted }: { checksums?: boolean; wanted?: readonly string[] } = {}
 ): AsyncGenerator<HeadPart, void, undefined> {
   for (const shard of shards) {
-    const arrays = arraysOf(settings, own, shard).filter(({ fileName }) => wanted?.includes(fileName) ?? true)
+    const arrays = arraysOf(settings, run, shard).filter(({ fileName }) => wanted?.includes(fileName) ?? true)
     if (!arrays.length) continue
     const { file } = shard
     try {

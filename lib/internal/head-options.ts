@@ -137,9 +137,9 @@ export const fits = ({ only }: HeadRow<unknown>, margin: Margin) =>
   only === undefined || (only === 'cosines') === isNormalized(margin)
 
 /** Checks settings that have been read, perhaps from a file, and against each other. */
-export function checkSettings(given: Partial<Record<keyof Settings, unknown>>): Settings {
-  const projected = checkProjection(given.projection, 'projection')?.to
-  const settings = valuesOf(headSettings, { ...given, dim: given.dim ?? projected })
+export function checkSettings(values: Partial<Record<keyof Settings, unknown>>): Settings {
+  const projected = checkProjection(values.projection, 'projection')?.to
+  const settings = valuesOf(headSettings, { ...values, dim: values.dim ?? projected })
   const { margin, labelSmoothing, interclassFilter, dim } = settings
   if (dim !== (projected ?? dim)) throw wrongValue(`${projected} as projection.to`, 'dim', dim)
   for (const [name, row] of settingRows)

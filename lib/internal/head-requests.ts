@@ -29,17 +29,22 @@ import { namesOf } from './option-table'
 export type StepArguments = [
   embeddings: FloatArray,
   labels: LabelArray,
-  given: StepOptions | undefined,
+  options: StepOptions | undefined,
   train: boolean,
 ]
 
 const stepOptions = namesOf<StepOptions>({ learningRate: true, gradInput: true, sampleWeights: true })
 
 /** Copies the arguments of a step that must wait its turn, since the caller may change them meanwhile. */
-export function copyOfStep(...[embeddings, labels, given, train]: StepArguments): StepArguments {
-  const known = checkOptions(given, 'options', stepOptions)
-  const sampleWeights = copyOf(known.sampleWeights, 'sampleWeights')
-  return [copyOf(embeddings, 'embeddings'), copyOf(labels, 'labels'), { ...known, sampleWeights }, train]
+export function copyOfStep(...[embeddings, labels, options, train]: StepArguments): StepArguments {
+  const checkedOptions = checkOptions(options, 'options', stepOptions)
+  const sampleWeights = copyOf(checkedOptions.sampleWeights, 'sampleWeights')
+  return [
+    copyOf(embeddings, 'embeddings'),
+    copyOf(labels, 'labels'),
+    { ...checkedOptions, sampleWeights },
+    train,
+  ]
 }
 
 /** What a row given to a head is called and how long it is: a row of features where the head has a projection. */
@@ -51,11 +56,11 @@ export function rowsGiven({ dim, projection }: Settings): { name: string; width:
 
 export function stepRequest(
   { settings, execution }: HeadMemory,
-  ...[embeddings, labelsGiven, given, train]: StepArguments
+  ...[embeddings, labelsGiven, options, train]: StepArguments
 ) {
   const { classes, ignoreIndex, optimizer, projection } = settings
   const { name, width, widthName } = rowsGiven(settings)
-  const known = checkOptions(given, 'options', stepOptions)
+  const checkedOptions = checkOptions(options, 'options', stepOptions)
   const taken = floats(embeddings, name)
   const rows = rowsOf(taken, name, width, widthName)
   if (train && rows < 2 && projection?.batchNorm)
@@ -63,12 +68,12 @@ export function stepRequest(
   const checked = labels(labelsGiven, 'labels', rows, classes, ignoreIndex)
   // As they are after the labels, which may be a list with getters.
   const input = floats(taken, name, rows * width)
-  const { learningRate = optimizer.learningRate } = known
+  const { learningRate = optimizer.learningRate } = checkedOptions
   const outputs = {
     losses: newArrayToFill(Float32Array, rows, 'losses'),
-    gradInput: outputArray(known.gradInput, 'gradInput', rows * width, true),
+    gradInput: outputArray(checkedOptions.gradInput, 'gradInput', rows * width, true),
   }
-  const sampleWeights = lossWeights(known.sampleWeights, 'sampleWeights', rows)
+  const sampleWeights = lossWeights(checkedOptions.sampleWeights, 'sampleWeights', rows)
   if (outputs.gradInput)
     rejectOverlap(outputs.gradInput, 'gradInput', { [name]: input, labels: checked, sampleWeights })
   const request = {
@@ -86,16 +91,16 @@ export function stepRequest(
     ...outputs,
     asynchronous: false,
   }
-  return { request, outputs, known }
+  return { request, outputs, checkedOptions }
 }
 
 /** The `signal` of a call of this name. The ranks of a sharded head would wait for one that gives up. */
 export function signalOf(
   { group }: Pick<HeadMemory, 'group'>,
-  given: SignalOptions | undefined,
+  options: SignalOptions | undefined,
   name: string
 ) {
-  const signal = checkSignal(checkOptions(given, 'options', ['signal']).signal)
+  const signal = checkSignal(checkOptions(options, 'options', ['signal']).signal)
   throwIfAborted(signal)
   if (signal && group) throw unavailable(`no signal for ${name}`, 'its ranks work together')
   return signal
@@ -110,12 +115,12 @@ export interface RowsRequest<Outputs> {
 
 export function topKRequest(
   { settings, execution }: HeadMemory,
-  given: FloatArray,
+  embeddings: FloatArray,
   k: number
 ): RowsRequest<TopKResult> {
   const { classes } = settings
   const { name, width, widthName } = rowsGiven(settings)
-  const input = floats(given, name)
+  const input = floats(embeddings, name)
   const rows = rowsOf(input, name, width, widthName)
   const outputs = topKArrays(rows, integerInRange(k, 'k', 1, classes))
   const request = {

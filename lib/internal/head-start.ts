@@ -36,9 +36,9 @@ const loadOptions = [
 ]
 
 /** The data of a new head; undefined where there are none. */
-function dataOf(known: Partial<MarginHeadOptions>, settings: Settings) {
+function dataOf(options: Partial<MarginHeadOptions>, settings: Settings) {
   const one = <Name extends keyof typeof headData>(name: Name) =>
-    (known[name] === undefined ? undefined : headData[name](known[name], name, settings)) as
+    (options[name] === undefined ? undefined : headData[name](options[name], name, settings)) as
       | ReturnType<(typeof headData)[Name]>
       | undefined
   return {
@@ -50,27 +50,29 @@ function dataOf(known: Partial<MarginHeadOptions>, settings: Settings) {
 }
 
 /** A head as `MarginHead.create` is asked for it. */
-export async function headFromOptions(given: MarginHeadOptions | ProjectedHeadOptions): Promise<HeadMemory> {
-  const known = checkOptions(given ?? null, 'options', headOptions) as MarginHeadOptions
-  const settings = checkSettings(known)
-  const { weights, ...data } = dataOf(known, settings)
+export async function headFromOptions(
+  options: MarginHeadOptions | ProjectedHeadOptions
+): Promise<HeadMemory> {
+  const checkedOptions = checkOptions(options ?? null, 'options', headOptions) as MarginHeadOptions
+  const settings = checkSettings(checkedOptions)
+  const { weights, ...data } = dataOf(checkedOptions, settings)
   const start = { iteration: 0, optimizerStart: 0 }
-  return newHead({ settings, execution: execution(known), ...data, ...start }, weights)
+  return newHead({ settings, execution: execution(checkedOptions), ...data, ...start }, weights)
 }
 
 /** A head as `MarginHead.load` is asked for it. */
-export async function headFromFile(path: string, given: LoadOptions | undefined): Promise<HeadMemory> {
+export async function headFromFile(path: string, options: LoadOptions | undefined): Promise<HeadMemory> {
   const file = fileName(path)
-  const known = checkOptions(given, 'options', loadOptions)
-  const run = execution(known)
-  const { checksums = true, group: shared } = known
+  const checkedOptions = checkOptions(options, 'options', loadOptions)
+  const run = execution(checkedOptions)
+  const { checksums = true, group: shared } = checkedOptions
   const group = shared === undefined ? undefined : checkGroup(shared, 'group')
   boolean(checksums, 'checksums')
   const opened = await openHeadTogether(file, group)
   try {
     const { iteration } = opened
     const classNames = await readClassNames(opened, checksums, group)
-    const next = changed({ ...opened, classNames }, known, iteration)
+    const next = changed({ ...opened, classNames }, checkedOptions, iteration)
     const classWeights = await readClassWeights(opened, checksums, group)
     const plan = { ...next, execution: run, group, iteration, classWeights }
     return await loadedHead(plan, opened, checksums)

@@ -57,17 +57,17 @@ export class HeadWork {
   /** A step, or an evaluation. */
   async step(...called: StepArguments): Promise<StepResult> {
     this.alive()
-    const given = this.#order.givenNow(called, () => copyOfStep(...called))
+    const argumentsNow = this.#order.givenNow(called, () => copyOfStep(...called))
     return this.#order.inTurn(async () => {
       this.alive()
       let prepared: ReturnType<typeof stepRequest>
       try {
-        prepared = stepRequest(this.memory, ...given())
+        prepared = stepRequest(this.memory, ...argumentsNow())
       } catch (error) {
         return this.#decline(error, false)
       }
-      const { request, outputs, known } = prepared
-      const staging = stagingArrays(outputs, known)
+      const { request, outputs, checkedOptions } = prepared
+      const staging = stagingArrays(outputs, checkedOptions)
       Object.assign(request, staging, { asynchronous: true })
       const running = native().headStep(this.memory.native, request)
       const result = succeeded(await watched(running), this.#rowsName())
@@ -75,10 +75,10 @@ export class HeadWork {
     })
   }
 
-  stepSync(...given: StepArguments): StepResult {
+  stepSync(...called: StepArguments): StepResult {
     this.alive()
-    const { request, outputs } = stepRequest(this.memory, ...given)
-    const [, , , train] = given
+    const { request, outputs } = stepRequest(this.memory, ...called)
+    const [, , , train] = called
     this.idle(train ? 'stepSync' : 'evaluateSync')
     const result = succeeded(native().headStep(this.memory.native, request) as NativeResult, this.#rowsName())
     return resultOf(result, omitUndefined(outputs), this.memory.settings.margin)
@@ -87,14 +87,14 @@ export class HeadWork {
   /** Computes something of rows without changing the head, in turn, and gives up where the signal is aborted. */
   async read<Outputs>(
     name: 'topK' | 'embed',
-    given: FloatArray,
+    array: FloatArray,
     signalGiven: SignalOptions | undefined,
     prepare: (memory: HeadMemory, rows: FloatArray) => RowsRequest<Outputs>
   ): Promise<Outputs> {
     this.alive()
     const together = name !== 'embed' // else a rank of a sharded head does it alone
     const signal = signalOf(together ? this.memory : {}, signalGiven, name)
-    const rows = this.#order.givenNow(given, () => copyOf(given, this.#rowsName()))
+    const rows = this.#order.givenNow(array, () => copyOf(array, this.#rowsName()))
     const working = this.#order.inTurn(async () => {
       this.alive()
       let prepared: RowsRequest<Outputs>

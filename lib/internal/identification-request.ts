@@ -70,18 +70,25 @@ const usualRank = 20
 
 /** @param asynchronous whether there may be a signal, and the inputs must be copied */
 export function identificationRequest(
-  given: IdentificationBatch,
-  asked: IdentificationOptions | undefined,
+  batch: IdentificationBatch,
+  options: IdentificationOptions | undefined,
   asynchronous: boolean
 ) {
-  const known = checkOptions(asked, 'options', [...optionNames, ...(asynchronous ? ['signal'] : [])])
-  const batch = checkOptions(given ?? null, 'batch', batchNames)
-  const signal = checkSignal(known.signal)
-  const bootstrap = valuesOf(bootstrapOptions, known)
-  const { limits, order } = ascendingRates(known.falseAlarmRates, 'falseAlarmRates', usualRates)
-  const { search, ids, probeIds, zeroRows } = searchOf(batch, searchExecution(known), asynchronous)
+  const checkedOptions = checkOptions(options, 'options', [
+    ...optionNames,
+    ...(asynchronous ? ['signal'] : []),
+  ])
+  const checkedBatch = checkOptions(batch ?? null, 'batch', batchNames)
+  const signal = checkSignal(checkedOptions.signal)
+  const bootstrap = valuesOf(bootstrapOptions, checkedOptions)
+  const { limits, order } = ascendingRates(checkedOptions.falseAlarmRates, 'falseAlarmRates', usualRates)
+  const { search, ids, probeIds, zeroRows } = searchOf(
+    checkedBatch,
+    searchExecution(checkedOptions),
+    asynchronous
+  )
   const compared = search.galleryClasses.length - Number(search.leaveOneOut)
-  const { maxRank = Math.min(usualRank, compared), detectionRank = 1 } = known
+  const { maxRank = Math.min(usualRank, compared), detectionRank = 1 } = checkedOptions
   integerInRange(maxRank, 'maxRank', 1, compared)
   integerInRange(detectionRank, 'detectionRank', 1, maxRank)
   return { search, ids, probeIds, zeroRows, maxRank, detectionRank, limits, order, bootstrap, signal }

@@ -79,10 +79,10 @@ export type ValuesOf<Table> = {
  * mistake to be named as one.
  * @param within precedes each name in a message, for an option that is an object: `'projection.'`
  */
-export function valuesOf<Table extends object>(table: Table, given: object, within = ''): ValuesOf<Table> {
+export function valuesOf<Table extends object>(table: Table, options: object, within = ''): ValuesOf<Table> {
   const values: Record<string, unknown> = {}
   for (const [name, row] of Object.entries(table) as [string, OptionRow<unknown>][]) {
-    const value = (given as Record<string, unknown>)[name]
+    const value = (options as Record<string, unknown>)[name]
     values[name] = row.check(value === undefined ? row.default : value, within + name)
   }
   return values as ValuesOf<Table>

@@ -244,8 +244,8 @@ function checksumsOf({ sha256: text }: Record<string, string>): Map<string, stri
   return new Map(checksums as [string, string][])
 }
 
-function checkEntry(name: string, given: unknown, bytes: number, types?: readonly string[]): void {
-  const { dtype, shape, data_offsets: offsets } = propertiesOf(given, `tensor ${name}`)
+function checkEntry(name: string, value: unknown, bytes: number, types?: readonly string[]): void {
+  const { dtype, shape, data_offsets: offsets } = propertiesOf(value, `tensor ${name}`)
   if (types && !types.includes(dtype as string))
     throw new Error(`its tensor ${name} is ${shown(dtype)}, not ${types.join(' or ')}`)
   if (typeof dtype !== 'string' || !Object.hasOwn(elementBytes, dtype))

@@ -74,15 +74,21 @@ const usualFolds = 10
 
 /** @param asynchronous whether there may be a signal, and a promise is wanted */
 export function requestOfPairs(
-  given: FloatArray,
+  array: FloatArray,
   pairsOf: LabelArray | PairList,
-  asked: VerificationOptions | undefined,
+  options: VerificationOptions | undefined,
   asynchronous: boolean
 ) {
-  const known = checkOptions(asked, 'options', ['dim', ...scoreOptions, ...(asynchronous ? ['signal'] : [])])
-  const taken = floats(given, 'embeddings')
-  const judged = judgementOf(known)
-  const inputs = isValues(pairsOf) ? allPairs(taken, pairsOf, known) : listedPairs(taken, pairsOf, known)
+  const checkedOptions = checkOptions(options, 'options', [
+    'dim',
+    ...scoreOptions,
+    ...(asynchronous ? ['signal'] : []),
+  ])
+  const taken = floats(array, 'embeddings')
+  const judged = judgementOf(checkedOptions)
+  const inputs = isValues(pairsOf)
+    ? allPairs(taken, pairsOf, checkedOptions)
+    : listedPairs(taken, pairsOf, checkedOptions)
   // As they are after labels and answers, which may be lists with getters.
   const embeddings = floats(taken, 'embeddings', inputs.rows * inputs.dim)
   return { ...judged, ...inputs, embeddings, asynchronous, __proto__: null }
@@ -90,15 +96,18 @@ export function requestOfPairs(
 
 /** @param asynchronous as for `requestOfPairs` */
 export function requestOfScores(
-  given: FloatArray | readonly number[],
+  values: FloatArray | readonly number[],
   answers: Answers,
-  asked: ScoreOptions | undefined,
+  options: ScoreOptions | undefined,
   asynchronous: boolean
 ) {
-  const known = checkOptions(asked, 'options', [...scoreOptions, ...(asynchronous ? ['signal'] : [])])
-  const judged = judgementOf(known)
-  const { scores: givenScores, same } = scoredAnswers(given, answers)
-  const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(known.folds, same.length) }
+  const checkedOptions = checkOptions(options, 'options', [
+    ...scoreOptions,
+    ...(asynchronous ? ['signal'] : []),
+  ])
+  const judged = judgementOf(checkedOptions)
+  const { scores: givenScores, same } = scoredAnswers(values, answers)
+  const inputs: Inputs = { rows: 0, dim: 0, same, givenScores, ...foldsOf(checkedOptions.folds, same.length) }
   return { ...judged, ...inputs, asynchronous, __proto__: null }
 }
 
@@ -109,13 +118,13 @@ export function rejectNotFinite(scores: Float64Array): void {
 }
 
 /** Scores, and an answer for each of them. A Float64Array stays the caller's. */
-export function scoredAnswers(given: FloatArray | readonly number[], answers: Answers) {
-  const scores = scoresOf(given)
+export function scoredAnswers(values: FloatArray | readonly number[], answers: Answers) {
+  const scores = scoresOf(values)
   const count = lengthOf(scores)
   if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
   if (countOf(answers) !== count) throw wrongValue(`one answer for each of ${count} scores`, 'same', answers)
   const same = answersOf(answers, count)
-  if (lengthOf(scores) !== count) throw wrongValue(`${count} elements`, 'scores', given)
+  if (lengthOf(scores) !== count) throw wrongValue(`${count} elements`, 'scores', values)
   return { scores, same }
 }
 
@@ -130,12 +139,12 @@ export function nativeRequest(
 }
 
 /** Checks the options that all kinds of verification share. */
-function judgementOf(known: Partial<ScoreOptions>) {
-  const { pTarget = 0.01, cMiss = 1, cFalseAlarm = 1 } = known
-  const { limits, order } = ascendingRates(known.falseAcceptRates, 'falseAcceptRates', usualRates)
+function judgementOf(options: Partial<ScoreOptions>) {
+  const { pTarget = 0.01, cMiss = 1, cFalseAlarm = 1 } = options
+  const { limits, order } = ascendingRates(options.falseAcceptRates, 'falseAcceptRates', usualRates)
   return {
-    signal: checkSignal(known.signal),
-    ...execution({ threads: known.threads, instructionSet: known.instructionSet, device: 'cpu' }),
+    signal: checkSignal(options.signal),
+    ...execution({ threads: options.threads, instructionSet: options.instructionSet, device: 'cpu' }),
     pTarget: numberBetween(pTarget, 'pTarget', 0, 1),
     cMiss: positiveNumber(cMiss, 'cMiss'),
     cFalseAlarm: positiveNumber(cFalseAlarm, 'cFalseAlarm'),
@@ -183,21 +192,29 @@ function isArray(value: unknown): value is readonly unknown[] {
   return typeOf(value) !== undefined || isList(value)
 }
 
-function allPairs(embeddings: Float32Array, given: LabelArray, known: Partial<VerificationOptions>): Inputs {
-  if (known.folds !== undefined && known.folds !== 0)
-    throw wrongType('no folds without a list of pairs', 'folds', known.folds)
-  const dim = size(known.dim === undefined ? lengthOf(embeddings) / countOf(given) : known.dim, 'dim')
+function allPairs(
+  embeddings: Float32Array,
+  labelsOf: LabelArray,
+  options: Partial<VerificationOptions>
+): Inputs {
+  if (options.folds !== undefined && options.folds !== 0)
+    throw wrongType('no folds without a list of pairs', 'folds', options.folds)
+  const dim = size(options.dim === undefined ? lengthOf(embeddings) / countOf(labelsOf) : options.dim, 'dim')
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
-  return { rows, dim, labels: classLabels(given, 'labels', rows) }
+  return { rows, dim, labels: classLabels(labelsOf, 'labels', rows) }
 }
 
-function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<VerificationOptions>): Inputs {
-  const { pairs, same: answers } = checkOptions(given, 'pairsOf', ['pairs', 'same'])
+function listedPairs(
+  embeddings: Float32Array,
+  list: PairList,
+  options: Partial<VerificationOptions>
+): Inputs {
+  const { pairs, same: answers } = checkOptions(list, 'pairsOf', ['pairs', 'same'])
   if (!isArray(answers)) throw wrongType('an array of true and false', 'same', answers)
   const count = countOf(answers)
-  if (pairs !== undefined && known.dim === undefined)
+  if (pairs !== undefined && options.dim === undefined)
     throw wrongType('a positive integer', 'dim with a list of pairs', undefined)
-  const dim = size(known.dim === undefined ? lengthOf(embeddings) / (2 * count) : known.dim, 'dim')
+  const dim = size(options.dim === undefined ? lengthOf(embeddings) / (2 * count) : options.dim, 'dim')
   const rows = rowsOf(embeddings, 'embeddings', dim, 'dim')
   if (pairs === undefined && rows !== 2 * count)
     throw wrongValue(`one answer for every two of ${rows} rows`, 'same', answers)
@@ -207,7 +224,7 @@ function listedPairs(embeddings: Float32Array, given: PairList, known: Partial<V
     dim,
     pairs: pairs === undefined ? undefined : rowPairs(pairs, count, rows),
     same,
-    ...foldsOf(known.folds, count),
+    ...foldsOf(options.folds, count),
     scores: newArray(Float64Array, count, 'scores'),
   }
 }
@@ -237,19 +254,19 @@ function foldsOf(asked: number | undefined, count: number): Partial<Inputs> {
 }
 
 /** The scores in double precision. A list's elements may be getters; a Float64Array stays the caller's. */
-export function scoresOf(given: unknown): Float64Array {
-  if (isFloatArray(given)) {
-    if (isGone(given)) throw wrongValue('an array that has its memory', 'scores', given)
-    return typeOf(given) === 'Float64Array'
-      ? (given as Float64Array)
-      : newArray(Float64Array, given, 'scores')
+export function scoresOf(values: unknown): Float64Array {
+  if (isFloatArray(values)) {
+    if (isGone(values)) throw wrongValue('an array that has its memory', 'scores', values)
+    return typeOf(values) === 'Float64Array'
+      ? (values as Float64Array)
+      : newArray(Float64Array, values, 'scores')
   }
-  if (!isList(given))
-    throw wrongType('a Float64Array, Float32Array, Float16Array or number[]', 'scores', given)
-  const count = countOf(given)
+  if (!isList(values))
+    throw wrongType('a Float64Array, Float32Array, Float16Array or number[]', 'scores', values)
+  const count = countOf(values)
   const scores = newArray(Float64Array, count, 'scores')
   for (let i = 0; i < count; i++) {
-    const score: unknown = given[i]
+    const score: unknown = values[i]
     if (typeof score !== 'number') throw wrongType('a number', `scores[${i}]`, score)
     scores[i] = score
   }
@@ -257,9 +274,9 @@ export function scoresOf(given: unknown): Float64Array {
 }
 
 /** Pairs of rows [count,2], each from 0 and below `rows`. */
-export function rowPairs(given: LabelArray, count: number, rows: number): Int32Array {
+export function rowPairs(list: LabelArray, count: number, rows: number): Int32Array {
   const length = 2 * count
-  const pairs = labels(given, 'pairs', length, rows, -1)
+  const pairs = labels(list, 'pairs', length, rows, -1)
   const missing = indexOfIgnored(pairs, length)
   if (missing >= 0) throw wrongValue(`an integer from 0 to ${rows - 1}`, `pairs[${missing}]`, -1)
   return pairs
@@ -269,8 +286,8 @@ export function rowPairs(given: LabelArray, count: number, rows: number): Int32A
  * Rates from 0 to 1 in ascending order, and the place of each in what was given.
  * @param usual for undefined
  */
-export function ascendingRates(given: unknown, name: string, usual: readonly number[]) {
-  const rates = given === undefined ? usual : ratesOf(given, name)
+export function ascendingRates(values: unknown, name: string, usual: readonly number[]) {
+  const rates = values === undefined ? usual : ratesOf(values, name)
   const order = [...rates.keys()].sort((a, b) => (rates[a] as number) - (rates[b] as number))
   return { limits: Float64Array.from(order, (i) => rates[i] as number), order }
 }
@@ -282,12 +299,12 @@ export function inGivenOrder<T>(order: readonly number[], valueAt: (ascending: n
   return values
 }
 
-function ratesOf(given: unknown, name: string): number[] {
-  if (!isArray(given)) throw wrongType('an array of numbers from 0 to 1', name, given)
-  if (typeOf(given) !== undefined && isGone(given as never))
-    throw wrongValue('an array that has its memory', name, given)
+function ratesOf(values: unknown, name: string): number[] {
+  if (!isArray(values)) throw wrongType('an array of numbers from 0 to 1', name, values)
+  if (typeOf(values) !== undefined && isGone(values as never))
+    throw wrongValue('an array that has its memory', name, values)
   const rates: number[] = []
-  const count = integerInRange(countOf(given), `${name}.length`, 0)
-  for (let i = 0; i < count; i++) rates.push(numberInRange(given[i], `${name}[${i}]`, 0, 1))
+  const count = integerInRange(countOf(values), `${name}.length`, 0)
+  for (let i = 0; i < count; i++) rates.push(numberInRange(values[i], `${name}[${i}]`, 0, 1))
   return rates
 }
