@@ -67,9 +67,9 @@ export function calibrationCost(scores: FloatArray | readonly number[], same: An
 export function fitCalibration(
   scores: FloatArray | readonly number[],
   same: Answers,
-  given?: CalibrationOptions
+  options?: CalibrationOptions
 ): Calibration {
-  const { pTarget = 0.5 } = checkOptions(given, 'options', namesOf<CalibrationOptions>({ pTarget: true }))
+  const { pTarget = 0.5 } = checkOptions(options, 'options', namesOf<CalibrationOptions>({ pTarget: true }))
   numberBetween(pTarget, 'pTarget', 0, 1)
   const judged = checked(scores, same)
   if (isParted(judged)) throw wrongValue('scores of both kinds that overlap', 'scores', scores)
@@ -83,8 +83,8 @@ interface Judged {
   otherCount: number
 }
 
-function checked(given: FloatArray | readonly number[], answers: Answers): Judged {
-  const { scores, same } = scoredAnswers(given, answers)
+function checked(values: FloatArray | readonly number[], answers: Answers): Judged {
+  const { scores, same } = scoredAnswers(values, answers)
   rejectNotFinite(scores)
   const targetCount = same.reduce((count, one) => count + one, 0)
   const otherCount = same.length - targetCount

@@ -148,11 +148,11 @@ export class ProcessGroup {
     into?: T
   ): Promise<T> {
     const type = arrayType(array)
-    const given = array.length
-    const { values, length = given } = succeeded(
+    const lengthBefore = array.length
+    const { values, length = lengthBefore } = succeeded(
       await this.#native.collective({ ...usualChoices, ...request, operation, array, __proto__: null })
     )
-    if (into && into.length !== given)
+    if (into && into.length !== lengthBefore)
       throw new MarginSoftmaxError(
         'ERR_DETACHED',
         `Expected the ${type} of ${operation} to stay in place but its buffer was transferred or resized meanwhile`
@@ -181,7 +181,7 @@ function arrayType(array: unknown): keyof typeof arrayTypes {
   return type
 }
 
-const combinationIndex = (given: unknown) => combinations.indexOf(oneOf(given, 'operation', combinations))
+const combinationIndex = (value: unknown) => combinations.indexOf(oneOf(value, 'operation', combinations))
 
 /** The number of processes that the launcher of Open MPI or MPICH says it started together with this one. */
 const launcherSize = process.env.OMPI_COMM_WORLD_SIZE ?? process.env.PMI_SIZE

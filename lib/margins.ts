@@ -152,8 +152,8 @@ export function cosface(parameters?: ParametersOf<CosFaceMargin>): CosFaceMargin
  * @param parameters `scale` > 0, default 64; `margin` in radians from 0 to π, default 0.5; `easyMargin`, default false
  */
 export function arcface(parameters?: ParametersOf<ArcFaceMargin>): ArcFaceMargin {
-  const known = ['scale', 'margin', 'easyMargin']
-  const { scale = 64, margin = 0.5, easyMargin = false } = checkOptions(parameters, 'arcface', known)
+  const names = ['scale', 'margin', 'easyMargin']
+  const { scale = 64, margin = 0.5, easyMargin = false } = checkOptions(parameters, 'arcface', names)
   return {
     name: 'arcface',
     scale: positiveNumber(scale, 'scale'),
@@ -193,12 +193,12 @@ export function sphereface(
   parameters?: ParametersOf<SphereFaceMargin> & { lambda?: number | undefined }
 ): SphereFaceMargin {
   const annealing = ['base', 'gamma', 'power', 'lambdaMin', 'iteration']
-  const given = checkOptions(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])
-  const { m = 4, scale = 'norm', lambda, iteration = 0 } = given
-  const { base = 1000, gamma = 0.12, power = 1, lambdaMin = 5 } = given
+  const parsed = checkOptions(parameters, 'sphereface', ['m', 'scale', 'lambda', ...annealing])
+  const { m = 4, scale = 'norm', lambda, iteration = 0 } = parsed
+  const { base = 1000, gamma = 0.12, power = 1, lambdaMin = 5 } = parsed
   if (lambda !== undefined) {
     for (const name of annealing)
-      if (given[name as keyof typeof given] !== undefined)
+      if (parsed[name as keyof typeof parsed] !== undefined)
         throw wrongValue(`only one of lambda and ${name}`, 'sphereface', name)
     numberInRange(lambda, 'lambda', 0)
   }
@@ -223,9 +223,9 @@ export function sphereface(
  *   `t` ≥ 0, default 0.2; `adaptive`, default true; `easyMargin`, default true
  */
 export function mvsoftmax(parameters?: ParametersOf<MVSoftmaxMargin>): MVSoftmaxMargin {
-  const known = ['kind', 'scale', 'margin', 't', 'adaptive', 'easyMargin']
-  const given = checkOptions(parameters, 'mvsoftmax', known)
-  const { kind = 'cos', scale = 32, margin = 0.35, t = 0.2, adaptive = true, easyMargin = true } = given
+  const names = ['kind', 'scale', 'margin', 't', 'adaptive', 'easyMargin']
+  const parsed = checkOptions(parameters, 'mvsoftmax', names)
+  const { kind = 'cos', scale = 32, margin = 0.35, t = 0.2, adaptive = true, easyMargin = true } = parsed
   oneOf(kind, 'kind', ['cos', 'arc'])
   return {
     name: 'mvsoftmax',
@@ -245,8 +245,8 @@ export function mvsoftmax(parameters?: ParametersOf<MVSoftmaxMargin>): MVSoftmax
  * @param parameters `scale` > 0, default 64; `margin` in radians from 0 to π, default 0.5; `t` from −1 to 1, default 0
  */
 export function curricularface(parameters?: ParametersOf<CurricularFaceMargin>): CurricularFaceMargin {
-  const known = ['scale', 'margin', 't']
-  const { scale = 64, margin = 0.5, t = 0 } = checkOptions(parameters, 'curricularface', known)
+  const names = ['scale', 'margin', 't']
+  const { scale = 64, margin = 0.5, t = 0 } = checkOptions(parameters, 'curricularface', names)
   return {
     name: 'curricularface',
     scale: positiveNumber(scale, 'scale'),
@@ -300,6 +300,6 @@ let nativeMargins: { name: string; parameters: string[] }[] | undefined
 function checkMargin(value: unknown): Margin {
   if (!isRecord(value)) throw wrongType('a margin such as arcface()', 'margin', value)
   const { name, ...parameters } = value as Margin
-  const known = oneOf(name, 'margin.name', marginNames)
-  return (factories[known] as (parameters: object) => Margin)(parameters)
+  const marginName = oneOf(name, 'margin.name', marginNames)
+  return (factories[marginName] as (parameters: object) => Margin)(parameters)
 }

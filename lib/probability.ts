@@ -251,7 +251,7 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   target: LabelArray | FloatArray,
   options?: CrossEntropyLossOptions<Choice>
 ): CrossEntropyLossResult<Choice> {
-  const known = checkOptions(options, 'options', crossEntropyOptions)
+  const checkedOptions = checkOptions(options, 'options', crossEntropyOptions)
   const input = floats(logits, 'logits')
   const elements = lengthOf(input)
   if (typeOf(target) === undefined && !isList(target))
@@ -261,21 +261,21 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   const { classes, rows } = classesIn(
     input,
     'logits',
-    known.classes === undefined ? perLabel?.() : known.classes
+    checkedOptions.classes === undefined ? perLabel?.() : checkedOptions.classes
   )
-  if (probabilities && known.ignoreIndex !== undefined)
-    throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', known.ignoreIndex)
-  const { reduction, ignoreIndex, labelSmoothing } = valuesOf(crossEntropySettings, known)
+  if (probabilities && checkedOptions.ignoreIndex !== undefined)
+    throw wrongType('no ignoreIndex with probabilities', 'ignoreIndex', checkedOptions.ignoreIndex)
+  const { reduction, ignoreIndex, labelSmoothing } = valuesOf(crossEntropySettings, checkedOptions)
   const inputs = {
     labels: probabilities ? undefined : labels(target, 'target', rows, classes, ignoreIndex),
     targets: probabilities ? floats(target, 'target', elements) : undefined,
-    classWeights: lossWeights(known.classWeights, 'classWeights', classes),
+    classWeights: lossWeights(checkedOptions.classWeights, 'classWeights', classes),
     // As it is after the labels, which may be a list with getters.
     logits: floats(input, 'logits', elements),
   }
-  const { gradOutput, ...scalars } = upstream(known.gradOutput, reduction, rows)
-  const losses = resultArray(known.losses, 'losses', rows)
-  const gradLogits = outputArray(known.gradLogits, 'gradLogits', elements, true)
+  const { gradOutput, ...scalars } = upstream(checkedOptions.gradOutput, reduction, rows)
+  const losses = resultArray(checkedOptions.losses, 'losses', rows)
+  const gradLogits = outputArray(checkedOptions.gradLogits, 'gradLogits', elements, true)
   rejectOverlap(losses, 'losses', { ...inputs, gradOutput })
   if (gradLogits) {
     rejectOverlap(gradLogits, 'gradLogits', { ...inputs, logits: undefined, gradOutput, losses })
@@ -283,7 +283,7 @@ export function crossEntropyLoss<Choice extends GradientChoice = true>(
   }
   const request = {
     __proto__: null,
-    ...execution(known, 'cpu'),
+    ...execution(checkedOptions, 'cpu'),
     ...inputs,
     ...scalars,
     gradOutput,

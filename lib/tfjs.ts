@@ -119,7 +119,7 @@ export function adapter(tf: Tensorflow): Adapter {
     options: MarginLossOptions = {},
     bias?: core.Tensor1D
   ): core.Scalar | core.Tensor1D {
-    const given = checkOptions(options, 'options', optionNames)
+    const checkedOptions = checkOptions(options, 'options', optionNames)
     const batch: Batch = {
       input: floats(input, 2, 'input'),
       weight: floats(weight, 2, 'weight'),
@@ -135,18 +135,18 @@ export function adapter(tf: Tensorflow): Adapter {
       ['gradWeight', weight],
       ...(bias ? [['gradBias', bias] as [Differentiable, core.Tensor]] : []),
     ]
-    const reduced = given.reduction !== 'none'
+    const reduced = checkedOptions.reduction !== 'none'
     const likely = parts.filter(([, tensor]) => expectsGradient(tensor)).map(([name]) => name)
     // A gradient of mean or sum only needs the upstream factor at the end, so what is likely to be asked for comes along
     // with the loss. That of 'none' needs dy from the start.
-    let known: Partial<MarginLossResult> = compute(reduced ? likely : [])
-    const { loss, losses } = known as MarginLossResult
-    let knownFor: Float32Array | undefined
+    let computed: Partial<MarginLossResult> = compute(reduced ? likely : [])
+    const { loss, losses } = computed as MarginLossResult
+    let computedFor: Float32Array | undefined
 
     function compute(names: Differentiable[], gradOutput?: Float32Array): MarginLossResult {
       const wanted = (name: Differentiable) => names.includes(name)
       return marginLossSync(batch, {
-        ...given,
+        ...checkedOptions,
         gradOutput,
         gradInput: wanted('gradInput'),
         gradWeight: wanted('gradWeight'),
@@ -157,15 +157,15 @@ export function adapter(tf: Tensorflow): Adapter {
     function gradient(name: Differentiable, shape: number[], dy: core.Tensor): core.Tensor {
       firstDerivative('marginLoss')
       if (reduced) {
-        const values = known[name] ?? compute([name])[name]
+        const values = computed[name] ?? compute([name])[name]
         return scaled(values as Float32Array, shape, dy)
       }
       const upstream = dy.dataSync() as Float32Array
-      if (!known[name] || !knownFor?.every((value, row) => Object.is(value, upstream[row]))) {
-        known = compute(likely.includes(name) ? likely : [name], upstream)
-        knownFor = upstream
+      if (!computed[name] || !computedFor?.every((value, row) => Object.is(value, upstream[row]))) {
+        computed = compute(likely.includes(name) ? likely : [name], upstream)
+        computedFor = upstream
       }
-      return tf.tensor(known[name] as Float32Array, shape, 'float32')
+      return tf.tensor(computed[name] as Float32Array, shape, 'float32')
     }
 
     const value = () => (reduced ? tf.scalar(loss) : tf.tensor(losses, [losses.length], 'float32'))

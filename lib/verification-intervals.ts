@@ -82,19 +82,19 @@ export function verificationIntervalsSync(
 }
 
 function prepare(
-  given: FloatArray | readonly number[],
+  values: FloatArray | readonly number[],
   identitiesOf: LabelArray,
-  asked: VerificationIntervalOptions | undefined,
+  options: VerificationIntervalOptions | undefined,
   asynchronous: boolean
 ) {
   const names = [...scoringNames, ...namesIn(drawing), ...(asynchronous ? ['signal'] : [])]
-  const known = checkOptions(asked, 'options', names)
-  const signal = checkSignal(known.signal)
-  const bootstrap = valuesOf(drawing, known)
+  const checkedOptions = checkOptions(options, 'options', names)
+  const signal = checkSignal(checkedOptions.signal)
+  const bootstrap = valuesOf(drawing, checkedOptions)
   const scoring = Object.fromEntries(
-    scoringNames.map((name) => [name, known[name as keyof Scoring]])
+    scoringNames.map((name) => [name, checkedOptions[name as keyof Scoring]])
   ) as Scoring
-  const scores = scoresOf(given).slice()
+  const scores = scoresOf(values).slice()
   const identities = classLabels(identitiesOf, 'identities', 2 * lengthOf(scores))
   rejectNotFinite(scores)
   const { classes, ids } = numbered(identities)

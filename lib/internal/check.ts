@@ -280,13 +280,13 @@ export function labels(
   const type = typeOf(value)
   if (type === undefined ? !isList(value) : !labelTypes.includes(type))
     throw wrongType('an Int32Array, Uint32Array, Uint16Array, Uint8Array or number[]', name, value)
-  const given = value as LabelArray
-  if (countOf(given) !== rows) throw wrongValue(`${rows} elements`, name, value)
-  const own = type === 'Int32Array' && ignoreIndex === -1 ? undefined : newArray(Int32Array, rows, name)
+  const array = value as LabelArray
+  if (countOf(array) !== rows) throw wrongValue(`${rows} elements`, name, value)
+  const converted = type === 'Int32Array' && ignoreIndex === -1 ? undefined : newArray(Int32Array, rows, name)
   for (let i = 0; i < rows; i++) {
-    const label: unknown = given[i]
+    const label: unknown = array[i]
     if (label === ignoreIndex) {
-      if (own) own[i] = -1
+      if (converted) converted[i] = -1
       continue
     }
     if (typeof label !== 'number' || !Number.isInteger(label) || label < 0 || label >= classes) {
@@ -297,9 +297,9 @@ export function labels(
         label
       )
     }
-    if (own) own[i] = label
+    if (converted) converted[i] = label
   }
-  return own ?? (given as Int32Array)
+  return converted ?? (array as Int32Array)
 }
 
 /** Labels as `labels` takes them, of any class and none of them −1: one for each of so many rows. */

@@ -46,10 +46,10 @@ const meansOptions = {
 export function classMeans(
   embeddings: FloatArray,
   labelsOf: LabelArray,
-  given: ClassMeansOptions
+  options: ClassMeansOptions
 ): Float32Array {
-  const known = checkOptions(given ?? null, 'options', namesIn(meansOptions))
-  const { classes, dim, ignoreIndex, seed } = valuesOf(meansOptions, known)
+  const checkedOptions = checkOptions(options ?? null, 'options', namesIn(meansOptions))
+  const { classes, dim, ignoreIndex, seed } = valuesOf(meansOptions, checkedOptions)
   const random = seededRandom(seed)
   const taken = floats(embeddings, 'embeddings')
   const rows = rowsOf(taken, 'embeddings', dim, 'dim')

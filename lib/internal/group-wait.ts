@@ -36,9 +36,9 @@ export class Waiting {
   constructor(native: NativeGroup, whoWaits: string) {
     this.#native = native
     this.whoWaits = whoWaits
-    const given = process.env.MARGIN_SOFTMAX_GROUP_TIMEOUT
-    this.#timeout = given
-      ? milliseconds(Number(given), 'MARGIN_SOFTMAX_GROUP_TIMEOUT', given)
+    const timeout = process.env.MARGIN_SOFTMAX_GROUP_TIMEOUT
+    this.#timeout = timeout
+      ? milliseconds(Number(timeout), 'MARGIN_SOFTMAX_GROUP_TIMEOUT', timeout)
       : defaults.timeout
     this.set({})
   }

@@ -26,19 +26,19 @@ export interface Changeable {
 /** @param iteration where the state of an optimizer of another kind begins */
 export function changed(
   { settings, optimizerStart, classNames }: Changeable,
-  known: Partial<HeadChanges & LoadOptions>,
+  options: Partial<HeadChanges & LoadOptions>,
   iteration: number
 ): Changeable {
   const asked: Partial<Record<keyof Settings, unknown>> = {}
   for (const name of settingNames) {
-    const value: unknown = known[name]
+    const value: unknown = options[name]
     if (value === undefined) continue
     if (fixedNames.includes(name) && !isSame(value, settings[name], name))
       throw wrongValue(`the head's own ${JSON.stringify(settings[name])}`, name, value)
     asked[name] = value
   }
   const next = checkSettings({ ...settings, ...asked })
-  const names = known.classNames
+  const names = options.classNames
   return {
     settings: next,
     optimizerStart: next.optimizer.name === settings.optimizer.name ? optimizerStart : iteration,
@@ -82,26 +82,27 @@ const addedOptions = namesOf<AddedClasses>({ weights: true, classNames: true, cl
 export function withClasses(
   head: HeadMemory,
   count: unknown,
-  given: AddedClasses | undefined
+  options: AddedClasses | undefined
 ): Promise<HeadMemory> {
   if (head.group) throw alone('addClasses')
   const { dim, classes } = head.settings
-  const known = checkOptions(given, 'options', addedOptions)
+  const checkedOptions = checkOptions(options, 'options', addedOptions)
   const added = size(count, 'count')
   size(classes + added, 'classes with those of count')
-  const weights = known.weights === undefined ? undefined : floats(known.weights, 'weights', added * dim)
-  const classNames = joinedNames(head.classNames, known.classNames, added)
-  const classWeights = joinedWeights(head.classWeights, known.classWeights, added)
+  const weights =
+    checkedOptions.weights === undefined ? undefined : floats(checkedOptions.weights, 'weights', added * dim)
+  const classNames = joinedNames(head.classNames, checkedOptions.classNames, added)
+  const classWeights = joinedWeights(head.classWeights, checkedOptions.classWeights, added)
   const kept = newArray(Int32Array, classes, 'the classes')
   for (let j = 0; j < classes; j++) kept[j] = j
   return resizedHead(head, { kept, added, weights, classNames, classWeights })
 }
 
 /** Either all classes have names or none has. */
-function joinedNames(before: readonly string[] | undefined, given: unknown, added: number) {
-  if (given === undefined && !before) return undefined
-  if (!before) throw wrongType('none, as the other classes have no names,', 'classNames', given)
-  const names = checkClassNames(given, 'classNames', added)
+function joinedNames(before: readonly string[] | undefined, value: unknown, added: number) {
+  if (value === undefined && !before) return undefined
+  if (!before) throw wrongType('none, as the other classes have no names,', 'classNames', value)
+  const names = checkClassNames(value, 'classNames', added)
   const joined = [...before, ...names]
   const again = indexOfAgain(joined)
   if (again >= 0)
@@ -110,33 +111,33 @@ function joinedNames(before: readonly string[] | undefined, given: unknown, adde
 }
 
 /** Either all classes have weights in the loss or none has. */
-function joinedWeights(before: Float32Array | undefined, given: unknown, added: number) {
-  if (given === undefined && !before) return undefined
-  if (!before) throw wrongType('none, as the other classes have no weights,', 'classWeights', given)
-  if (given === undefined) throw wrongType('one weight for each class', 'classWeights', given)
+function joinedWeights(before: Float32Array | undefined, value: unknown, added: number) {
+  if (value === undefined && !before) return undefined
+  if (!before) throw wrongType('none, as the other classes have no weights,', 'classWeights', value)
+  if (value === undefined) throw wrongType('one weight for each class', 'classWeights', value)
   const joined = newArray(Float32Array, before.length + added, 'classWeights')
   joined.set(before)
-  joined.set(lossWeights(given, 'classWeights', added) as Float32Array, before.length)
+  joined.set(lossWeights(value, 'classWeights', added) as Float32Array, before.length)
   return joined
 }
 
 /** A head without some of its classes, and where each of those before is now: −1 where it was removed. */
 export async function withoutClasses(
   head: HeadMemory,
-  given: unknown
+  value: unknown
 ): Promise<{ memory: HeadMemory; places: Int32Array }> {
   if (head.group) throw alone('removeClasses')
   const { classes } = head.settings
-  if (!isLabels(given))
-    throw wrongType('an Int32Array, Uint32Array, Uint16Array, Uint8Array or number[]', 'classes', given)
+  if (!isLabels(value))
+    throw wrongType('an Int32Array, Uint32Array, Uint16Array, Uint8Array or number[]', 'classes', value)
   const places = newArray(Int32Array, classes, 'the places')
-  const count = countOf(given)
+  const count = countOf(value)
   for (let i = 0; i < count; i++) {
-    const removed = integerInRange(given[i], `classes[${i}]`, 0, classes - 1)
+    const removed = integerInRange(value[i], `classes[${i}]`, 0, classes - 1)
     if (places[removed]) throw wrongValue('a class that is not removed already', `classes[${i}]`, removed)
     places[removed] = -1
   }
-  if (count >= classes) throw wrongValue(`fewer than all ${classes} classes`, 'classes', given)
+  if (count >= classes) throw wrongValue(`fewer than all ${classes} classes`, 'classes', value)
   const kept = newArray(Int32Array, classes - count, 'the classes')
   let next = 0
   for (let j = 0; j < classes; j++) {

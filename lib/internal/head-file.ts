@@ -246,11 +246,11 @@ const notTogether = () => new Error('it is a shard of another save than its inde
 
 function settingsOf(saved: unknown): Omit<HeadFile, 'shards' | 'close'> {
   const names = [...settingNames, 'iteration', 'optimizerStart']
-  const known = checkOptions(propertiesOf(saved, 'head'), 'head', names)
-  const { iteration: made, optimizerStart = 0, ...given } = known as unknown as Settings & HeadPlan
+  const properties = checkOptions(propertiesOf(saved, 'head'), 'head', names)
+  const { iteration: made, optimizerStart = 0, ...settings } = properties as unknown as Settings & HeadPlan
   const iteration = integerInRange(made, 'iteration', 0)
   return {
-    settings: checkSettings(given),
+    settings: checkSettings(settings),
     iteration,
     optimizerStart: integerInRange(optimizerStart, 'optimizerStart', 0, iteration),
   }

@@ -173,12 +173,12 @@ async function allocate(
       const { head, firstClass, ownClasses }: NativeResult = succeeded(await native().headCreate(request))
       made = head
       const shard = { first: firstClass, count: ownClasses }
-      const own: HeadMemory = {
+      const share: HeadMemory = {
         native: head,
         ...{ settings, execution, optimizerStart, group, shard, classNames, classWeights },
       }
-      await fill(own)
-      return own
+      await fill(share)
+      return share
     })
     if (group) {
       const { exchange, reason } = succeeded(await native().headConnect(memory.native, ncclLibrary()))

@@ -13,17 +13,17 @@ import { beginningOf } from './read-file'
  * `MARGIN_SOFTMAX_BINARY` in the environment names.
  */
 export function loadAddon(): unknown {
-  const given = process.env.MARGIN_SOFTMAX_BINARY
-  if (given && !fs.existsSync(given))
+  const binary = process.env.MARGIN_SOFTMAX_BINARY
+  if (binary && !fs.existsSync(binary))
     throw new MarginSoftmaxError(
       'ERR_NATIVE_MISSING',
-      `Expected the path of a native binary for MARGIN_SOFTMAX_BINARY but received ${JSON.stringify(given)}`
+      `Expected the path of a native binary for MARGIN_SOFTMAX_BINARY but received ${JSON.stringify(binary)}`
     )
   const where = place()
-  return load(where, given ? path.resolve(given) : undefined, Boolean(given), ({ reason, remedy }) =>
+  return load(where, binary ? path.resolve(binary) : undefined, Boolean(binary), ({ reason, remedy }) =>
     [
       `No native binary of margin-softmax loads on ${process.platform}-${process.arch}, ${runtime()}.`,
-      `Looked ${given ? `at ${given}` : `in build/Release and prebuilds of ${where.folder}`}: ${reason}`,
+      `Looked ${binary ? `at ${binary}` : `in build/Release and prebuilds of ${where.folder}`}: ${reason}`,
       remedy,
     ].join('\n')
   )
@@ -31,10 +31,10 @@ export function loadAddon(): unknown {
 
 /** The addon of the process group, compiled by scripts/build-distributed.cjs; `MARGIN_SOFTMAX_MPI_BINARY` names another. */
 export function loadGroupAddon(): unknown {
-  const given = process.env.MARGIN_SOFTMAX_MPI_BINARY
+  const binary = process.env.MARGIN_SOFTMAX_MPI_BINARY
   const where = place()
-  const file = path.resolve(given || path.join(where.folder, 'build/mpi/Release/margin_softmax_mpi.node'))
-  return load(where, file, Boolean(given), ({ reason }) =>
+  const file = path.resolve(binary || path.join(where.folder, 'build/mpi/Release/margin_softmax_mpi.node'))
+  return load(where, file, Boolean(binary), ({ reason }) =>
     [
       `The addon of margin-softmax/distributed does not load: ${reason}`,
       ...(where.packaged
@@ -49,8 +49,8 @@ export function loadGroupAddon(): unknown {
 
 /** The binary that `loadAddon()` loads, and why that one. */
 export function binaryFile(): { file: string; chosen: string } {
-  const given = process.env.MARGIN_SOFTMAX_BINARY
-  if (given) return { file: path.resolve(given), chosen: 'named by MARGIN_SOFTMAX_BINARY' }
+  const binary = process.env.MARGIN_SOFTMAX_BINARY
+  if (binary) return { file: path.resolve(binary), chosen: 'named by MARGIN_SOFTMAX_BINARY' }
   const { folder } = place()
   const file = locate.resolve(folder)
   const built = file.startsWith(path.join(folder, 'build'))

@@ -52,8 +52,8 @@ function checkDropout(value: unknown, name: string): number {
 /** Checks the option `projection`, perhaps from a file. */
 export function checkProjection(value: unknown, name: string): Projection | undefined {
   if (value === undefined) return undefined
-  const given = checkOptions(value as object, name, namesIn(table)) as Partial<ProjectionOptions>
-  const projection = valuesOf(table, { ...given, hidden: given.hidden ?? given.from }, `${name}.`)
+  const options = checkOptions(value as object, name, namesIn(table)) as Partial<ProjectionOptions>
+  const projection = valuesOf(table, { ...options, hidden: options.hidden ?? options.from }, `${name}.`)
   if (projection.layers === 1 && projection.hidden !== projection.from)
     throw wrongValue('2 with a hidden length', `${name}.layers`, 1)
   return Object.freeze(projection)

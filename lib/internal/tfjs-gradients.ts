@@ -70,10 +70,10 @@ const ours = new WeakSet<core.KernelFunc>()
  * @returns the names of the kernels that this call registered; none of them in a second call
  * @throws TypeError; RangeError where the wasm backend has not been imported
  */
-export function registerWasmGradients(tf: TensorflowKernels, given: WasmGradientsOptions = {}): string[] {
+export function registerWasmGradients(tf: TensorflowKernels, options: WasmGradientsOptions = {}): string[] {
   if (typeof tf?.registerKernel !== 'function' || typeof tf.getKernelsForBackend !== 'function')
     throw wrongType('the tfjs namespace', 'tf', tf)
-  const { replace = false } = checkOptions(given, 'options', ['replace'])
+  const { replace = false } = checkOptions(options, 'options', ['replace'])
   boolean(replace, 'replace')
   if (tf.getKernelsForBackend(backendName).length === 0)
     throw wrongValue('@tensorflow/tfjs-backend-wasm to be imported', 'tf', tf)
@@ -93,8 +93,8 @@ export function registerWasmGradients(tf: TensorflowKernels, given: WasmGradient
 }
 
 function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<string, Gradient>> {
-  function geometry(images: number[], filter: number[], given: Convolution, depthwise: boolean): Info {
-    const { strides, dilations = 1, pad, dimRoundingMode, dataFormat = 'NHWC' } = given
+  function geometry(images: number[], filter: number[], convolution: Convolution, depthwise: boolean): Info {
+    const { strides, dilations = 1, pad, dimRoundingMode, dataFormat = 'NHWC' } = convolution
     if (dataFormat !== 'NHWC')
       throw wrongValue("'NHWC', which the wasm backend convolves,", 'dataFormat', dataFormat)
     const [inShape, filterShape] = [images as Shape4D, filter as Shape4D]
@@ -125,8 +125,8 @@ function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<s
   }
 
   // [filterHeight, filterWidth, inChannels, outChannels]
-  function filterGradient({ x, dy }: Inputs, given: Attributes): core.Tensor {
-    const info = geometry(x.shape, given.filterShape, given, false)
+  function filterGradient({ x, dy }: Inputs, attributes: Attributes): core.Tensor {
+    const info = geometry(x.shape, attributes.filterShape, attributes, false)
     const images = tf.transpose(x, [3, 1, 2, 0]) as core.Tensor4D
     const filter = tf.transpose(dy, [1, 2, 0, 3]) as core.Tensor4D
     const dilations: [number, number] = [info.strideHeight, info.strideWidth]
@@ -135,8 +135,8 @@ function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<s
   }
 
   // [filterHeight, filterWidth, inChannels, multiplier]: one image with the channels of all of them, then their sum
-  function depthwiseFilterGradient({ x, dy }: Inputs, given: Attributes): core.Tensor {
-    const info = geometry(x.shape, given.filterShape, given, true)
+  function depthwiseFilterGradient({ x, dy }: Inputs, attributes: Attributes): core.Tensor {
+    const info = geometry(x.shape, attributes.filterShape, attributes, true)
     const { batchSize, inChannels, outChannels, filterHeight, filterWidth } = info
     const channels = batchSize * inChannels
     const images = tf.reshape(tf.transpose(x, [1, 2, 0, 3]), [1, info.inHeight, info.inWidth, channels])
@@ -148,7 +148,7 @@ function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<s
       tf.depthwiseConv2d(images as core.Tensor4D, filter, strides, pad, 'NHWC', dilations)
     )
     const parts = tf.reshape(result, [filterHeight * filterWidth, batchSize, outChannels])
-    return tf.reshape(tf.sum(parts, 1), given.filterShape)
+    return tf.reshape(tf.sum(parts, 1), attributes.filterShape)
   }
 
   /** The upstream gradient as the forward pass's stride, padding and dilation spread it, for a 'valid' convolution. */
@@ -181,15 +181,15 @@ function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<s
   }
 
   // [batchSize, inHeight, inWidth, inChannels]
-  function inputGradient({ dy, filter }: Inputs, given: Attributes): core.Tensor {
-    const info = geometry(given.inputShape, filter.shape, given, false)
+  function inputGradient({ dy, filter }: Inputs, attributes: Attributes): core.Tensor {
+    const info = geometry(attributes.inputShape, filter.shape, attributes, false)
     const flipped = tf.transpose(tf.reverse(filter, [0, 1]), [0, 1, 3, 2]) as core.Tensor4D
     return tf.conv2d(spreadOut(dy, info), flipped, 1, 'valid')
   }
 
   // [batchSize, inHeight, inWidth, inChannels]
-  function depthwiseInputGradient({ dy, filter }: Inputs, given: Attributes): core.Tensor {
-    const info = geometry(given.inputShape, filter.shape, given, true)
+  function depthwiseInputGradient({ dy, filter }: Inputs, attributes: Attributes): core.Tensor {
+    const info = geometry(attributes.inputShape, filter.shape, attributes, true)
     const { inChannels, outChannels } = info
     const filterShape: Shape4D = [info.filterHeight, info.filterWidth, outChannels, 1]
     const flipped = tf.reshape(tf.reverse(filter, [0, 1]), filterShape) as core.Tensor4D
@@ -200,8 +200,8 @@ function gradients(tf: TensorflowKernels): Record<'missing' | 'better', Record<s
   }
 
   // [batchSize, inHeight, inWidth, channels]: to each window's first largest entry, as the cpu backend has it
-  function maxPoolGradient({ dy, input }: Inputs, given: Attributes): core.Tensor {
-    const { filterSize, strides, pad, dimRoundingMode } = given
+  function maxPoolGradient({ dy, input }: Inputs, attributes: Attributes): core.Tensor {
+    const { filterSize, strides, pad, dimRoundingMode } = attributes
     const shape = input.shape as Shape4D
     const info = tf.backend_util.computePool2DInfo(shape, filterSize, strides, 1, pad, dimRoundingMode)
     const { inHeight, inWidth, inChannels, outHeight, outWidth, padInfo } = info
