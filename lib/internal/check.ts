@@ -38,20 +38,20 @@ export const ignoreIndexRange = [-(2 ** 31), 2 ** 32] as const
 
 /**
  * The properties of an options object, each read once: a getter may answer otherwise the next time, or free what was
- * checked before. A name that is not in `known` is a mistake, most often a typing mistake.
+ * checked before. A name that is not in `names` is a mistake, most often a typing mistake.
  */
 export function checkOptions<T extends object>(
   value: T | undefined,
   name: string,
-  known: readonly string[]
+  names: readonly string[]
 ): Partial<T> {
   const taken: Record<string, unknown> = Object.create(null)
   if (value === undefined) return taken as Partial<T>
   if (!isRecord(value)) throw wrongType('an object', name, value)
   for (const key of Object.keys(value))
-    if (!known.includes(key))
-      throw wrongType(known.length ? `only ${known.join(', ')}` : 'no parameters', name, key)
-  for (const key of known) taken[key] = (value as Record<string, unknown>)[key]
+    if (!names.includes(key))
+      throw wrongType(names.length ? `only ${names.join(', ')}` : 'no parameters', name, key)
+  for (const key of names) taken[key] = (value as Record<string, unknown>)[key]
   return taken as Partial<T>
 }
 
@@ -244,7 +244,7 @@ export function isLabels(value: unknown): value is LabelArray {
 export function copyOf<T>(value: T, name: string): T {
   const type = typeOf(value)
   if (type === undefined) return (isList(value) ? copyOfList(value, name) : value) as T
-  const Type = isFloatArray(value) ? Float32Array : labelArrays.find((known) => known.name === type)
+  const Type = isFloatArray(value) ? Float32Array : labelArrays.find((labelArray) => labelArray.name === type)
   return Type ? (newArray<unknown>(Type, value as ArrayBufferView, name) as T) : value
 }
 

@@ -216,11 +216,11 @@ async function readHeader(file: FileHandle, types?: readonly TensorType[]): Prom
     throw new Error(`its header has ${length} bytes, above the format's limit of ${largestHeader}`)
   const json = Buffer.alloc(length)
   await readAll(file, json, 8)
-  const { __metadata__: given = {}, ...entries } = propertiesOf(
+  const { __metadata__: saved = {}, ...entries } = propertiesOf(
     parseJson(json.toString('utf8'), 'header'),
     'header'
   )
-  const metadata = propertiesOf(given, 'metadata') as Record<string, string>
+  const metadata = propertiesOf(saved, 'metadata') as Record<string, string>
   for (const [name, value] of Object.entries(metadata))
     if (typeof value !== 'string')
       throw new Error(`its metadata ${brief(name)} is ${shown(value)}, not a string`)
