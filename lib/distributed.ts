@@ -10,6 +10,7 @@ import { isMainThread } from 'node:worker_threads'
 import { MarginSoftmaxError, wrongType, wrongValue } from './errors'
 import { checkOptions, integerInRange, oneOf } from './internal/check'
 import { type ProcessGroupOptions, say, Waiting } from './internal/group-wait'
+import { isObject } from './internal/intrinsics'
 import { groupTable, type NativeGroup, nativeGroup, succeeded } from './internal/native'
 
 export type { ProcessGroupOptions } from './internal/group-wait'
@@ -84,6 +85,7 @@ export class ProcessGroup {
 
   /** @internal Use `processGroup()`. */
   constructor(native: NativeGroup, opened: { rank: number; size: number; library: string; table: object }) {
+    if (!isObject(opened)) throw wrongType('processGroup()', 'new ProcessGroup', native)
     this.#native = native
     this.rank = opened.rank
     this.size = opened.size

@@ -38,6 +38,8 @@ export class MarginHead {
   readonly #head: HeadWork
 
   private constructor(memory: HeadMemory) {
+    if (!isObject(memory) || !('native' in memory))
+      throw wrongType('MarginHead.create(options) or MarginHead.load(file)', 'new MarginHead', memory)
     this.#head = new HeadWork(memory)
   }
 

@@ -1,6 +1,7 @@
 // A head refuses wrong arguments, and a refusal leaves weights, state and iteration as they were.
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
+import { ProcessGroup } from '../../lib/distributed'
 import { adamW, arcface, MarginHead, MarginSoftmaxError, sgd, softmaxMargin } from '../../lib/index'
 import { complaint, makeBatch, rejectsLike, sameBits, throwsLike } from '../support/support'
 
@@ -316,6 +317,14 @@ test('synchronous calls do not overtake asynchronous ones', async () => {
   assert.is(head.iteration, 1)
   head.stepSync(input, labels)
   assert.is(head.iteration, 2)
+})
+
+test('a head and a group are made by their functions alone', () => {
+  for (const Class of [MarginHead, ProcessGroup] as unknown as (new (
+    options?: unknown
+  ) => unknown)[])
+    for (const options of [undefined, null, 'x', { classes: 3, dim: 2 }])
+      throwsLike(() => new Class(options), TypeError, /^Expected (MarginHead\.create|processGroup\()/)
 })
 
 test.run()
