@@ -5,7 +5,7 @@ import { execution, machinePeak } from '../execution'
 import { arcface, instructionSets, marginLossSync, verificationSync } from '../index'
 import { seededRandom } from '../internal/random'
 import type { BenchCase, BenchInputs } from './bench-case'
-import { explain, parseInteger } from './options'
+import { explain, threadsOption } from './options'
 import { type Rival, startRival } from './rival'
 import { counted, findPackage, Progress, print, printJson, printTable } from './terminal'
 
@@ -26,7 +26,7 @@ export function addBench(all: Command): void {
   const command = all
     .command('bench')
     .description('time an ArcFace step on this machine, beside tfjs where it is installed')
-    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
+    .addOption(threadsOption())
     .option('--json', 'as JSON')
     .action(async ({ threads: asked, json }: { threads?: number; json?: boolean }) => {
       const { threads } = execution({ device: 'cpu', threads: asked })

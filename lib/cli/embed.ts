@@ -15,7 +15,7 @@ import {
 import { npyHeader } from './data/npy'
 import { addColumnOptions, checkTextOptions, readingOf, sentenceOf } from './data/options'
 import { cleanUp } from './interrupt'
-import { explain, parseInteger } from './options'
+import { explain, threadsOption } from './options'
 import {
   checkTarget,
   complain,
@@ -48,7 +48,7 @@ export function addEmbed(all: Command): void {
     .argument('<features>', 'rows of numbers: .npy, .npz, .safetensors, .csv, .tsv')
     .requiredOption('--head <file>', 'a head with a projection, as train --project makes it')
     .requiredOption('--out <file>', 'where the embeddings go, a .npy file')
-    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
+    .addOption(threadsOption())
     .option('--json', 'the result as JSON')
     .action(embed)
   addColumnOptions(command)

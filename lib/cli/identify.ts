@@ -22,7 +22,7 @@ import {
 } from './identification/inputs'
 import { shownProbes } from './identification/neighbours'
 import { cleanUp } from './interrupt'
-import { explain, parseInteger, parseNumberBetween } from './options'
+import { explain, parseInteger, parseNumberBetween, threadsOption } from './options'
 import {
   checkTarget,
   complain,
@@ -77,7 +77,7 @@ export function addIdentify(all: Command): void {
     .option('--confidence <number>', 'of the intervals', parseNumberBetween(0, 1), 0.95)
     .option('--seed <number>', 'of the draws', parseInteger(0), 0)
     .option('--report <file>', 'write an HTML report with curves and nearest neighbours')
-    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
+    .addOption(threadsOption())
     .option('--json', 'as JSON')
     .action(run)
   addTextOptions(command)

@@ -50,6 +50,11 @@ export function parseInteger(min: number, max = 2 ** 31 - 1): (text: string) => 
   }
 }
 
+/** `--threads`, as each command that computes takes it. */
+export function threadsOption(): Option {
+  return new Option('--threads <number>', 'of the processor (default: all)').argParser(parseInteger(1, 1023))
+}
+
 export function parseNumber(min: number, max = Number.POSITIVE_INFINITY): (text: string) => number {
   const range = max === Number.POSITIVE_INFINITY ? `of at least ${min}` : `from ${min} to ${max}`
   return parserOf((value) => value >= min && value <= max, range)

@@ -10,8 +10,10 @@ import {
 import { writeReport } from '../internal/write-file'
 import {
   asMatrix,
+  checkCount,
   filesNote,
   holdsLabels,
+  labelsAreBeside,
   parseSource,
   readArray,
   readBoth,
@@ -21,7 +23,7 @@ import { asLabels, type ClassLabels } from './data/labels'
 import { addTextOptions, checkTextOptions, type Reading, readingOf, sentenceOf } from './data/options'
 import { throughHead } from './embed'
 import { cleanUp } from './interrupt'
-import { explain, parseInteger, parseNumberAbove, parseNumberBetween } from './options'
+import { explain, parseInteger, parseNumberAbove, parseNumberBetween, threadsOption } from './options'
 import {
   checkTarget,
   complain,
@@ -108,7 +110,7 @@ export function addVerify(all: Command): void {
     .option('--c-miss <number>', 'of minDCF: what it costs to reject such a pair', parseNumberAbove(0), 1)
     .option('--c-false-alarm <number>', 'of minDCF: what it costs to accept another', parseNumberAbove(0), 1)
     .option('--report <file>', 'write an HTML report with ROC curve and histograms')
-    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
+    .addOption(threadsOption())
     .option('--json', 'as JSON')
     .action(verify)
   addTextOptions(command)
@@ -216,7 +218,7 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   const { labels, pairs, same } = options
   const source = parseSource(options.embeddings as string)
   const listed = (pairs ?? same) !== undefined
-  const beside = !listed && (labels === undefined || labels === options.embeddings)
+  const beside = !listed && labelsAreBeside(options.embeddings as string, labels)
   progress.start('Reading', 2)
   // Both at once: while the system reads gigabytes of embeddings, a list of pairs is taken apart here.
   const list = listed ? readTrials(options) : undefined
@@ -260,10 +262,6 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   } finally {
     progress.stop()
   }
-}
-
-function checkCount(count: number, rows: number, what: string, file: string | undefined): void {
-  if (count !== rows) throw new Failure(`Expected ${counted(rows, what)} in ${file} but received ${count}`)
 }
 
 /** Rows that there are, as many names and answers as the rows call for. Returns warnings of pairs that tell nothing. */

@@ -70,15 +70,20 @@ export async function withFile<T>(file: string, body: (handle: FileHandle) => Pr
   }
 }
 
-/** A whole text file of at most `largest` bytes. */
-export function readText(file: string, largest: number): Promise<string> {
+/** The bytes of a whole file of at most `largest` bytes. */
+export function readWhole(file: string, largest: number): Promise<Buffer> {
   return withFile(file, async (handle) => {
     const { size } = await handle.stat()
     if (size > largest) throw new Error(`it has ${size} bytes, above the limit of ${largest}`)
     const bytes = Buffer.alloc(size)
     await readAll(handle, bytes, 0)
-    return bytes.toString('utf8')
+    return bytes
   })
+}
+
+/** A whole text file of at most `largest` bytes. */
+export async function readText(file: string, largest: number): Promise<string> {
+  return (await readWhole(file, largest)).toString('utf8')
 }
 
 /** The first bytes of a regular file, as many as it has of those asked for, and its size. Does not return to the event loop. */

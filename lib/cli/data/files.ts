@@ -3,7 +3,7 @@ import { MarginSoftmaxError } from '../../errors'
 import { brief, reasonOf } from '../../internal/file-error'
 import { readAll, withFile } from '../../internal/read-file'
 import { SafetensorsFile } from '../../internal/safetensors'
-import { Failure } from '../terminal'
+import { counted, Failure } from '../terminal'
 import { readCsv } from './csv'
 import type { TableRequest } from './layout'
 import { bytesOfElements, npyHeaderBytes, parseNpyHeader } from './npy'
@@ -103,6 +103,25 @@ export async function readBoth(
     })
   const embeddings = await readArray(source, 'embeddings', 'numbers', options)
   return { embeddings, labels: await readArray({ path: source.path }, 'labels', 'labels', options) }
+}
+
+/** Whether a command finds the labels in the file of the embeddings. */
+export function labelsAreBeside(embeddings: string, labels: string | undefined): boolean {
+  return labels === undefined || labels === embeddings
+}
+
+/** Embeddings and their labels: in a file of their own, or in that of the embeddings. */
+export async function readLabelled(
+  embeddings: string,
+  labels: string | undefined,
+  options: TextOptions
+): Promise<{ embeddings: FileArray; labels: FileArray }> {
+  const source = parseSource(embeddings)
+  if (labels === undefined || labelsAreBeside(embeddings, labels)) return readBoth(source, options)
+  return {
+    embeddings: await readArray(source, 'embeddings', 'numbers', options),
+    labels: await readArray(parseSource(labels), 'labels', 'labels', options),
+  }
 }
 
 /** Words what is wrong with a file. */
@@ -227,6 +246,14 @@ function inSinglePrecision(values: Numbers): Float32Array {
   const embeddings = toFloat32(values.length)
   embeddings.set(values)
   return embeddings
+}
+
+/**
+ * Checks that a file has one label, name or picture for each row.
+ * @param what the singular of what it has
+ */
+export function checkCount(count: number, rows: number, what: string, file: string | undefined): void {
+  if (count !== rows) throw new Failure(`Expected ${counted(rows, what)} in ${file} but received ${count}`)
 }
 
 /** Integers from 0 to 2^31 − 2. */

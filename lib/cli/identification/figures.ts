@@ -1,9 +1,10 @@
 /** Figures of identification in words. */
 import type { IdentificationResult } from '../../index'
-import { counted, percent, print, printList, printTable } from '../terminal'
+import { percent, print, printList, printTable } from '../terminal'
+import { zeroRowWarnings } from '../warnings'
 
 /** Ranks that are shown of those there are. */
-export function shownRanks({ cumulativeMatch }: IdentificationResult): number[] {
+function shownRanks({ cumulativeMatch }: IdentificationResult): number[] {
   return [1, 5, 10, 20].filter((rank) => rank <= cumulativeMatch.length)
 }
 
@@ -82,8 +83,5 @@ export function show(result: IdentificationResult, judged: string): void {
 }
 
 export function warningsOf({ zeroRows }: IdentificationResult): string[] {
-  if (zeroRows === 0) return []
-  return [
-    `${counted(zeroRows, 'row')} of the embeddings ${zeroRows === 1 ? 'is' : 'are'} zeros: without a direction, ${zeroRows === 1 ? 'it scores' : 'they score'} 0 with every other row`,
-  ]
+  return zeroRowWarnings(zeroRows)
 }

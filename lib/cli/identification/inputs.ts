@@ -3,11 +3,12 @@ import path from 'node:path'
 import { shown } from '../../internal/file-error'
 import {
   asMatrix,
+  checkCount,
   type FileArray,
   type Matrix,
   parseSource,
   readArray,
-  readBoth,
+  readLabelled,
   type TextOptions,
 } from '../data/files'
 import { asLabels } from '../data/labels'
@@ -40,12 +41,8 @@ export async function readRows(
   options: TextOptions,
   embedded: (matrix: Matrix, array: FileArray) => Promise<Matrix>
 ): Promise<LabelledRows> {
-  const source = parseSource(files.embeddings)
-  const beside = files.labels === undefined || files.labels === files.embeddings
-  const both = beside ? await readBoth(source, options) : undefined
-  const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
-  const labelArray =
-    both?.labels ?? (await readArray(parseSource(files.labels as string), 'labels', 'labels', options))
+  const arrays = await readLabelled(files.embeddings, files.labels, options)
+  const { embeddings: array, labels: labelArray } = arrays
   const matrix = await embedded(asMatrix(array), array)
   const classes = asLabels(labelArray)
   checkCount(classes.labels.length, matrix.rows, 'label', labelArray.from)
@@ -58,10 +55,6 @@ export async function readRows(
     nameOf: (label) => classes.names?.[label] ?? String(label),
     ...(pictures && { pictures }),
   }
-}
-
-function checkCount(count: number, rows: number, what: string, file: string): void {
-  if (count !== rows) throw new Failure(`Expected ${counted(rows, what)} in ${file} but received ${count}`)
 }
 
 /** Paths are relative to the file that lists them. */

@@ -2,7 +2,7 @@
 import path from 'node:path'
 import type { IdentificationResult } from '../../index'
 import { reasonOf } from '../../internal/file-error'
-import { readAll, withFile } from '../../internal/read-file'
+import { readWhole } from '../../internal/read-file'
 import { Failure } from '../terminal'
 import type { LabelledRows } from './inputs'
 
@@ -88,21 +88,15 @@ class PictureReader {
       throw new Failure(
         `Expected a picture (${Object.keys(types).join(', ')}) for row ${row} but received ${file}`
       )
-    const picture = `data:${type};base64,${(await bytesOf(file)).toString('base64')}`
+    const picture = `data:${type};base64,${(await readPicture(file)).toString('base64')}`
     this.#read.set(file, picture)
     return { picture }
   }
 }
 
-async function bytesOf(file: string): Promise<Buffer> {
+async function readPicture(file: string): Promise<Buffer> {
   try {
-    return await withFile(file, async (handle) => {
-      const { size } = await handle.stat()
-      if (size > largestPicture) throw new Error(`it has ${size} bytes, above the limit of ${largestPicture}`)
-      const bytes = Buffer.alloc(size)
-      await readAll(handle, bytes, 0)
-      return bytes
-    })
+    return await readWhole(file, largestPicture)
   } catch (cause) {
     throw new Failure(`Expected a picture in ${file} but: ${reasonOf(cause)}`, { cause })
   }

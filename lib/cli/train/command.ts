@@ -8,7 +8,7 @@ import { appendText, replaceText, writeReport } from '../../internal/write-file'
 import { filesNote, type TextOptions } from '../data/files'
 import { addTextOptions, type Reading } from '../data/options'
 import { cleanUp, finishStepFirst, interrupted } from '../interrupt'
-import { addWithAliases, explain, parseInteger } from '../options'
+import { addWithAliases, explain, parseInteger, threadsOption } from '../options'
 import { checkTarget, complain, Failure, Misuse, needPackages } from '../terminal'
 import { balanced, balancedWeights, readWeights } from './class-weights'
 import { checkData, checkPresent, type ReadData, readData } from './data'
@@ -66,7 +66,7 @@ export function addTrain(all: Command): void {
     .option('--log <file>', "append each epoch's figures as a line of JSON")
     .option('--report <file>', 'write an HTML report with curves of loss, accuracy and learning rate')
     .option('--device <name>', 'auto, cpu, cuda or cuda:<index> (default: auto)')
-    .option('--threads <number>', 'of the processor (default: all)', parseInteger(1, 1023))
+    .addOption(threadsOption())
     .option('--json', 'the result as JSON')
     .action(train)
   explain(

@@ -1,7 +1,15 @@
 /** Reads the data of `train`, and reports what is odd about it before any memory is taken for a head. */
 import { stat } from 'node:fs/promises'
 import { reasonOf } from '../../internal/file-error'
-import { asMatrix, holdsLabels, parseSource, readArray, readBoth, type TextOptions } from '../data/files'
+import {
+  asMatrix,
+  checkCount,
+  holdsLabels,
+  labelsAreBeside,
+  parseSource,
+  readLabelled,
+  type TextOptions,
+} from '../data/files'
 import { asLabels, type ClassLabels, type KnownClasses } from '../data/labels'
 import { checkTextOptions, type Reading, readingOf, sentenceOf } from '../data/options'
 import { complain, counted, Failure, Misuse } from '../terminal'
@@ -42,25 +50,14 @@ export async function checkPresent(files: Record<string, string | undefined>): P
 
 /** @param known of the classes, where that was said or where a head has them */
 export async function readData(files: DataFiles, known: KnownClasses): Promise<ReadData> {
-  const source = parseSource(files.embeddings)
-  const beside = files.labels === undefined || files.labels === files.embeddings
-  if (beside && !holdsLabels(source.path))
+  if (labelsAreBeside(files.embeddings, files.labels) && !holdsLabels(parseSource(files.embeddings).path))
     throw new Misuse(`Expected --labels beside ${files.embeddings}, which holds no labels`)
   checkTextOptions(files, files.embeddings, files.labels ?? files.embeddings)
-  const labelSource = beside ? { path: source.path } : parseSource(files.labels as string)
-  const arrays = beside
-    ? await readBoth(source, files)
-    : {
-        embeddings: await readArray(source, 'embeddings', 'numbers', files),
-        labels: await readArray(labelSource, 'labels', 'labels', files),
-      }
+  const arrays = await readLabelled(files.embeddings, files.labels, files)
   const { embeddings, rows, dim } = asMatrix(arrays.embeddings)
   const classLabels = asLabels(arrays.labels, known)
   const { labels } = classLabels
-  if (labels.length !== rows)
-    throw new Failure(
-      `Expected ${counted(rows, 'label')} in ${labelSource.path} but received ${labels.length}`
-    )
+  checkCount(labels.length, rows, 'label', parseSource(files.labels ?? files.embeddings).path)
   const reading = readingOf(arrays.embeddings, arrays.labels, classLabels)
   return { ...classLabels, data: { embeddings, labels, dim }, rows, place: arrays.embeddings.place, reading }
 }

@@ -81,7 +81,7 @@ export type AnswerSide = 'first' | 'last'
 /**
  * The column that answers: the first one, as in VoxCeleb's lists, or the last one, as in Kaldi's. Where both could, nothing
  * is guessed.
- * @param asked what `--answer` says
+ * @param requested what `--answer` says
  */
 export function chooseAnswers(
   columns: Record<AnswerSide, Column>,

@@ -1,6 +1,7 @@
 /** Figures of verification in words: the table for people, and what they must be told before they believe it. */
 import type { CalibrationCost, VerificationResult } from '../../index'
 import { counted, percent, print, printList, printTable } from '../terminal'
+import { zeroRowWarnings } from '../warnings'
 
 /**
  * @param judged what was judged, in a few words, and how long it took
@@ -80,11 +81,7 @@ const manyTies = 0.01
 
 /** Warnings: reasons why the figures mean less than they seem to. */
 export function warningsOf({ zeroRows = 0, ties }: VerificationResult): string[] {
-  const warnings: string[] = []
-  if (zeroRows > 0)
-    warnings.push(
-      `${counted(zeroRows, 'row')} of the embeddings ${zeroRows === 1 ? 'is' : 'are'} zeros: without a direction, ${zeroRows === 1 ? 'it scores' : 'they score'} 0 with every other row`
-    )
+  const warnings = zeroRowWarnings(zeroRows)
   if (ties > manyTies)
     warnings.push(
       `${percent(ties)} of the comparisons of a pair of one class with a pair of different ones are ties: these scores tell little apart (equal embeddings, scores of few values, or one large direction that all embeddings share)`
