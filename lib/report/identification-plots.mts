@@ -1,15 +1,7 @@
 /** The figures of the report of `identify`. */
 import type { PositionFieldDef } from 'vega-lite/types_unstable/channeldef.js'
 import type { IdentificationResult, OpenSetPoint } from '../index.js'
-import { draw, sameColour } from './plots.mjs'
-
-const share = (title: string) =>
-  ({
-    type: 'quantitative',
-    title,
-    scale: { domain: [0, 1] },
-    axis: { format: '.0%', tickCount: 5 },
-  }) satisfies PositionFieldDef<string>
+import { draw, lowestRate, rateAxis, sameColour, shareAxis } from './plots.mjs'
 
 /** Rank-k accuracy over k, with its interval. */
 export function matchCurve({ cumulativeMatch, intervals }: IdentificationResult): Promise<string> {
@@ -33,7 +25,7 @@ export function matchCurve({ cumulativeMatch, intervals }: IdentificationResult)
     layer: [
       {
         mark: { type: 'area', color: sameColour, fillOpacity: 0.2 },
-        encoding: { x, y: { ...share('found within rank k'), field: 'lower' }, y2: { field: 'upper' } },
+        encoding: { x, y: shareAxis('lower', 'found within rank k'), y2: { field: 'upper' } },
       },
       {
         mark: {
@@ -42,7 +34,7 @@ export function matchCurve({ cumulativeMatch, intervals }: IdentificationResult)
           color: sameColour,
           point: { filled: true, color: sameColour, size: 24 },
         },
-        encoding: { x, y: { ...share('found within rank k'), field: 'found' } },
+        encoding: { x, y: shareAxis('found', 'found within rank k') },
       },
     ],
   })
@@ -50,22 +42,15 @@ export function matchCurve({ cumulativeMatch, intervals }: IdentificationResult)
 
 /** Detection rate over the false alarm rate, the latter on a logarithmic axis. */
 export function detectionCurve(curve: OpenSetPoint[], unknown: number): Promise<string> {
-  const lowest = 10 ** Math.max(-4, Math.min(-1, Math.ceil(Math.log10(1 / unknown))))
-  const powers = Array.from({ length: 1 - Math.round(Math.log10(lowest)) }, (_, i) => 10 ** -i)
+  const lowest = lowestRate(unknown, 1e-4)
   return draw('Detection rate over false alarm rate', {
     width: 360,
     height: 250,
     data: { values: curve.filter(({ limit }) => limit >= lowest * 0.999) },
     mark: { type: 'line', strokeWidth: 2.2, interpolate: 'step-after', color: sameColour },
     encoding: {
-      x: {
-        field: 'limit',
-        type: 'quantitative',
-        title: 'false alarm rate',
-        scale: { type: 'log', domain: [lowest, 1], nice: false },
-        axis: { format: '~%', values: powers },
-      },
-      y: { ...share('detection rate'), field: 'detectionRate' },
+      x: rateAxis('limit', 'false alarm rate', lowest),
+      y: shareAxis('detectionRate', 'detection rate'),
     },
   })
 }

@@ -3,7 +3,7 @@ import { between, closedFigures, thresholdText } from '../cli/identification/fig
 import type { Shown, ShownProbe, ShownRow } from '../cli/identification/neighbours'
 import { counted, duration, manifest, percent } from '../cli/terminal'
 import type { IdentificationResult, OpenSetPoint } from '../index'
-import { escaped, figures, page } from './page'
+import { escaped, figures, fileEntries, page, warningNotes } from './page'
 
 export interface IdentificationReport {
   result: IdentificationResult
@@ -30,7 +30,6 @@ export async function renderIdentificationReport(report: IdentificationReport): 
   const sure = result.intervals
     ? ` The ranges hold ${percent(report.confidence, 0)} of ${counted(report.replicates, 'draw')} of identities with replacement.`
     : ''
-  const used = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== undefined)
   return page(
     'Identification',
     `
@@ -45,7 +44,7 @@ export async function renderIdentificationReport(report: IdentificationReport): 
   ${figures(closed.map(([name, value, interval]) => [value, name, interval]))}
   <p class="caption">Rank-k: the share of known probes with a row of their class among the k nearest. Precision@k: the share of such rows
   among them. MAP@R looks at the R nearest, R being the size of the class.${sure} Equal scores count against the probe.</p>
-  ${warnings.map((warning) => `<p class="caption"><b>Mind:</b> ${escaped(warning)}.</p>`).join('')}
+  ${warningNotes(warnings)}
 </section>
 
 <section>
@@ -61,7 +60,7 @@ ${probesSection('Strangers that look most like someone', 'Unknown probes, the hi
 <section>
   <h2>What was measured</h2>
   <dl>
-    ${used.map(([name, file]) => `<dt>${name[0]?.toUpperCase()}${name.slice(1)}</dt><dd><code>${escaped(file)}</code></dd>`).join('')}
+    ${fileEntries(files)}
     <dt>Size</dt><dd>${rows.toLocaleString('en')} × ${dim}</dd>
     <dt>Method</dt><dd>cosines of every probe with every row; nothing is sampled or indexed</dd>
     <dt>Software</dt><dd>margin-softmax ${manifest().version}, ${duration(report.seconds)}, ${new Date().toISOString().slice(0, 10)}</dd>

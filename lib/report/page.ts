@@ -17,6 +17,22 @@ export function figures(entries: [value: string, name: string, note?: string][])
   return `<div class="figures">${entries.map(one).join('')}</div>`
 }
 
+/** Notes of the reasons why figures mean less than they seem to. */
+export function warningNotes(warnings: string[]): string {
+  return warnings.map((warning) => `<p class="caption"><b>Mind:</b> ${escaped(warning)}.</p>`).join('')
+}
+
+/** The files that were used, as entries of a description list. Those that were not named are left out. */
+export function fileEntries(files: Record<string, string | undefined>): string {
+  return Object.entries(files)
+    .filter((entry): entry is [string, string] => entry[1] !== undefined)
+    .map(
+      ([name, file]) =>
+        `<dt>${name[0]?.toUpperCase()}${name.slice(1)}</dt><dd><code>${escaped(file)}</code></dd>`
+    )
+    .join('')
+}
+
 /** A whole page: head, style sheet, body. Nothing in it is fetched from anywhere. */
 export function page(title: string, body: string): string {
   return `<!doctype html>

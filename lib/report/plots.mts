@@ -43,24 +43,40 @@ export async function draw(description: string, spec: TopLevelSpec): Promise<str
     )
 }
 
-/** Axes of a ROC curve: true against false accept rate, the latter logarithmic from `least`, a power of ten, on. */
-export function rocAxes(lowestRate: number) {
-  const powers = Array.from({ length: 1 - Math.round(Math.log10(lowestRate)) }, (_, i) => 10 ** -i)
-  const x = {
-    field: 'falseAccepts',
+/** The lowest rate above 0 that `count` comparisons can measure, as a power of ten from `least` to 0.1. */
+export function lowestRate(count: number, least: number): number {
+  return 10 ** Math.max(Math.log10(least), Math.min(-1, Math.ceil(Math.log10(1 / count))))
+}
+
+/** A logarithmic axis of rates, from `lowest`, a power of ten, to 1. */
+export function rateAxis(field: string, title: string, lowest: number) {
+  const powers = Array.from({ length: 1 - Math.round(Math.log10(lowest)) }, (_, i) => 10 ** -i)
+  return {
+    field,
     type: 'quantitative',
-    title: 'false accept rate',
-    scale: { type: 'log', domain: [lowestRate, 1], nice: false },
+    title,
+    scale: { type: 'log', domain: [lowest, 1], nice: false },
     axis: { format: '~%', values: powers },
   } satisfies PositionFieldDef<string>
-  const y = {
-    field: 'trueAccepts',
+}
+
+/** An axis of shares, from 0 to 1. */
+export function shareAxis(field: string, title: string) {
+  return {
+    field,
     type: 'quantitative',
-    title: 'true accept rate',
+    title,
     scale: { domain: [0, 1] },
     axis: { format: '.0%', tickCount: 5 },
   } satisfies PositionFieldDef<string>
-  return { x, y }
+}
+
+/** Axes of a ROC curve: true against false accept rate, the latter logarithmic from `lowest`, a power of ten, on. */
+export function rocAxes(lowest: number) {
+  return {
+    x: rateAxis('falseAccepts', 'false accept rate', lowest),
+    y: shareAxis('trueAccepts', 'true accept rate'),
+  }
 }
 
 /** The ROC curve of guessing, through these false accept rates. */
@@ -98,16 +114,12 @@ export function kindColour(belonging: string, not: string) {
   } as const
 }
 
-/** True against false accept rate, the latter on a logarithmic axis from `least` on. */
-export function rocCurve(
-  curve: OperatingPoint[],
-  lowestRate: number,
-  equalErrorRate: number
-): Promise<string> {
+/** True against false accept rate, the latter on a logarithmic axis from `lowest` on. */
+export function rocCurve(curve: OperatingPoint[], lowest: number, equalErrorRate: number): Promise<string> {
   const values = curve
-    .filter(({ limit }) => limit >= lowestRate)
+    .filter(({ limit }) => limit >= lowest)
     .map(({ limit, trueAcceptRate }) => ({ falseAccepts: limit, trueAccepts: trueAcceptRate }))
-  const axes = rocAxes(lowestRate)
+  const axes = rocAxes(lowest)
   return draw('ROC curve', {
     width: 360,
     height: 250,
@@ -121,7 +133,7 @@ export function rocCurve(
         mark: { type: 'line', strokeWidth: 2.2, interpolate: 'step-after', color: sameColour },
         encoding: axes,
       },
-      ...(equalErrorRate >= lowestRate
+      ...(equalErrorRate >= lowest
         ? [
             {
               data: { values: [{ falseAccepts: equalErrorRate, trueAccepts: 1 - equalErrorRate }] },
@@ -135,7 +147,7 @@ export function rocCurve(
 }
 
 /** Miss rate against false accept rate, both on axes of normal deviates (Martin 1997): near-normal scores draw straight lines. */
-export function detCurve(curve: OperatingPoint[], lowestRate: number): Promise<string> {
+export function detCurve(curve: OperatingPoint[], lowest: number): Promise<string> {
   const values = curve
     .filter(({ falseAcceptRate: rate, trueAcceptRate }) => rate > 0 && rate < 1 && trueAcceptRate > 0)
     .map(({ falseAcceptRate, trueAcceptRate }) => ({
@@ -143,7 +155,7 @@ export function detCurve(curve: OperatingPoint[], lowestRate: number): Promise<s
       misses: 1 - trueAcceptRate,
     }))
     .filter(({ misses }) => misses > 0)
-  const ticks = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8].filter((rate) => rate >= lowestRate)
+  const ticks = [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8].filter((rate) => rate >= lowest)
   const deviate = (rate: number) => ({ expr: `quantileNormal(${rate})` })
   const axis = (field: string, title: string) =>
     ({

@@ -2,7 +2,7 @@
 import { counted, duration, manifest, percent } from '../cli/terminal'
 import { accuracyText, thresholdText } from '../cli/verification/figures'
 import type { OperatingPoint, VerificationResult } from '../index'
-import { escaped, figures, key, page } from './page'
+import { escaped, figures, fileEntries, key, page, warningNotes } from './page'
 
 export interface VerificationReport {
   result: VerificationResult
@@ -24,10 +24,9 @@ export async function renderVerificationReport(report: VerificationReport): Prom
   const plots = await import('./plots.mjs')
   const { pairs, folds } = result
   // Below one false accept in all there is nothing to see.
-  const lowestRate = 10 ** Math.max(-6, Math.min(-1, Math.ceil(Math.log10(1 / pairs.different))))
+  const lowestRate = plots.lowestRate(pairs.different, 1e-6)
   const number = (value: number) => value.toLocaleString('en')
   const threshold = (value: number) => thresholdText(value, result)
-  const shown = Object.entries(files).filter((entry): entry is [string, string] => entry[1] !== undefined)
   return page(
     'Verification',
     `
@@ -68,7 +67,7 @@ export async function renderVerificationReport(report: VerificationReport): Prom
   ])}
   <p class="caption">Accuracy at the best threshold: ${escaped(accuracyText(result))}. The balanced one is the mean of the shares of
   either kind that are judged rightly.</p>
-  ${warnings.map((warning) => `<p class="caption"><b>Mind:</b> ${escaped(warning)}.</p>`).join('')}
+  ${warningNotes(warnings)}
 </section>
 
 <section>
@@ -132,7 +131,7 @@ ${
 <section>
   <h2>What was measured</h2>
   <dl>
-    ${shown.map(([name, file]) => `<dt>${name[0]?.toUpperCase()}${name.slice(1)}</dt><dd><code>${escaped(file)}</code></dd>`).join('')}
+    ${fileEntries(files)}
     ${rows === undefined ? '' : `<dt>Size</dt><dd>${number(rows)} × ${dim}</dd>`}
     <dt>Method</dt><dd>${rows === undefined ? 'scores that were given' : 'cosines'}; all figures are exact for them, without sampling</dd>
     <dt>Software</dt><dd>margin-softmax ${manifest().version}, ${duration(report.seconds)}, ${new Date().toISOString().slice(0, 10)}</dd>
