@@ -273,7 +273,7 @@ export function checkTogether(all: SettingOptions, given: Partial<SettingOptions
   for (const { to, of } of belongsTo)
     for (const [name, choice] of Object.entries(of))
       if (all[to] !== choice) refuse(name as keyof SettingOptions, all[to])
-  checkProjectionChoice(all, given)
+  checkProjectionChoice(all, given, optionNamed)
   if (all.schedule === 'step' && !all.milestones?.length)
     throw new Misuse('Expected --milestones with the step schedule but received none')
   const { classesPerBatch, rowsPerClass } = all

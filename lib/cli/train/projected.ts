@@ -12,19 +12,21 @@ export interface ProjectionChoice {
   validationClasses: number
 }
 
-const belongsToProjection = {
-  projectLayers: '--project-layers',
-  projectHidden: '--project-hidden',
-  batchNorm: '--batch-norm',
-  dropout: '--dropout',
-} satisfies Partial<Record<keyof ProjectionChoice, string>>
+const belongsToProjection = ['projectLayers', 'projectHidden', 'batchNorm', 'dropout'] as const
 
-/** @param given those that were typed, not defaults */
-export function checkProjectionChoice(all: ProjectionChoice, given: Partial<ProjectionChoice>): void {
-  for (const [name, flag] of Object.entries(belongsToProjection))
-    if (given[name as keyof ProjectionChoice] !== undefined && all.project === undefined)
-      throw new Misuse(`Expected --project with ${flag}`)
-  if (given.projectHidden !== undefined && all.projectLayers !== 2)
+/**
+ * @param typed without the defaults
+ * @param optionNamed the flag of an option
+ */
+export function checkProjectionChoice(
+  all: ProjectionChoice,
+  typed: Partial<ProjectionChoice>,
+  optionNamed: (name: keyof ProjectionChoice) => string | undefined
+): void {
+  for (const name of belongsToProjection)
+    if (typed[name] !== undefined && all.project === undefined)
+      throw new Misuse(`Expected --project with ${optionNamed(name)}`)
+  if (typed.projectHidden !== undefined && all.projectLayers !== 2)
     throw new Misuse(`Expected --project-layers 2 with --project-hidden but received ${all.projectLayers}`)
   if (!all.validationClasses) return
   // docs/command-line.md, "What a validation can say"
@@ -32,7 +34,7 @@ export function checkProjectionChoice(all: ProjectionChoice, given: Partial<Proj
     throw new Misuse(
       `Expected --project with --validation-classes ${all.validationClasses}: without it the embeddings are given and stay as they are, so classes that are not trained on judge them alone, with one figure for every epoch, which verify gives`
     )
-  if (given.validation)
+  if (typed.validation)
     throw new Misuse('Expected either --validation or --validation-classes but received both')
 }
 
