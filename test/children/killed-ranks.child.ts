@@ -14,7 +14,7 @@ async function main(): Promise<void> {
   for (let i = 0; ; i++) {
     await head.step(input, labels)
     if (i % 3 === 0) await head.save(file)
-    if (i === 0) console.log('saved')
+    if (i === 3) console.log('saved') // for the second time: a kill finds a save to be replaced
   }
 }
 
