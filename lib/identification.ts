@@ -29,15 +29,15 @@ export interface Interval<Value = number> {
 
 /** Confidence intervals of the figures of the same names. */
 export interface IdentificationIntervals {
-  /** Of `cumulativeMatch`. */
+  /** The intervals of `cumulativeMatch`. */
   cumulativeMatch: Interval<Float64Array>
-  /** Of `precision`. */
+  /** The intervals of `precision`. */
   precision: Interval<Float64Array>
-  /** Of `meanAveragePrecisionAtR`. */
+  /** The interval of `meanAveragePrecisionAtR`. */
   meanAveragePrecisionAtR: Interval
-  /** Of `rPrecision`. */
+  /** The interval of `rPrecision`. */
   rPrecision: Interval
-  /** Of the detection rates of `openSet`, in its order. Each draw has a threshold of its own for the limit. */
+  /** The intervals of the detection rates of `openSet`, in its order. Each draw has a threshold of its own for the limit. */
   detectionRates?: Interval<Float64Array>
 }
 

@@ -40,7 +40,7 @@ export interface AsNormBatch {
 
 /** Options of `asNorm`. */
 export interface AsNormOptions extends Pick<ExecutionOptions, 'threads' | 'instructionSet'> {
-  /** How many of the cohort's best scores of each embedding count, from 2. Default 300, or all where there are fewer. */
+  /** The number of the cohort's best scores of each embedding that count, from 2. Default 300, or all where there are fewer. */
   top?: number | undefined
   /** Ends the work: the promise rejects with the signal's reason after the block of rows that runs. Asynchronous calls only. */
   signal?: AbortSignal | undefined

@@ -12,7 +12,7 @@ import { type VerificationResult, verificationFromScoresSync } from './verificat
 
 /** Options of `verificationIntervals`. */
 export interface VerificationIntervalOptions extends Omit<ScoreOptions, 'folds'> {
-  /** How many draws the bootstrap makes, from 1. Default 1000. */
+  /** The number of draws that the bootstrap makes, from 1. Default 1000. */
   replicates?: number | undefined
   /** The confidence of the intervals, above 0 and below 1. Default 0.95. */
   confidence?: number | undefined
@@ -22,15 +22,15 @@ export interface VerificationIntervalOptions extends Omit<ScoreOptions, 'folds'>
 
 /** Confidence intervals of the figures of the same names. */
 export interface VerificationIntervals {
-  /** Of `areaUnderCurve`. */
+  /** The interval of `areaUnderCurve`. */
   areaUnderCurve: Interval
-  /** Of `equalErrorRate`. */
+  /** The interval of `equalErrorRate`. */
   equalErrorRate: Interval
-  /** Of `bestBalancedAccuracy`. */
+  /** The interval of `bestBalancedAccuracy`. */
   bestBalancedAccuracy: Interval
-  /** Of `minimumDetectionCost`. */
+  /** The interval of `minimumDetectionCost`. */
   minimumDetectionCost: Interval
-  /** Of the true accept rates of `operatingPoints`, in their order. */
+  /** The intervals of the true accept rates of `operatingPoints`, in their order. */
   trueAcceptRates: Interval<Float64Array>
 }
 

@@ -7,7 +7,7 @@ import { classLabels, countOf, isLabels, largestSize, newArray, newSharedArray }
 import { checkStrings } from './head-names'
 import { isGone, isList, typeOf } from './intrinsics'
 
-/** What a row is called: a name, or an integer from 0. */
+/** The label of a row: a name, or an integer from 0. */
 export type Label = string | number
 
 /** The state of a gallery that a search or a save works with. */

@@ -47,7 +47,7 @@ export function copyOfStep(...[embeddings, labels, options, train]: StepArgument
   ]
 }
 
-/** What a row given to a head is called and how long it is: a row of features where the head has a projection. */
+/** The name and length of a row that a head is given: one of features where the head has a projection. */
 export function rowsGiven({ dim, projection }: Settings): { name: string; width: number; widthName: string } {
   return projection
     ? { name: 'features', width: projection.from, widthName: 'projection.from' }

@@ -38,7 +38,7 @@ export interface OpenSetPoint {
 
 type ScoredIdentity = [score: number, identity: number]
 
-/** What the open-set rates are computed from. A mate is a row of the probe's class. */
+/** The scores that the open-set rates are computed from. A mate is a row of the probe's class. */
 export interface OpenSet {
   /** Unknown probes, by the score of their nearest row. */
   unknown: Ranked

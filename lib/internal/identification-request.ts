@@ -44,7 +44,7 @@ export interface IdentificationOptions extends Pick<ExecutionOptions, 'threads' 
   falseAlarmRates?: ArrayLike<number> | undefined
   /** The rank within which a known probe must have a row of its class to be detected, up to `maxRank`. Default 1. */
   detectionRank?: number | undefined
-  /** How many draws the bootstrap makes for `intervals`. Default 0: no intervals. 1000 are usual. */
+  /** The number of draws that the bootstrap makes for `intervals`. Default 0: no intervals. 1000 are usual. */
   replicates?: number | undefined
   /** The confidence of the intervals, above 0 and below 1. Default 0.95. */
   confidence?: number | undefined

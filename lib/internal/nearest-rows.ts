@@ -39,7 +39,7 @@ export interface Search extends Compared {
 /** Takes a probe's nearest rows, as many as were wanted. The arrays hold them until it returns. */
 export type Visit = (probe: number, rows: Int32Array, scores: Float32Array) => void
 
-/** Of a block of probes: multiply-adds, after which a signal is heeded, and bytes of its lists. */
+/** The largest block of probes: its multiply-adds, after which a signal is heeded, and the bytes of its lists. */
 const blockProducts = 2 ** 36
 const blockBytes = 2 ** 25
 const leastBlock = 64

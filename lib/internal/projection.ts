@@ -25,7 +25,7 @@ export interface ProjectionOptions {
   batchNorm?: boolean | undefined
   /**
    * The share of the last linear layer's inputs that a step sets to 0, from 0 to below 1; the others grow to make up for it.
-   * What is drawn follows from seed and iteration. Default 0.
+   * Seed and iteration decide which elements are dropped. Default 0.
    */
   dropout?: number | undefined
 }

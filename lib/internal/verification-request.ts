@@ -292,7 +292,7 @@ export function ascendingRates(values: unknown, name: string, usual: readonly nu
   return { limits: Float64Array.from(order, (i) => rates[i] as number), order }
 }
 
-/** What belongs to the ascending rates, in the order in which the rates were given: `order` is that of `ascendingRates`. */
+/** Puts what belongs to the ascending rates into the order in which the rates were given: `order` is that of `ascendingRates`. */
 export function inGivenOrder<T>(order: readonly number[], valueAt: (ascending: number) => T): T[] {
   const values: T[] = new Array(order.length)
   for (const [i, place] of order.entries()) values[place] = valueAt(i)

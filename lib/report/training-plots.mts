@@ -84,7 +84,7 @@ export function accuracyCurves(epochs: readonly Epoch[], kept: number): Promise<
   })
 }
 
-/** Of classes that were kept back. */
+/** The curve of the classes that were kept back. */
 export function errorRateCurve(epochs: readonly Epoch[], kept: number): Promise<string> {
   const points = pointsOf(epochs, { validation: ({ verification }) => verification?.equalErrorRate })
   return curves('Equal error rate of other classes at each epoch', points, kept, {

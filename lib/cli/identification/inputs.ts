@@ -104,7 +104,7 @@ export function checkSameDim(gallery: LabelledRows, probes: LabelledRows, files:
     )
 }
 
-/** What probes whose labels the gallery lacks are called, for a message. */
+/** The failure where the gallery has none of the probes' labels. It names a label of each. */
 export function nobodyKnown(probes: LabelledRows, gallery: LabelledRows, files: [string, string]): Failure {
   const one = (rows: LabelledRows) => shown(rows.nameOf(rows.labels[0] as number))
   return new Failure(

@@ -21,7 +21,7 @@ export interface ShownProbe extends ShownRow {
 const probesShown = 12
 const neighboursShown = 5
 
-/** Which probes are shown: the mistakes that a threshold would let through last. */
+/** The probes that are shown: the mistakes that a threshold would let through last. */
 export interface Shown {
   /** Known probes whose nearest row is of another class, those of the highest scores first. */
   misidentified: ShownProbe[]

@@ -44,7 +44,7 @@ export interface Epoch {
   /** The rate of the epoch's last step; files of older versions lack it. */
   learningRate?: number
   validation?: { loss: number; accuracy: number }
-  /** Of all pairs of the rows of classes that were kept back. */
+  /** The figures of all pairs of the rows of classes that were kept back. */
   verification?: { equalErrorRate: number; areaUnderCurve: number }
 }
 

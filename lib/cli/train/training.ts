@@ -226,7 +226,7 @@ export class Training {
       : { validation: await this.#validate() }
   }
 
-  /** Of the classes that were kept back. */
+  /** Compares all pairs of the rows of the classes that were kept back. */
   async #verify(): Promise<Epoch['verification']> {
     const { embeddings, labels } = this.#rows(this.plan.validationRows)
     const { dim } = this.head
