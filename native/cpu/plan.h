@@ -3,6 +3,7 @@
 // however the work is run.
 #pragma once
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "../core/sizes.h"
@@ -72,5 +73,12 @@ struct Plan {
   int64_t tileSize(int64_t tile) const { return std::min(tileClasses, classes - tile * tileClasses); }
   int64_t chunkSize(int64_t chunk) const { return std::min(chunkRows, rows - chunk * chunkRows); }
 };
+
+// A factor of 1 for each class of a tile.
+inline constexpr std::array<float, Plan::maxTileClasses> tileOfOnes = [] {
+  std::array<float, Plan::maxTileClasses> ones{};
+  for (float& one : ones) one = 1;
+  return ones;
+}();
 
 }  // namespace margin_softmax::cpu

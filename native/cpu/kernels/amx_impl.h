@@ -19,7 +19,6 @@
 #pragma once
 #include "amx_tiles_impl.h"
 #include "bfloat16_vectors_impl.h"
-#include "sparse_impl.h"
 #include "transpose_impl.h"
 
 namespace {

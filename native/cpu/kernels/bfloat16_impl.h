@@ -12,7 +12,6 @@
 // range: all others are exact.
 #pragma once
 #include "bfloat16_vectors_impl.h"
-#include "sparse_impl.h"
 
 namespace {
 

@@ -9,7 +9,6 @@
 // Every logit is the chain of multiply-adds of `logits`, in the order of the dimensions: the same bits.
 #pragma once
 #include "kernels.h"
-#include "sparse_impl.h"
 #include "transpose_impl.h"
 
 namespace {

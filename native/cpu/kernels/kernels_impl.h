@@ -39,6 +39,7 @@ using margin_softmax::SgdStep;
 using margin_softmax::cpu::Kernels;
 using margin_softmax::cpu::Prefetch;
 using margin_softmax::cpu::ProcessorFeatures;
+static_assert(margin_softmax::cpu::maxLanes % panelLanes == 0, "chunks of rows are multiples of maxLanes");
 namespace features = margin_softmax::cpu::features;
 
 // The places of a product's operands: A[r][k] = rows[r·rowStride + k·stepStride], and row k of B's

@@ -2,8 +2,8 @@
 // into vectors. Each element is one chain in a fixed order, so the bits do not depend on the vector
 // width.
 #pragma once
+#include "kernels.h"
 #include "simd.h"
-#include "sparse_impl.h"
 
 namespace {
 

@@ -29,6 +29,10 @@
 namespace {
 
 constexpr int lanes = VECTOR_BYTES / 4;
+// A block of a matrix product: its rows of the one operand, its vectors of the other one, which are a panel.
+constexpr int blockRows = BLOCK_ROWS;
+constexpr int blockVectors = BLOCK_VECTORS;
+constexpr int panelLanes = blockVectors * lanes;
 
 typedef float Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
 typedef float VectorUnaligned __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(4)));

@@ -5,7 +5,6 @@
 #include "kernels.h"
 #include "negative_impl.h"
 #include "simd.h"
-#include "sparse_impl.h"
 
 namespace {
 

@@ -7,15 +7,9 @@
 
 namespace {
 
-using margin_softmax::cpu::maxLanes;
 using margin_softmax::cpu::Prefetch;
 using margin_softmax::cpu::Term;
 using margin_softmax::cpu::TermLists;
-
-constexpr int blockRows = BLOCK_ROWS;
-constexpr int blockVectors = BLOCK_VECTORS;
-constexpr int panelLanes = blockVectors * lanes;
-static_assert(maxLanes % panelLanes == 0, "chunks of rows are multiples of maxLanes");
 
 // filterInput and filterWeight compute `probabilities` without smoothing, on the first `count`
 // lanes of a tile, rounded up to whole vectors. With u = cost·P, terms below the limit become 0.

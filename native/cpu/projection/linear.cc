@@ -28,12 +28,6 @@ constexpr std::array<RowState, 16> plainRows = [] {
   return states;
 }();
 
-constexpr std::array<float, Plan::maxTileClasses> ones = [] {
-  std::array<float, Plan::maxTileClasses> all{};
-  for (float& one : all) one = 1;
-  return all;
-}();
-
 }  // namespace
 
 // One product: its plan, its packed operands, and each thread's tile [panel][tileClasses][L].
@@ -149,7 +143,7 @@ Status Linear::forward(const float* input, const float* weight, const float* bia
     const Tile tile = work.tileAt(item / plan.rowChunks, item % plan.rowChunks, weight, thread);
     float* const out = work.tileOf(thread);
     work.products_->packWeights(tile, true, false);
-    work.products_->logits(tile, ones.data(), bias ? bias + tile.index * plan.tileClasses : nullptr, out, {});
+    work.products_->logits(tile, tileOfOnes.data(), bias ? bias + tile.index * plan.tileClasses : nullptr, out, {});
     work.forElements(tile, out, [&](float element, int64_t at) { output[at] = element; });
   });
   return {};

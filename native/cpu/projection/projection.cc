@@ -8,7 +8,6 @@
 
 #include "../../core/random.h"
 #include "../../formulas/gelu.h"
-#include "../kernels/bfloat16_choice.h"
 #include "linear.h"
 
 namespace margin_softmax::cpu {
@@ -106,7 +105,7 @@ class Pass {
 
   Status update(const ProjectionUpdate& update) {
     const RunUpdate run(update.optimizer, update.step);
-    forBlocks(update.count, [&](int64_t first, int64_t count) {
+    forRuns(update.count, elementsAtOnce, [&](int64_t first, int64_t count) {
       float scaled[elementsAtOnce];
       const float* gradient = update.gradients + first;
       if (update.factor != 1) {
@@ -168,7 +167,7 @@ class Pass {
   void normalize(float* values) const {
     const int64_t rows = pass_.rows;
     const ProjectionArrays<float>& parameters = pass_.parameters;
-    forColumns(width_, [&](int64_t first, int64_t columns) {
+    forRuns(width_, columnsAtOnce, [&](int64_t first, int64_t columns) {
       double mean[columnsAtOnce], variance[columnsAtOnce], inverse[columnsAtOnce];
       for (int64_t j = 0; j < columns && !pass_.training; j++) {
         mean[j] = parameters.runningMean[first + j];
@@ -203,7 +202,7 @@ class Pass {
   // The gradient of what `normalize` made → of what it was given, in place. With n̂ what was
   // normalized and g = gradient·scale: (g − mean(g) − n̂·mean(g·n̂))/√(variance + ε), means over the batch.
   void normalizeBack(float* gradient) const {
-    forColumns(width_, [&](int64_t first, int64_t columns) {
+    forRuns(width_, columnsAtOnce, [&](int64_t first, int64_t columns) {
       double shift[columnsAtOnce], scale[columnsAtOnce];
       const auto at = [&](int64_t row, int64_t j) { return row * width_ + first + j; };
       sumRows(pass_.rows, columns, shift, [&](int64_t row, int64_t j) { return gradient[at(row, j)]; });
@@ -226,7 +225,7 @@ class Pass {
   }
 
   void sumColumns(const float* matrix, int64_t columns, float* out) const {
-    forColumns(columns, [&](int64_t first, int64_t count) {
+    forRuns(columns, columnsAtOnce, [&](int64_t first, int64_t count) {
       double sums[columnsAtOnce];
       sumRows(pass_.rows, count, sums, [&](int64_t row, int64_t j) { return matrix[row * columns + first + j]; });
       for (int64_t j = 0; j < count; j++) out[first + j] = static_cast<float>(sums[j]);
@@ -244,25 +243,17 @@ class Pass {
   void forEach(int64_t items, const Body& body) const {
     Pool::instance().forEach(pass_.execution.threads, items, body);
   }
-  // body(first, count) of columns
+  // body(first, count) of runs of columns, or of elements
   template <class Body>
-  void forColumns(int64_t columns, const Body& body) const {
-    forEach(divideUp(columns, columnsAtOnce), [&](int64_t item, int) {
-      const int64_t first = item * columnsAtOnce;
-      body(first, std::min(columnsAtOnce, columns - first));
-    });
-  }
-  // body(first, count) of elements
-  template <class Body>
-  void forBlocks(int64_t count, const Body& body) const {
-    forEach(divideUp(count, elementsAtOnce), [&](int64_t item, int) {
-      const int64_t first = item * elementsAtOnce;
-      body(first, std::min(elementsAtOnce, count - first));
+  void forRuns(int64_t count, int64_t atOnce, const Body& body) const {
+    forEach(divideUp(count, atOnce), [&](int64_t item, int) {
+      const int64_t first = item * atOnce;
+      body(first, std::min(atOnce, count - first));
     });
   }
   template <class Body>
   void forElements(int64_t count, const Body& body) const {
-    forBlocks(count, [&](int64_t first, int64_t block) {
+    forRuns(count, elementsAtOnce, [&](int64_t first, int64_t block) {
       for (int64_t i = first; i < first + block; i++) body(i);
     });
   }
@@ -310,6 +301,7 @@ class Tape : public ProjectionTape {
   Pass pass_;
 };
 
+// Without training a pass takes the rows in parts, whose activations lie in one place.
 int64_t activationBytes(const ProjectionShape& shape, int64_t rows, bool training) {
   Layout layout(nullptr);
   layOutActivations(shape, training ? rows : std::min(rows, rowsAtOnce), training, layout);
@@ -346,6 +338,7 @@ Status train(const ProjectionPass& pass, std::unique_ptr<ProjectionTape>& tape) 
   }
 }
 
+// On one thread, as it may not take memory: class weights have been updated.
 double squares(const float* values, int64_t count, const Execution& execution) {
   const Kernels* kernels;
   chooseKernels(execution.instructionSet, execution.precision, kernels);  // as `train` did

@@ -53,8 +53,6 @@ void Step::boundPanel(int64_t panel, int thread) {
   negligible_.boundRows(kernels_, panel, states_, rowMaximum_, rowFactor_);
   float* probabilities = scratchOf(thread).tile;
   const int64_t first = panel * lanes_, chunk = first / plan_.chunkRows;
-  float ones[Plan::maxTileClasses];
-  std::fill_n(ones, Plan::maxTileClasses, 1.0f);
   const int64_t classes = negligible_.closeClasses(), atOnce = plan_.tileClasses;
   for (int64_t from = 0; from < classes && !cancelled(); from += atOnce) {
     const int64_t count = std::min(atOnce, classes - from);
@@ -72,7 +70,7 @@ void Step::boundPanel(int64_t panel, int thread) {
       forTargets(j, 1, first, lanes_, [&](int64_t row, int64_t) { out[row - first] = maskedLogit; });
     }
     kernels_.probabilities(probabilities, plan_.tileClasses, count, 1, {}, rowMaximum_ + first, rowFactor_ + first,
-                           nullptr, nullptr, ones, probabilities);
+                           nullptr, nullptr, tileOfOnes.data(), probabilities);
     negligible_.addClasses(panel, from, count, probabilities, inverseClassNorm_);
   }
   negligible_.closePanel(panel);

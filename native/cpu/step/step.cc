@@ -1,7 +1,6 @@
 #include "step.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 namespace margin_softmax::cpu {
@@ -128,12 +127,7 @@ void Step::forward(int64_t slot, int thread) {
 
 // [tileSize] what smoothing gives each class, relative to the others; ones without class weights.
 const float* Step::shares(int64_t tile) const {
-  static const std::array<float, Plan::maxTileClasses> ones = [] {
-    std::array<float, Plan::maxTileClasses> all;
-    all.fill(1);
-    return all;
-  }();
-  return weights_.shares.empty() ? ones.data() : weights_.shares.data() + tile * plan_.tileClasses;
+  return weights_.shares.empty() ? tileOfOnes.data() : weights_.shares.data() + tile * plan_.tileClasses;
 }
 
 // Reduces the class slots' maxima and sums of a row in slot order.
@@ -165,8 +159,7 @@ RowTotals Step::totalsOf(int64_t row) const {
 Status Step::exchangeTotals() {
   forEach(divideUp(plan_.rows, 8), [&](int64_t block, int) {
     for (int64_t row = block * 8; row < std::min(plan_.rows, block * 8 + 8); row++)
-      totals_[row] =
-          states_[row].label == ignoredLabel ? RowTotals{maskedLogit, maskedLogit, 0, 0, 0, 0} : totalsOf(row);
+      totals_[row] = states_[row].label == ignoredLabel ? noTotals : totalsOf(row);
   });
   return problem_.exchange->reduceTotals(totals_, plan_.rows);
 }
