@@ -1,7 +1,7 @@
 // Arguments of identification, galleries and what judges scores, with values that they can not mean.
 import { suite } from 'uvu'
 import * as library from '../../lib/index'
-import { anyNumber, type Call, lyingArrays, refuseHostileValues, split } from '../support/hostile-arguments'
+import { anyNumber, type Call, rateLists, refuseHostileValues, split } from '../support/hostile-arguments'
 import { makeBatch } from '../support/support'
 
 const test = suite('arguments of identification')
@@ -26,13 +26,7 @@ const identified = (call: (batch: never, options: never) => unknown): Call => ({
     probeLabels: [],
     dim: [],
     maxRank: [],
-    falseAlarmRates: [
-      'an empty list',
-      'a Uint8ClampedArray',
-      'an Int16Array',
-      'an Int16Array that poses as a Float32Array',
-      ...lyingArrays,
-    ],
+    falseAlarmRates: rateLists,
     detectionRank: [],
     replicates: ['0'],
     confidence: [],
@@ -93,13 +87,7 @@ const calls: Record<string, Call> = {
     names: {
       scores: [],
       identities: [],
-      falseAcceptRates: [
-        'an empty list',
-        'a Uint8ClampedArray',
-        'an Int16Array',
-        'an Int16Array that poses as a Float32Array',
-        ...lyingArrays,
-      ],
+      falseAcceptRates: rateLists,
       pTarget: [],
       cMiss: positive,
       cFalseAlarm: positive,

@@ -10,6 +10,7 @@ import {
   type Call,
   lyingArrays,
   type Options,
+  rateLists,
   refuseHostileValues,
   split,
 } from '../support/hostile-arguments'
@@ -84,13 +85,7 @@ const verified = (call: (embeddings: never, pairs: never, options: never) => unk
     pairs: [],
     same: [],
     dim: [],
-    falseAcceptRates: [
-      'an empty list',
-      'a Uint8ClampedArray',
-      'an Int16Array',
-      'an Int16Array that poses as a Float32Array',
-      ...lyingArrays,
-    ],
+    falseAcceptRates: rateLists,
     folds: ['0'],
     threads: [],
     instructionSet: [],

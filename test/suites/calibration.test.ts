@@ -2,8 +2,8 @@
 import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { asNorm, asNormSync, calibrationCost, fitCalibration, MarginSoftmaxError } from '../../lib/index'
-import { cosine64 } from '../support/identification-reference'
 import { integer, normals, random, rejectsLike, throwsLike, within } from '../support/support'
+import { cosine64 } from '../support/verification-reference'
 
 const test = suite('calibration')
 

@@ -5,9 +5,8 @@ import { suite } from 'uvu'
 import * as assert from 'uvu/assert'
 import { Gallery, MarginSoftmaxError } from '../../lib/index'
 import { inFolder } from '../support/cli-support'
-import { cosine64 } from '../support/identification-reference'
 import { integer, normals, random, rejectsLike, throwsLike, within } from '../support/support'
-import { exactRows } from '../support/verification-reference'
+import { cosine64, exactRows } from '../support/verification-reference'
 
 const test = suite('gallery')
 

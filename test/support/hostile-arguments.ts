@@ -20,6 +20,14 @@ export const lyingArrays = [
   'an array with a length of its own',
   'an array without a constructor',
 ]
+/** What a list of rates may be: its numbers are read one by one. */
+export const rateLists = [
+  'an empty list',
+  'a Uint8ClampedArray',
+  'an Int16Array',
+  'an Int16Array that poses as a Float32Array',
+  ...lyingArrays,
+]
 export const anyNumber = ['0', '−1', '1.5', '2³¹', '2⁵³', '1e308']
 
 /** Parts the changes of which `names` has the name from the others. */

@@ -1,4 +1,5 @@
 // Identification by brute force: every probe's whole ranking, in float64, and every threshold tried.
+import { cosine64 } from './verification-reference'
 
 export interface Gallery {
   values: ArrayLike<number>
@@ -9,23 +10,6 @@ interface Candidate {
   row: number
   score: number
   mate: boolean
-}
-
-export function cosine64(
-  a: ArrayLike<number>,
-  i: number,
-  b: ArrayLike<number>,
-  j: number,
-  dim: number
-): number {
-  let [product, aa, bb] = [0, 0, 0]
-  for (let d = 0; d < dim; d++) {
-    const [x, y] = [a[i * dim + d] as number, b[j * dim + d] as number]
-    product += x * y
-    aa += x * x
-    bb += y * y
-  }
-  return aa === 0 || bb === 0 ? 0 : product / Math.sqrt(aa * bb)
 }
 
 /** Every row of the gallery that probe i is compared with, nearest first; of equal ones the rows of other classes first. */

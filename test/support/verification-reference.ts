@@ -9,6 +9,24 @@ export interface ScoredPair {
 /** Steps of the scores of listed pairs in a score of 1. All pairs of rows that do not nearly point one way have 2 ** 24. */
 const listedSteps = 2 ** 40
 
+/** The cosine of row i of one matrix and row j of another in float64; 0 with a row of zeros. */
+export function cosine64(
+  a: ArrayLike<number>,
+  i: number,
+  b: ArrayLike<number>,
+  j: number,
+  dim: number
+): number {
+  let [product, aa, bb] = [0, 0, 0]
+  for (let d = 0; d < dim; d++) {
+    const [x, y] = [a[i * dim + d] as number, b[j * dim + d] as number]
+    product += x * y
+    aa += x * x
+    bb += y * y
+  }
+  return aa === 0 || bb === 0 ? 0 : product / Math.sqrt(aa * bb)
+}
+
 /** The cosine of two rows in float64, in the steps that listed scores come in; halves are rounded away from 0. */
 export function cosine(
   embeddings: ArrayLike<number>,
@@ -17,15 +35,7 @@ export function cosine(
   b: number,
   steps = listedSteps
 ): number {
-  let [product, aa, bb] = [0, 0, 0]
-  for (let d = 0; d < dim; d++) {
-    const [x, y] = [embeddings[a * dim + d] as number, embeddings[b * dim + d] as number]
-    product += x * y
-    aa += x * x
-    bb += y * y
-  }
-  if (aa === 0 || bb === 0) return 0
-  const value = Math.max(-1, Math.min(1, product / Math.sqrt(aa * bb)))
+  const value = Math.max(-1, Math.min(1, cosine64(embeddings, a, embeddings, b, dim)))
   return (Math.sign(value) * Math.floor(Math.abs(value) * steps + 0.5)) / steps
 }
 
