@@ -23,17 +23,7 @@ import {
 import { shownProbes } from './identification/neighbours'
 import { cleanUp } from './interrupt'
 import { explain, parseInteger, parseNumberBetween, threadsOption } from './options'
-import {
-  checkTarget,
-  complain,
-  counted,
-  duration,
-  Misuse,
-  needPackages,
-  Progress,
-  print,
-  printJson,
-} from './terminal'
+import { checkReport, complain, counted, duration, Misuse, Progress, print, printJson } from './terminal'
 
 interface Options extends TextOptions {
   gallery?: string
@@ -99,10 +89,7 @@ export function addIdentify(all: Command): void {
 async function run(options: Options): Promise<void> {
   checkOptions(options)
   const { report, threads, maxRank, replicates, confidence, seed } = options
-  if (report !== undefined) {
-    needPackages(['vega', 'vega-lite'], '--report')
-    await checkTarget(report, '--report', true)
-  }
+  await checkReport(report)
   const progress = new Progress()
   cleanUp(() => progress.stop())
   const start = performance.now()

@@ -163,6 +163,13 @@ export function needPackages(names: string[], purpose: string): void {
   )
 }
 
+/** The same of `--report`, if it is asked for: what draws its plots, and its file. */
+export async function checkReport(file: string | undefined): Promise<void> {
+  if (file === undefined) return
+  needPackages(['vega', 'vega-lite'], '--report')
+  await checkTarget(file, '--report', true)
+}
+
 /** A companion package with the major version that this one was developed with: `vega@6`. */
 export function toInstall(name: string): string {
   const major = /\d+/.exec(manifest().devDependencies[name] ?? '')

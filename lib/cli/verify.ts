@@ -25,13 +25,12 @@ import { throughHead } from './embed'
 import { cleanUp } from './interrupt'
 import { explain, parseInteger, parseNumberAbove, parseNumberBetween, threadsOption } from './options'
 import {
-  checkTarget,
+  checkReport,
   complain,
   counted,
   duration,
   Failure,
   Misuse,
-  needPackages,
   Progress,
   print,
   printJson,
@@ -69,7 +68,7 @@ interface Judged {
   read: Partial<Reading> & { pairs?: string; scores?: string }
   sentence: string
   warnings: string[]
-  /** Of scores that were given, which may be log-likelihood ratios. */
+  /** The calibration of scores from a file, which may be log-likelihood ratios. */
   calibration?: CalibrationCost
 }
 
@@ -132,10 +131,7 @@ export function addVerify(all: Command): void {
 async function verify(options: Options): Promise<void> {
   checkOptions(options)
   const { embeddings, scores, labels, pairs, same, names, report } = options
-  if (report !== undefined) {
-    needPackages(['vega', 'vega-lite'], '--report')
-    await checkTarget(report, '--report', true)
-  }
+  await checkReport(report)
   const progress = new Progress()
   cleanUp(() => progress.stop())
   const start = performance.now()
@@ -227,15 +223,15 @@ async function judgeEmbeddings(options: Options, progress: Progress): Promise<Ju
   for (const early of [list, elsewhere]) early?.catch(() => {}) // told below, unless the embeddings have failed before
   const both = beside ? await readBoth(source, options) : undefined
   const array = both?.embeddings ?? (await readArray(source, 'embeddings', 'numbers', options))
-  const given = asMatrix(array)
-  const { rows } = given
-  progress.update(1, `${rows.toLocaleString('en')} × ${given.dim}`)
+  const matrixRead = asMatrix(array)
+  const { rows } = matrixRead
+  progress.update(1, `${rows.toLocaleString('en')} × ${matrixRead.dim}`)
   const labelArray = both?.labels ?? (await elsewhere)
   const classLabels = labelArray && asLabels(labelArray)
   const trials = await list
   const read = readingOf(array, labelArray, classLabels)
   progress.stop()
-  const matrix = await throughHead(options.head, given, array, options.threads, progress)
+  const matrix = await throughHead(options.head, matrixRead, array, options.threads, progress)
   const { dim } = matrix
   progress.start('Judging', 1)
   try {

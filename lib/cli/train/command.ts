@@ -9,7 +9,7 @@ import { filesNote, type TextOptions } from '../data/files'
 import { addTextOptions, type Reading } from '../data/options'
 import { cleanUp, finishStepFirst, interrupted } from '../interrupt'
 import { addWithAliases, explain, parseInteger, threadsOption } from '../options'
-import { checkTarget, complain, Failure, Misuse, needPackages } from '../terminal'
+import { checkReport, checkTarget, complain, Failure, Misuse } from '../terminal'
 import { balanced, balancedWeights, readWeights } from './class-weights'
 import { checkData, checkPresent, type ReadData, readData } from './data'
 import { type Epoch, type Files, filesOf, fromSource, type Log, readLog, toSource } from './log'
@@ -100,10 +100,7 @@ async function train(typed: Options, command: Command): Promise<void> {
     ? { ...typed, ...sourcesOf(saved, files), ...saved.text, ...optionsOf(saved.settings), ...given }
     : typed
   checkTogether(options, given)
-  if (options.report !== undefined) {
-    needPackages(['vega', 'vega-lite'], '--report')
-    await checkTarget(options.report, '--report', true)
-  }
+  await checkReport(options.report)
   await checkTarget(options.out, '--out')
   if (options.log !== undefined) await checkTarget(options.log, '--log', true)
   if (existsSync(files.checkpoint) && !options.resume && !options.restart)
