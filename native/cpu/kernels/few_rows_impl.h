@@ -64,10 +64,7 @@ static void logitsOfFew(const float* weight, int64_t dim, int64_t classes, const
       }
     }
   }
-  for (int64_t r = 0; r < rows; r++) {
-    bound[r] = best[r][0];
-    UNROLL for (int l = 1; l < lanes; l++) bound[r] = best[r][l] > bound[r] ? best[r][l] : bound[r];
-  }
+  for (int64_t r = 0; r < rows; r++) bound[r] = largestLane(best[r]);
 }
 
 }  // namespace

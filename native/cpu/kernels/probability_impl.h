@@ -19,7 +19,6 @@ using margin_softmax::cpu::BlockSums;
 using margin_softmax::cpu::ProbabilityKernels;
 using margin_softmax::cpu::Shares;
 
-constexpr int vectorsOf16 = 64 / VECTOR_BYTES;
 constexpr float infinity = __builtin_inff();
 
 struct Whole {
@@ -75,15 +74,6 @@ INLINE void forVectors(int64_t n, const Body& body) {
   for (int v = 0; i < n; v++, i += lanes) body(Rest{i, n - i < lanes ? n - i : lanes}, v);
 }
 
-// Adds the 16 virtual lanes in halves: 8, 4, 2, 1.
-INLINE float sumOf16(const Vector (&sum)[vectorsOf16]) {
-  float lane[16];
-  UNROLL for (int v = 0; v < vectorsOf16; v++) store(lane + v * lanes, sum[v]);
-  for (int width = 8; width; width >>= 1)
-    for (int j = 0; j < width; j++) lane[j] += lane[j + width];
-  return lane[0];
-}
-
 static float maximumOf(const float* z, int64_t n) {
   Vector chain[4];
   UNROLL for (int k = 0; k < 4; k++) chain[k] = broadcast(-infinity);
@@ -95,11 +85,7 @@ static float maximumOf(const float* z, int64_t n) {
     const Rest rest{i, n - i};
     chain[1] = maximum(rest.kept(rest(z), -infinity), chain[1]);
   }
-  float lane[lanes];
-  store(lane, maximum(maximum(chain[0], chain[1]), maximum(chain[2], chain[3])));
-  float result = lane[0];
-  for (int l = 1; l < lanes; l++) result = lane[l] > result ? lane[l] : result;
-  return result;
+  return largestLane(maximum(maximum(chain[0], chain[1]), maximum(chain[2], chain[3])));
 }
 
 // a_j = weights[j]·(keep·targets[j] + add) for a vector of classes; an absent array is left out at

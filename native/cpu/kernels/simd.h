@@ -29,6 +29,7 @@
 namespace {
 
 constexpr int lanes = VECTOR_BYTES / 4;
+constexpr int vectorsOf16 = 64 / VECTOR_BYTES;
 // A block of a matrix product: its rows of the one operand, its vectors of the other one, which are a panel.
 constexpr int blockRows = BLOCK_ROWS;
 constexpr int blockVectors = BLOCK_VECTORS;
@@ -190,12 +191,27 @@ INLINE float sumOfLanes(Vector x) {
 #endif
   return x[0] + x[1];
 }
+// Sum of the 16 virtual lanes of the first vectors, in halves: 8, 4, 2, 1.
+template <int count>
+INLINE float sumOf16(Vector (&sum)[count]) {
+  UNROLL for (int width = vectorsOf16 / 2; width > 0; width /= 2) {
+    UNROLL for (int v = 0; v < width; v++) sum[v] += sum[v + width];
+  }
+  return sumOfLanes(sum[0]);
+}
+
+// The first lane stands if it is NaN; another NaN is left out.
+INLINE float largestLane(Vector x) {
+  float largest = x[0];
+  UNROLL for (int l = 1; l < lanes; l++) largest = x[l] > largest ? x[l] : largest;
+  return largest;
+}
 
 // Sum of a[i]·b[i] over 64 virtual lanes whatever the vector width: enough chains to keep the
 // multipliers busy, and the same bits on every instruction set with FMA. What is left goes 16
 // lanes, then one, at a time.
 INLINE float dot(const float* a, const float* b, int64_t n) {
-  constexpr int vectors = 256 / VECTOR_BYTES, few = 64 / VECTOR_BYTES;
+  constexpr int vectors = 4 * vectorsOf16, few = vectorsOf16;
   Vector sum[vectors];
   UNROLL for (int v = 0; v < vectors; v++) sum[v] = (Vector){};
   int64_t i = 0;
@@ -214,10 +230,7 @@ INLINE float dot(const float* a, const float* b, int64_t n) {
     for (; i < n; i++) total[i & 15] = fused(a[i], b[i], total[i & 15]);
     UNROLL for (int v = 0; v < few; v++) sum[v] = load(total + v * lanes);
   }
-  UNROLL for (int width = few / 2; width > 0; width /= 2) {
-    UNROLL for (int v = 0; v < width; v++) sum[v] += sum[v + width];
-  }
-  return sumOfLanes(sum[0]);
+  return sumOf16(sum);
 }
 
 }  // namespace
