@@ -204,7 +204,7 @@ static void packTileInput(const Bfloat16Shape& shape, const float* rows, int64_t
   }
   if (!packed.inputGradient) return;
   const auto values = [&](int i, int64_t d) __attribute__((always_inline)) {
-    return gradientFactors[i] == 0 ? (Vector){} : loadFew(rows + i * dim + d, dim - d) * broadcast(gradientFactors[i]);
+    return rowTimes(rows + i * dim, dim, d, gradientFactors[i]);
   };
   for (int64_t t = 0; t < dimensionTiles(shape); t++) {
     uint16_t* to = tileAt(packed.inputGradient, (t * blocksOf(shape.paddedRows) + first / bfloat16Block) * planes) +
@@ -247,9 +247,8 @@ static void packTileGradient(const Bfloat16Shape& shape, const float* gradient, 
   const int64_t rows = panels * panelLanes, rowBlocks = blocksOf(shape.chunkRows);
   const int64_t classBlocks = blocksOf(shape.tileClasses);
   const int planes = shape.planes;
-  const auto at = [&](int64_t row, int64_t j) __attribute__((always_inline)) {
-    return gradient + (row / panelLanes * shape.tileClasses + j) * panelLanes + row % panelLanes;
-  };
+  const auto at = [&](int64_t row, int64_t j)
+                      __attribute__((always_inline)) { return gradientAt(shape, gradient, row, j); };
   for (int64_t row = 0; packed.gradByClass && row < rows; row += bfloat16Block) {
     for (int64_t j = 0; j < classes; j++)
       packRowOfA(

@@ -326,8 +326,7 @@ static void packLaneInput(const Bfloat16Shape& shape, const float* rows, int64_t
     packVectors(
         [&](int k) __attribute__((always_inline)) {
           const int i = k - inBlock;
-          return gradientFactors[i] == 0 ? (Vector){}
-                                         : loadFew(rows + i * dim + d, dim - d) * broadcast(gradientFactors[i]);
+          return rowTimes(rows + i * dim, dim, d, gradientFactors[i]);
         },
         inBlock, 16, shape.planes, pairLanes,
         gradient + d / pairLanes * blocksOf(shape.paddedRows) * block + d % pairLanes);
@@ -360,9 +359,8 @@ static void packLaneWeights(const Bfloat16Shape& shape, const float* weight, int
 static void packLaneGradient(const Bfloat16Shape& shape, const float* gradient, int64_t classes, int64_t panels,
                              const Packed& packed) {
   const int64_t rows = panels * panelLanes;
-  const auto at = [&](int64_t row, int64_t j) __attribute__((always_inline)) {
-    return gradient + (row / panelLanes * shape.tileClasses + j) * panelLanes + row % panelLanes;
-  };
+  const auto at = [&](int64_t row, int64_t j)
+                      __attribute__((always_inline)) { return gradientAt(shape, gradient, row, j); };
   for (int64_t first = 0; packed.gradByClass && first < rows; first += bfloat16Block) {
     Element* to = (Element*)packed.gradByClass + first / bfloat16Block * shape.tileClasses * shape.planes * rowPlane;
     for (int64_t j = 0; j < classes; j++, to += shape.planes * rowPlane)

@@ -66,6 +66,17 @@ INLINE void forPlanes(Vector first, Vector second, int planes, const Body& body)
   }
 }
 
+// A vector of a row from dimension d on, times a factor; zeros beyond the row, and where the factor
+// is 0, whatever the row holds.
+INLINE Vector rowTimes(const float* row, int64_t dim, int64_t d, float factor) {
+  return factor == 0 ? (Vector){} : loadFew(row + d, dim - d) * broadcast(factor);
+}
+
+// An element of a tile of gradients of floats, [panel][tileClasses][L].
+INLINE const float* gradientAt(const Bfloat16Shape& shape, const float* gradient, int64_t row, int64_t j) {
+  return gradient + (row / panelLanes * shape.tileClasses + j) * panelLanes + row % panelLanes;
+}
+
 // columns[k][i] = factors[i] · rows[i·stride + k] for 16 rows of at least `count` values; zeros
 // beyond, and where the factor is 0, whatever the row holds.
 INLINE void packColumns(const float* rows, int64_t stride, int64_t count, const float* factors, float (*columns)[16]) {
