@@ -1,4 +1,5 @@
-# The options that both addons of the project are compiled and linked with, whatever they are made of: CMakeLists.txt, mpi/CMakeLists.txt.
+# The options that both addons of the project are compiled and linked with, whatever they are made of: CMakeLists.txt,
+# mpi/CMakeLists.txt.
 
 # For finding mistakes: address (with undefined behaviour) or thread. scripts/test-sanitized.cjs runs the suites under it.
 set(MARGIN_SOFTMAX_SANITIZE "" CACHE STRING "address, thread, or empty")

@@ -1,5 +1,5 @@
-// Chooses the instance of a kernel that computes a step: one for each combination of what is known before the launch, so that no
-// kernel asks for it an element.
+// Chooses the instance of a kernel that computes a step: one for each combination of what is known before the launch, so
+// that no kernel asks for it an element.
 #pragma once
 #include "backward.cuh"
 
